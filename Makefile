@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-slow test-oldest figures build format clean
+
+demo: $(VENV)/installed  ## train an autoencoder on real digits at several q, print the table, write the report
+	$(VENV)/bin/sparseout study autoencoder --dataset digits --q 1 1.5 2 2.5 3 --seed 0 1 2 --epochs 100 --out runs/demo
+
+test: $(VENV)/installed  ## lint, check the types, run the tests
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/installed  ## the tests that take minutes
+	$(VENV)/bin/python -m pytest -m slow
+
+test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
+	$(OLDEST)/bin/python -m pytest tests/library src/sparseout/*.py --deselect src/sparseout/cli.py
+
+build: $(VENV)/installed  ## sdist and wheel in dist/
+	$(VENV)/bin/python -m build
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --upgrade pip
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --upgrade pip
+	$(OLDEST)/bin/python -m pip install -c constraints-oldest.txt -e '.[test]'
+	touch $@

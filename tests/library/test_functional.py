@@ -1,0 +1,443 @@
+"""The op: its value, its two gradients, what it draws and keeps, and what it refuses."""
+
+import math
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import DTYPES, RTOL
+
+import sparseout
+from sparseout import reference
+
+QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+SHAPES = ((), (0,), (1,), (1023,), (3, 0, 2), (3, 7, 256))
+PS = st.floats(0, 1)
+GRADIENTS = ("detached", "exact")
+
+
+def signed(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn_mask(shape, p, shared_dims=(), seed=0):
+    """The mask of the first call with `generator=seeded(seed)`."""
+    drawn = torch.randint(2**63 - 1, (1,), generator=seeded(seed))
+    return reference.keep_mask(shape, p, int(drawn), shared_dims)
+
+
+def noise(shape, p, shared_dims=()):
+    kept = drawn_mask(shape, p, shared_dims)
+    return kept.double() * (p / (1 - p)) - (~kept).double()
+
+
+def bits(tensor):
+    return tensor.detach().numpy().tobytes()
+
+
+# The value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(p=PS, seed=st.integers(0, 2**32))
+def test_q_2_is_dropout_bit_for_bit(dtype, p, seed):
+    x = signed(37, 11, dtype=dtype, seed=seed).requires_grad_()
+    weight = signed(37, 11, dtype=dtype, seed=seed + 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        dropped = F.dropout(x, p)
+        torch.manual_seed(seed)
+        mask = F.dropout(torch.ones_like(x), p) != 0
+    (expected,) = torch.autograd.grad(dropped, x, weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "keep_mask", lambda *_: mask)
+        ours = sparseout.sparseout(x, p, 2.0)
+        (grad,) = torch.autograd.grad(ours, x, weight)
+    assert bits(ours) == bits(dropped)
+    assert bits(grad) == bits(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@given(p=st.floats(0, 0.99))
+def test_q_2_is_dropout_within_one_ulp_in_half_precision(dtype, p):
+    x = signed(500, dtype=dtype)
+    kept = drawn_mask(x.shape, p)
+    ours = sparseout.sparseout(x, p, 2.0, generator=seeded())
+    theirs = x * torch.ones_like(x).div(1 - p)
+    apart = ours.view(torch.int16).int() - theirs.view(torch.int16).int()
+    assert apart[kept].abs().max() <= 1 if kept.any() else True
+    assert (ours[~kept] == 0).all()
+
+
+@pytest.mark.parametrize("q", QS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_p_0_and_evaluation_are_the_identity(dtype, q):
+    x = signed(3, 7, dtype=dtype).requires_grad_()
+    y = sparseout.sparseout(x, 0.0, q)
+    assert bits(y.float()) == bits(x.float())
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.ones_like(x))
+    assert sparseout.sparseout(x, 0.5, q, training=False) is x
+
+
+@pytest.mark.parametrize("q", [0.0, *QS])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_p_1_gives_zeros_and_zero_gradients(dtype, q):
+    x = signed(3, 7, dtype=dtype).requires_grad_()
+    y = sparseout.sparseout(x, 1.0, q)
+    assert torch.equal(y, torch.zeros_like(x))
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(p=st.floats(0, 0.99), q=st.floats(0, 4))
+def test_the_value_is_the_equation(dtype, shape, p, q):
+    x = signed(*shape, dtype=dtype)
+    y = sparseout.sparseout(x, p, q, generator=seeded())
+    exact = x.double()
+    power = exact.sign() * exact.abs() ** (q / 2) * noise(shape, p)
+    assert y.shape == x.shape
+    assert y.dtype == dtype
+    largest_term = torch.maximum(exact.abs(), power.abs())
+    assert ((y.double() - (exact + power)).abs() <= RTOL[dtype] * largest_term).all()
+
+
+@pytest.mark.parametrize("q", QS)
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+def test_mean_and_variance(p, q):
+    count = 2**17
+    x = torch.tensor([-3.0, -1.0, -0.04, 0.3, 1.0, 2.5], dtype=torch.float64)
+    y = sparseout.sparseout(x.expand(count, 6), p, q, generator=seeded())
+    sigma = (x.abs() ** q * p / (1 - p)).sqrt()
+    assert ((y.mean(0) - x).abs() < 5 * sigma / math.sqrt(count)).all()
+    # y has two values, a distance |x|^(q/2) / (1 - p) apart, so its variance errs as k (1 - k) does for a binomial fraction k.
+    fraction_error = 5 * math.sqrt(p * (1 - p) / count)
+    relative_error = (abs(1 - 2 * p) * fraction_error + fraction_error**2) / (p * (1 - p))
+    assert ((y.var(0, correction=0) / sigma**2 - 1).abs() < relative_error + 1e-9).all()
+
+
+@pytest.mark.parametrize("q", [0.0, *QS])
+def test_zero_stays_zero(q):
+    assert torch.equal(sparseout.sparseout(torch.zeros(64), 0.5, q), torch.zeros(64))
+
+
+@pytest.mark.parametrize("q", QS)
+def test_the_function_is_odd(q):
+    x = signed(99)
+    plus, minus = (sparseout.sparseout(sign * x, 0.3, q, generator=seeded()) for sign in (1, -1))
+    assert torch.equal(plus, -minus)
+
+
+# The gradients
+
+
+@pytest.mark.parametrize("q", [0.0, *QS, 4.0])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("eps", [None, 1e-3])
+def test_the_gradients_equal_their_formulas(gradient, q, eps):
+    x = signed(40, 5).requires_grad_()
+    weight = signed(40, 5, seed=1)
+    y = sparseout.sparseout(x, 0.4, q, gradient=gradient, eps=eps, generator=seeded())
+    (grad,) = torch.autograd.grad(y, x, weight)
+    coefficient = 1 if gradient == "detached" else q / 2
+    factor = 1 + coefficient * (x.detach().abs() + (eps or 1e-6)) ** ((q - 2) / 2) * noise(x.shape, 0.4)
+    torch.testing.assert_close(grad, weight * factor, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("q", [0.0, *QS])
+def test_exact_passes_gradcheck_to_second_order_and_forward_mode(q, inplace):
+    away_from_zero = signed(4, 3)
+    x = (away_from_zero + away_from_zero.sign()).requires_grad_()
+
+    def op(x):
+        x = x.clone() if inplace else x
+        return sparseout.sparseout(x, 0.4, q, True, inplace, gradient="exact", eps=1e-15, generator=seeded())
+
+    assert torch.autograd.gradcheck(op, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(op, x)
+
+
+@pytest.mark.parametrize("q", QS)
+def test_detached_treats_the_factor_as_a_constant_in_forward_mode_and_second_order(q):
+    x, tangent = signed(30), signed(30, seed=1)
+    factor = 1 + (x.abs() + 1e-6) ** ((q - 2) / 2) * noise(x.shape, 0.4)
+
+    def op(x):
+        return sparseout.sparseout(x, 0.4, q, generator=seeded())
+
+    _, product = torch.func.jvp(op, (x,), (tangent,))
+    torch.testing.assert_close(product, tangent * factor, rtol=1e-13, atol=1e-13)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(op(x).square().sum() / 2, x, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    torch.testing.assert_close(second, factor**2, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_differ_unless_q_is_2():
+    x = signed(50).requires_grad_()
+    for q in QS:
+        grads = [
+            torch.autograd.grad(sparseout.sparseout(x, 0.5, q, gradient=g, generator=seeded()).sum(), x)[0] for g in GRADIENTS
+        ]
+        assert torch.equal(*grads) == (q == 2)
+
+
+def finite(dtype):
+    largest = torch.finfo(dtype).max
+    return st.lists(st.floats(-largest, largest) | st.sampled_from([0.0, -0.0, largest]), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@given(data=st.data(), p=PS, q=st.floats(0, 50))
+def test_finite_input_never_gives_nan(dtype, gradient, data, p, q):
+    x = torch.tensor(data.draw(finite(dtype)), dtype=torch.float64).to(dtype).nan_to_num().requires_grad_()
+    y = sparseout.sparseout(x, p, q, gradient=gradient, generator=seeded())
+    assert not y.isnan().any()
+    for weight in (torch.zeros_like(x), torch.ones_like(x)):
+        (grad,) = torch.autograd.grad(y, x, weight, retain_graph=True)
+        assert not grad.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@given(x=st.lists(st.floats(-50, 50), min_size=1, max_size=8), p=st.floats(0, 0.999), q=st.floats(0, 10))
+def test_moderate_input_never_gives_inf(dtype, gradient, x, p, q):
+    x = torch.tensor(x, dtype=dtype, requires_grad=True)
+    y = sparseout.sparseout(x, p, q, gradient=gradient, generator=seeded())
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("q", QS)
+def test_nan_and_inf_pass_through_as_in_dropout(q):
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(50)
+    kept = drawn_mask(x.shape, 0.5)
+    y = sparseout.sparseout(x, 0.5, q, generator=seeded())
+    assert y[x.isnan()].isnan().all()
+    assert torch.equal(y[kept & x.isinf()], x[kept & x.isinf()])
+    dropped_inf = ~kept & x.isinf()
+    if q == 2:
+        assert y[dropped_inf].isnan().all()
+    assert not y[dropped_inf].isfinite().any()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_float16_bounds_the_factor_more_tightly(gradient):
+    x = torch.zeros(64, dtype=torch.float16, requires_grad=True)
+    y = sparseout.sparseout(x, 0.5, 1.0, gradient=gradient, eps=1e-12, generator=seeded())
+    y.sum().backward()
+    coefficient = 1 if gradient == "detached" else 0.5
+    torch.testing.assert_close(x.grad[drawn_mask(x.shape, 0.5)].unique().item(), 1 + coefficient * 100.0, rtol=1e-3, atol=0)
+
+
+# Layouts, sharing and the in-place form
+
+
+def layouts(x):
+    channels_last = x.to(memory_format=torch.channels_last)
+    padded = torch.zeros(x.shape[0], x.shape[1], x.shape[2], 2 * x.shape[3])
+    padded[..., ::2] = x
+    return {
+        "contiguous": x,
+        "channels_last": channels_last,
+        "transposed": x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        "sliced": padded[..., ::2],
+    }
+
+
+@pytest.mark.parametrize("q", [1.5, 2.0])
+@pytest.mark.parametrize("shared_dims", [(), (2, 3), (1,)])
+def test_the_memory_layout_changes_nothing(q, shared_dims):
+    x = signed(4, 3, 5, 6, dtype=torch.float32)
+    results = {}
+    for name, laid_out in layouts(x).items():
+        laid_out = laid_out.detach().requires_grad_()
+        y = sparseout.sparseout(laid_out, 0.5, q, shared_dims=shared_dims, generator=seeded())
+        if name != "sliced":
+            assert y.stride() == laid_out.stride()
+        (grad,) = torch.autograd.grad(y, laid_out, x)
+        results[name] = (y, grad)
+    for y, grad in results.values():
+        torch.testing.assert_close(y, results["contiguous"][0], rtol=RTOL[x.dtype], atol=RTOL[x.dtype])
+        torch.testing.assert_close(grad, results["contiguous"][1], rtol=RTOL[x.dtype], atol=RTOL[x.dtype])
+
+
+def test_expanded_input_gets_a_draw_an_element():
+    x = torch.ones(1, 1).expand(50, 40)
+    y = sparseout.sparseout(x, 0.5, generator=seeded())
+    assert torch.equal(y != 0, drawn_mask((50, 40), 0.5))
+
+
+@given(dtype=st.sampled_from(DTYPES), q=st.sampled_from(QS))
+def test_the_mask_is_the_same_in_every_dtype(dtype, q):
+    x = torch.full((257,), 4.0)
+    kept = sparseout.sparseout(x.to(dtype), 0.5, q, generator=seeded()) > 4
+    assert torch.equal(kept, drawn_mask(x.shape, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("shared_dims", "same"), [((2, 3), (2, 3)), ((-1, -2), (2, 3)), ((1,), (1,)), (-3, (1,)), ((0, 1, 2, 3), (0, 1, 2, 3))]
+)
+def test_shared_dims_share_one_draw(shared_dims, same):
+    y = sparseout.sparseout(torch.ones(6, 5, 4, 3), 0.5, shared_dims=shared_dims, generator=seeded())
+    first = y
+    for dim in same:
+        first = first.narrow(dim, 0, 1)
+    assert torch.equal(y, first.expand_as(y))
+    assert torch.equal(first != 0, drawn_mask((6, 5, 4, 3), 0.5, same))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("q", QS)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_in_place_equals_out_of_place(dtype, q, gradient):
+    results = []
+    for inplace in (False, True):
+        x = signed(31, 3, dtype=dtype).requires_grad_()
+        hidden = x.clone()
+        y = sparseout.sparseout(hidden, 0.5, q, True, inplace, gradient=gradient, generator=seeded())
+        assert (y is hidden) == inplace
+        (grad,) = torch.autograd.grad(y.float().square().sum(), x)
+        results.append((y, grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_in_place_without_gradients():
+    x = signed(9)
+    expected = sparseout.sparseout(x, 0.5, 1.0, generator=seeded())
+    assert sparseout.sparseout(x, 0.5, 1.0, inplace=True, generator=seeded()) is x
+    assert torch.equal(x, expected)
+
+
+# The seed, and what is kept
+
+
+def test_a_training_call_advances_the_generator_once_and_evaluation_never():
+    x = torch.ones(3)
+    for p in (0.0, 0.5, 1.0):
+        for q in (1.0, 2.0):
+            torch.manual_seed(1)
+            sparseout.sparseout(x, p, q)
+            after = torch.get_rng_state()
+            torch.manual_seed(1)
+            torch.randint(2**63 - 1, (1,))
+            assert torch.equal(torch.get_rng_state(), after)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    sparseout.sparseout(x, training=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_leaves_the_default_one_alone():
+    x = torch.ones(100)
+    before = torch.get_rng_state()
+    first = sparseout.sparseout(x, generator=seeded(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(sparseout.sparseout(x, generator=seeded(3)), first)
+    assert not torch.equal(sparseout.sparseout(x, generator=seeded(4)), first)
+
+
+def test_fork_rng_and_checkpointing_give_the_same_mask():
+    x = torch.ones(100)
+    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        first = sparseout.sparseout(x)
+    assert torch.equal(sparseout.sparseout(x), first)
+    for use_reentrant in (False, True):
+        ones = torch.ones(100, requires_grad=True)
+        y = torch.utils.checkpoint.checkpoint(sparseout.sparseout, ones, use_reentrant=use_reentrant)
+        y.sum().backward()
+        assert torch.equal(ones.grad, y.detach())
+
+
+@pytest.mark.parametrize("q", QS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_q_2_keeps_the_seed_and_any_other_q_the_input_too(q, dtype):
+    x = signed(1000, dtype=dtype).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        sparseout.sparseout(x, 0.5, q)
+    beside_the_input = [t for t in kept if t.data_ptr() != x.data_ptr()]
+    assert len(kept) - len(beside_the_input) == (q != 2)
+    assert sum(t.nbytes for t in beside_the_input) <= 16
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_vmap_draws_as_its_randomness_says(randomness):
+    x = torch.ones(4, 200)
+    y = torch.func.vmap(lambda row: sparseout.sparseout(row, 0.5, 1.5), randomness=randomness)(x)
+    assert bool((y == y[0]).all()) == (randomness == "same")
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+
+
+def test_vmap_refuses_to_draw_unless_told_how():
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(sparseout.sparseout)(torch.ones(4, 5))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"p": -0.1}, ValueError, r"p must be a drop probability in \[0, 1\], got -0.1"),
+        ({"p": 1.5}, ValueError, "p must be .* got 1.5"),
+        ({"p": math.nan}, ValueError, "p must be .* got nan"),
+        ({"p": True}, TypeError, "p must be .* got True of type bool"),
+        ({"p": "0.5"}, TypeError, "p must be .* got '0.5' of type str"),
+        ({"p": None}, TypeError, "p must be .* got None"),
+        ({"q": -1}, ValueError, "q must be a finite norm of at least 0, got -1"),
+        ({"q": math.inf}, ValueError, "q must be .* got inf"),
+        ({"q": math.nan}, ValueError, "q must be .* got nan"),
+        ({"q": False}, TypeError, "q must be .* got False of type bool"),
+        ({"q": "2"}, TypeError, "q must be .* got '2' of type str"),
+        ({"gradient": "straight"}, ValueError, "gradient must be one of 'detached', 'exact', got 'straight'"),
+        ({"eps": 0.0}, ValueError, "eps must be None or a positive finite number, got 0.0"),
+        ({"eps": -1e-6}, ValueError, "eps must be"),
+        ({"eps": "small"}, TypeError, "eps must be"),
+        ({"shared_dims": (2,)}, ValueError, r"shared_dims must lie in \[-2, 1\] for an input of 2 dimensions, got 2"),
+        ({"shared_dims": (0, -2)}, ValueError, "shared_dims must name each dimension once"),
+        ({"shared_dims": (1.0,)}, TypeError, "shared_dims must be integers, got 1.0"),
+        ({"shared_dims": 1.5}, TypeError, "shared_dims must be"),
+        ({"generator": 5}, TypeError, "generator must be None or a torch.Generator, got int"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of 'reference', got 'cuda'"),
+        ({"input": [1.0]}, TypeError, "input must be a torch.Tensor, got list"),
+        ({"input": torch.ones(2, dtype=torch.int64)}, TypeError, r"input must be .* got int64: .*input.float\(\)"),
+        ({"input": torch.ones(2, dtype=torch.bool)}, TypeError, "input must be .* got bool"),
+        ({"input": torch.ones(2, dtype=torch.complex64)}, TypeError, "input must be .* got complex64"),
+        ({"input": torch.ones(2).to_sparse()}, TypeError, "input must be a dense tensor, got a sparse_coo one"),
+        ({"input": torch.ones(()), "shared_dims": 0}, ValueError, "shared_dims must be empty for an input of 0 dimensions"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_bad_input_is_named_and_nothing_is_drawn(arguments, error, message, training):
+    before = torch.get_rng_state()
+    with pytest.raises(error, match=message) as raised:
+        sparseout.sparseout(**{"input": torch.ones(2, 3), "training": training, **arguments})
+    assert "\n" not in str(raised.value)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_of_any_real_type_are_accepted():
+    x = torch.ones(5)
+    for number in (numpy.float64(0.5), numpy.float32(0.5), 0.5):
+        assert torch.equal(sparseout.sparseout(x, number, generator=seeded()), sparseout.sparseout(x, generator=seeded()))
+    sparseout.sparseout(x, 1, numpy.int64(3))
+
+
+def test_the_authors_positional_call():
+    x = signed(20)
+    named = sparseout.sparseout(x, p=0.3, q=1.5, training=True, inplace=False, generator=seeded())
+    assert torch.equal(sparseout.sparseout(x, 0.3, 1.5, True, False, generator=seeded()), named)
