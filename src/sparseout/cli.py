@@ -1,0 +1,34 @@
+"""The command `sparseout`: finds the command's package, and turns a user's mistake into one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import sparseout
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"sparseout {sparseout.__version__}")
+        return 0
+    try:
+        import tyro
+
+        from sparseout.studies.commands import study_app
+        from sparseout.studies.config import UserError
+    except ModuleNotFoundError as error:
+        print(f"sparseout: this command needs {error.name}: pip install 'sparseout[studies]'", file=sys.stderr)
+        return 2
+    app = tyro.extras.SubcommandApp()
+    app.command(study_app(), name="study", help="Run one of the paper's experiments.")
+    try:
+        app.cli(prog="sparseout", description="Control and measure activation sparsity in PyTorch.", args=arguments)
+    except UserError as error:
+        print(f"sparseout: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,25 @@
+"""Tables, figures and pages made from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparseout.report.figure import write_figure
+from sparseout.report.page import write_page
+from sparseout.report.table import table
+
+__all__ = ["table", "write"]
+
+
+def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
+    """Write `sparsity.png` and `report.html` into the folder `out`.
+
+    Args:
+        records: the summaries of a study's runs.
+        histories: each run's epochs, by the summaries' `run`.
+        out: a folder that exists.
+    """
+    write_figure(records, out / "sparsity.png")
+    write_page(records, histories, out / "report.html")

@@ -1,0 +1,115 @@
+"""Runs grouped by setting: all that differ in their seed alone are one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+RESULTS = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "layers", "seconds", "provenance")
+_ORDER = ("noise", "gradient", "p")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        values: their common settings.
+        runs: their records, by seed.
+    """
+
+    values: dict[str, Any]
+    runs: list[Mapping[str, Any]]
+
+    @property
+    def has_q(self) -> bool:
+        """Whether `q` means anything here."""
+        return bool(self.values["noise"] == "sparseout")
+
+    def each(self, measure: str) -> list[float]:
+        """The runs' values of a measure; NaN where a record has none."""
+        return [math.nan if run.get(measure) is None else run[measure] for run in self.runs]
+
+    def mean(self, measure: str) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.each(measure))
+
+    def std(self, measure: str) -> float:
+        """Standard deviation over the seeds (of a sample, n - 1); NaN for a single one."""
+        values = self.each(measure)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
+    """The records' settings, in the order of their noise, gradient, p, other settings and q."""
+    groups: dict[str, Setting] = {}
+    for record in sorted(records, key=lambda record: record["seed"]):
+        values = {key: value for key, value in record.items() if key not in (*RESULTS, "run", "seed")}
+        groups.setdefault(repr(sorted(values.items())), Setting(values, [])).runs.append(record)
+
+    def position(setting: Setting) -> tuple[Any, ...]:
+        others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, "q")}
+        return not setting.has_q, *(setting.values[key] for key in _ORDER), repr(sorted(others.items())), setting.values["q"]
+
+    return sorted(groups.values(), key=position)
+
+
+def varying(settings: Sequence[Setting]) -> list[str]:
+    """The settings other than `q` in which these differ."""
+    names = [name for name in settings[0].values if name != "q"] if settings else []
+    return [name for name in names if len({repr(setting.values[name]) for setting in settings}) > 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Settings that differ in `q` alone, by rising `q`.
+
+    Attributes:
+        label: the settings that set this series apart from others.
+        settings: one or more.
+    """
+
+    label: str
+    settings: list[Setting]
+
+    @property
+    def has_q(self) -> bool:
+        """Whether `q` means anything here; otherwise there is one setting."""
+        return self.settings[0].has_q
+
+    @property
+    def q(self) -> list[float]:
+        """Each setting's `q`."""
+        return [setting.values["q"] for setting in self.settings]
+
+
+def series(settings: Sequence[Setting]) -> list[Series]:
+    """The curves over `q` that a plot of these settings has."""
+    names = varying(settings)
+    groups: dict[str, Series] = {}
+    for setting in settings:
+        if setting.has_q:
+            label = ", ".join(f"{name} {setting.values[name]}" for name in names if name != "noise") or "Sparseout"
+        else:
+            ignored = ("noise", "gradient", "p") if setting.values["noise"] == "none" else ("noise", "gradient")
+            others = [f"{name} {setting.values[name]}" for name in names if name not in ignored]
+            label = ", ".join(["no noise" if setting.values["noise"] == "none" else "nn.Dropout", *others])
+        groups.setdefault(label, Series(label, [])).settings.append(setting)
+    return list(groups.values())
+
+
+def finding(curve: Series) -> str:
+    """What a curve's Hoyer sparseness does as `q` rises, in a sentence."""
+    means = [setting.mean("hoyer") for setting in curve.settings]
+    if len(means) < 2:
+        return f"{curve.label}: Hoyer sparseness {means[0]:.3f} at q = {curve.q[0]:g}."
+    falls = all(later < earlier for earlier, later in itertools.pairwise(means))
+    verb = "falls strictly with q" if falls else "does not fall monotonically with q"
+    return (
+        f"{curve.label}: Hoyer sparseness {verb}, from {means[0]:.3f} at q = {curve.q[0]:g} "
+        f"to {means[-1]:.3f} at q = {curve.q[-1]:g}."
+    )
