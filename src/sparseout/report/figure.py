@@ -1,7 +1,8 @@
-"""The figure of a study: sparseness and test loss against q, as a file."""
+"""The figure of a study, as a file: sparseness against q, activity by rank, and test loss against q."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,28 +10,30 @@ from typing import Any
 
 from sparseout.report.settings import Series, series, settings
 
-COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
+COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
 GREY = "#808080"
 
 
 def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw Hoyer sparseness and test loss against `q`: a dot a run, a line through the means, a band of ± one std."""
+    """Draw a dot a run, a line through the means over seeds, a band of one standard deviation, and the first curve's profiles."""
     from matplotlib.figure import Figure
 
     curves = series(settings(records))
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, measure, label in ((left, "hoyer", "Hoyer sparseness of the activations"), (right, "test_loss", "test loss")):
-        colours = iter(COLOURS * (1 + len(curves) // len(COLOURS)))
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, "test_loss", "Test loss")):
+        colours = itertools.cycle(COLOURS)
         for curve in curves:
             _draw(axes, curve, measure, next(colours) if curve.has_q else GREY)
         _mark_dropout(axes, curves)
-        axes.set(xlabel="q", ylabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    left.set_title("sparser to the left, denser to the right", fontsize=10, color=GREY, loc="left")
+        axes.set_title(title, loc="left", weight="bold")
+        axes.set_xlabel("q")
     if len(curves) > 1:
         left.legend(frameon=False, fontsize=9)
+    _draw_profiles(middle, [curve for curve in curves if curve.has_q][:1])
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, dpi=160, format="png")
     part.replace(path)
@@ -54,4 +57,19 @@ def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
     inside = [q for curve in curves if curve.has_q for q in curve.q]
     if inside and min(inside) <= 2 <= max(inside):
         axes.axvline(2, color=GREY, linewidth=1, alpha=0.6)
-        axes.text(2, 1.0, " Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9, va="top")
+        axes.text(2, 0.02, " Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9)
+
+
+def _draw_profiles(axes: Any, curves: Sequence[Series]) -> None:
+    """How the activity of a sample falls from its most active unit to its least active one."""
+    from matplotlib import colormaps
+
+    for curve in curves:
+        for i, (q, setting) in enumerate(zip(curve.q, curve.settings, strict=True)):
+            profile = setting.profile()
+            ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
+            shade = colormaps["viridis"](0.9 * i / max(1, len(curve.settings) - 1))
+            axes.plot(ranks, profile, color=shade, linewidth=2, label=f"q = {q:g}")
+        axes.legend(frameon=False, fontsize=9)
+    axes.set_title("Activity of a sample's units, by rank", loc="left", weight="bold")
+    axes.set(xlabel="units, most active first (%)", ylabel="magnitude / largest")

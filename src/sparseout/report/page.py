@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseout.report.figure import COLOURS, GREY
-from sparseout.report.settings import Series, finding, series, settings, varying
+from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import cells
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def write_page(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Seq
     groups = settings(records)
     curves = series(groups)
     plots = [(f"{label} against q", _against_q(curves, measure, label)) for measure, label in PLOTS.items()]
+    plots.append(("Activity of a sample's units, by rank", _profiles(curves)))
     plots.append(("Hoyer sparseness over training", _over_training(curves, histories)))
     header, rows = cells(records)
     common = groups[0].values if groups else {}
@@ -44,7 +46,7 @@ def write_page(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Seq
             plots=[
                 (
                     title,
-                    figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}),
+                    figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}),
                 )
                 for title, figure in plots
             ],
@@ -64,7 +66,7 @@ def _against_q(curves: Sequence[Series], measure: str, label: str) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = _figure("q", label)
-    colours = iter(COLOURS * (1 + len(curves) // len(COLOURS)))
+    colours = itertools.cycle(COLOURS)
     for curve in curves:
         means = [setting.mean(measure) for setting in curve.settings]
         if not curve.has_q:
@@ -77,22 +79,42 @@ def _against_q(curves: Sequence[Series], measure: str, label: str) -> go.Figure:
     return figure
 
 
+def _profiles(curves: Sequence[Series]) -> go.Figure:
+    """Each setting's activity from the most active unit of a sample to the least active one."""
+    import plotly.graph_objects as go
+
+    figure = _figure("units, most active first (%)", "magnitude / largest")
+    for name, shade, setting in _shaded(curves):
+        profile = setting.profile()
+        ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
+        figure.add_trace(go.Scatter(x=ranks, y=profile, name=name, line_color=shade, mode="lines"))
+    return figure
+
+
 def _over_training(curves: Sequence[Series], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
     """The first seed of each setting: its sparseness after each epoch."""
-    import plotly.colors
     import plotly.graph_objects as go
 
     figure = _figure("epoch", PLOTS["hoyer"])
-    chosen = [(curve, setting) for curve in curves for setting in curve.settings]
-    shades = plotly.colors.sample_colorscale("Viridis", [0.9 * i / max(1, len(chosen) - 1) for i in range(len(chosen))])
-    for (curve, setting), shade in zip(chosen, shades, strict=True):
-        name = curve.label if not curve.has_q else f"q {setting.values['q']:g}"
-        if curve.has_q and sum(other.has_q for other in curves) > 1:
-            name += f", {curve.label}"
+    for name, shade, setting in _shaded(curves):
         history = histories.get(str(setting.runs[0]["run"]), [])
         x, y = [line["epoch"] for line in history], [line["hoyer"] for line in history]
         figure.add_trace(go.Scatter(x=x, y=y, name=name, line_color=shade, mode="lines"))
     return figure
+
+
+def _shaded(curves: Sequence[Series]) -> list[tuple[str, str, Setting]]:
+    """Each setting with a name and a colour, dark to light as `q` rises along a curve."""
+    import plotly.colors
+
+    several = sum(curve.has_q for curve in curves) > 1
+    shaded = []
+    for curve in curves:
+        steps = [0.9 * i / max(1, len(curve.settings) - 1) for i in range(len(curve.settings))]
+        for setting, shade in zip(curve.settings, plotly.colors.sample_colorscale("Viridis", steps), strict=True):
+            name = f"q {setting.values['q']:g}" + (f", {curve.label}" if several else "")
+            shaded.append((name, shade, setting) if curve.has_q else (curve.label, GREY, setting))
+    return shaded
 
 
 def _figure(x: str, y: str) -> go.Figure:

@@ -11,6 +11,8 @@ from typing import Any
 
 RESULTS = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "layers", "seconds", "provenance")
 _ORDER = ("noise", "gradient", "p")
+_IGNORED = {"sparseout": {"noise"}, "dropout": {"noise", "gradient"}, "none": {"noise", "gradient", "p"}}
+_TITLES = {"sparseout": "Sparseout", "dropout": "nn.Dropout", "none": "no noise"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Setting:
         """Standard deviation over the seeds (of a sample, n - 1); NaN for a single one."""
         values = self.each(measure)
         return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    def profile(self) -> list[float]:
+        """Relative magnitude by rank, mean over the layers and the seeds; empty where a record has none."""
+        profiles = [layer["profile"] for run in self.runs for layer in run["layers"].values() if "profile" in layer]
+        return [statistics.fmean(values) for values in zip(*profiles, strict=True)]
 
 
 def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
@@ -88,16 +95,15 @@ class Series:
 
 
 def series(settings: Sequence[Setting]) -> list[Series]:
-    """The curves over `q` that a plot of these settings has."""
-    names = varying(settings)
+    """The curves over `q` that a plot of these settings has, and one series for each that has no `q`."""
+    names = varying([setting for setting in settings if setting.has_q] or settings)
     groups: dict[str, Series] = {}
     for setting in settings:
-        if setting.has_q:
-            label = ", ".join(f"{name} {setting.values[name]}" for name in names if name != "noise") or "Sparseout"
-        else:
-            ignored = ("noise", "gradient", "p") if setting.values["noise"] == "none" else ("noise", "gradient")
-            others = [f"{name} {setting.values[name]}" for name in names if name not in ignored]
-            label = ", ".join(["no noise" if setting.values["noise"] == "none" else "nn.Dropout", *others])
+        noise = setting.values["noise"]
+        values = {name: setting.values[name] for name in names if name not in _IGNORED[noise]}
+        parts = [] if setting.has_q and values else [_TITLES[noise]]
+        parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
+        label = ", ".join(parts)
         groups.setdefault(label, Series(label, [])).settings.append(setting)
     return list(groups.values())
 

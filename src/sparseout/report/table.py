@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparseout.report.settings import Setting, settings, varying
+from sparseout.report.settings import Series, Setting, series, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +15,7 @@ COLUMNS = {
     "test_loss": "test loss",
     "perplexity": "perplexity",
     "accuracy": "accuracy",
-    "hoyer": "Hoyer",
+    "hoyer": "Hoyer ± std",
     "zeros": "zeros",
     "rms": "RMS",
     "seconds": "seconds",
@@ -24,37 +24,33 @@ _DIGITS = {"test_loss": 4, "perplexity": 2, "rms": 3, "hoyer": 3, "zeros": 3, "a
 
 
 def cells(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The table's header, and its rows: a setting each, means over its seeds, with the standard deviation of the Hoyer column."""
-    rows = settings(records)
-    names = varying(rows)
-    measures = [name for name in COLUMNS if any(name in run for row in rows for run in row.runs)]
-    header = ["q", *names, "seeds"]
-    for name in measures:
-        header += [COLUMNS[name], "± std"] if name == "hoyer" else [COLUMNS[name]]
-    return header, [_row(setting, names, measures) for setting in rows]
+    """The table's header, and its rows: a setting each, with means over its seeds and Hoyer's standard deviation."""
+    curves = series(settings(records))
+    measures = [name for name in COLUMNS if any(name in record for record in records)]
+    header = ["q", *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
+    return header, [_row(setting, curve, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:
     """The table for the terminal."""
+    from rich import box
     from rich.table import Table
 
     header, rows = cells(records)
-    result = Table(caption="Means over the seeds, on the test set; Hoyer sparseness with its standard deviation.")
+    result = Table(box=box.SIMPLE_HEAD, caption="Means over the seeds, on the test set.", caption_justify="left")
     for name in header:
-        result.add_column(name, justify="right")
+        result.add_column(name, justify="right", no_wrap=name != "setting")
     for row in rows:
         result.add_row(*row)
     return result
 
 
-def _row(setting: Setting, names: Sequence[str], measures: Sequence[str]) -> list[str]:
-    row = [f"{setting.values['q']:g}" if setting.has_q else "-"]
-    row += [str(setting.values[name]) for name in names]
-    row.append(str(len(setting.runs)))
+def _row(setting: Setting, curve: Series, named: bool, measures: Sequence[str]) -> list[str]:
+    row = [f"{setting.values['q']:g}" if setting.has_q else "-", *([curve.label] if named else []), str(len(setting.runs))]
     for name in measures:
-        row.append(_number(setting.mean(name), _DIGITS[name]))
-        if name == "hoyer":
-            row.append(_number(setting.std(name), _DIGITS[name]))
+        cell = _number(setting.mean(name), _DIGITS[name])
+        spread = name == "hoyer" and len(setting.runs) > 1
+        row.append(f"{cell} ± {_number(setting.std(name), _DIGITS[name])}" if spread else cell)
     return row
 
 

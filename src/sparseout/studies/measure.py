@@ -7,32 +7,45 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
+import torch
 from torch import Tensor, nn
 
 from sparseout import metrics
 
-Values = dict[str, float]
+PROFILE = 65
 
 
 class LayerMeasures:
-    """Means over the vectors seen: Hoyer sparseness, fraction of zeros, and RMS over all elements."""
+    """Means over the vectors seen: Hoyer sparseness, fraction of zeros, activity by rank, and RMS over all elements."""
 
     def __init__(self) -> None:
         self.sums = {"hoyer": 0.0, "zeros": 0.0, "squares": 0.0}
+        self.ranked = numpy.zeros(0)
         self.vectors = self.zero_vectors = self.units = 0
 
     def add(self, activations: Tensor) -> None:
         """Take the vectors `(..., units)` of a batch into account."""
         vectors = activations.detach().flatten(0, -2).double()
-        self.units = vectors.shape[-1]
+        if not self.units:
+            self.units = vectors.shape[-1]
+            self.ranked = numpy.zeros(self.units)
+        ranked = vectors.abs().sort(-1, descending=True).values
+        self.ranked += (ranked / ranked[:, :1].clamp_min(torch.finfo(ranked.dtype).tiny)).sum(0).cpu().numpy()
         self.vectors += len(vectors)
         self.zero_vectors += int((vectors == 0).all(-1).sum())
         self.sums["hoyer"] += metrics.hoyer(vectors).sum().item()
         self.sums["zeros"] += metrics.zeros(vectors).sum().item()
         self.sums["squares"] += vectors.square().sum().item()
 
-    def result(self) -> Values:
-        """The means, in float64, with how many vectors they are of and how many of those were all zero."""
+    def result(self) -> dict[str, Any]:
+        """The means, in float64, with how many vectors they are of and how many of those were all zero.
+
+        `profile` has the magnitude of the most active unit, of the next and so on to the least active one, relative to the first:
+        means over the vectors at `PROFILE` evenly spaced ranks.
+        """
+        ranks = numpy.linspace(0, self.units - 1, PROFILE)
+        profile = numpy.interp(ranks, numpy.arange(self.units), self.ranked / self.vectors)
         return {
             "hoyer": self.sums["hoyer"] / self.vectors,
             "zeros": self.sums["zeros"] / self.vectors,
@@ -40,6 +53,7 @@ class LayerMeasures:
             "units": self.units,
             "vectors": self.vectors,
             "zero_vectors": self.zero_vectors,
+            "profile": [round(value, 5) for value in profile.tolist()],
         }
 
 
