@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -66,9 +67,14 @@ class Autoencoder(nn.Module):
         return logits
 
 
-def train(config: AutoencoderConfig, training: Training) -> tuple[nn.Module, Record]:
+def load(config: AutoencoderConfig, data_dir: Path | None) -> data.Images:
+    """The images of `config.dataset`."""
+    return data.load(config.dataset, data_dir)
+
+
+def train(config: AutoencoderConfig, images: data.Images, training: Training) -> tuple[nn.Module, Record]:
     """Train one run; the results are those of its last epoch on the test images."""
-    images = data.load(config.dataset, training.data_dir).to(training.device)
+    images = images.to(training.device)
     model = Autoencoder(images.train.shape[1], config.hidden, config.noise_layer()).to(training.device)
     torch.manual_seed(config.seed_of("noise"))
     order = torch.Generator().manual_seed(config.seed_of("order"))
@@ -110,4 +116,4 @@ def evaluate(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Record
     return {"test_loss": total / images.numel(), **measure.results(layers)}
 
 
-STUDY = Study(AutoencoderConfig, train, axes={"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)})
+STUDY = Study(AutoencoderConfig, load, train, axes={"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)})

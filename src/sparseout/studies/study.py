@@ -55,13 +55,11 @@ class Training:
     Attributes:
         folder: the run's files.
         device: where to train.
-        data_dir: where the data set's files are.
         on_epoch: called after each epoch with its number and metrics.
     """
 
     folder: RunFolder
     device: torch.device
-    data_dir: Path | None
     on_epoch: Callable[[int, Record], None]
     seconds: float = 0.0
 
@@ -89,12 +87,14 @@ class Study:
 
     Attributes:
         config: the configuration's class; its `study` is the experiment's name.
-        train: trains one run and returns the trained model and its results.
+        load: the data that a configuration asks for, from a folder or where it comes from by default; cheap when called again.
+        train: trains one run on its data and returns the trained model and its results.
         axes: what is studied unless asked otherwise: settings with several values.
     """
 
     config: type[Config]
-    train: Callable[[Any, Training], tuple[nn.Module, Record]]
+    load: Callable[[Any, Path | None], Any]
+    train: Callable[[Any, Any, Training], tuple[nn.Module, Record]]
     axes: dict[str, tuple[Any, ...]]
 
     def grid(self, axes: dict[str, Sequence[Any]]) -> list[Config]:
@@ -125,13 +125,15 @@ class Study:
         device = place.torch_device()
         folder = StudyFolder(place.out, self.config.study)
         open_runs = [config for config in configs if not folder.run(config).is_complete()]
+        for config in open_runs:
+            self.load(config, place.data_dir)
         try:
             with _progress(console) as progress:
                 total = progress.add_task(
                     f"{self.config.study} runs", total=len(configs), completed=len(configs) - len(open_runs)
                 )
                 for config in open_runs:
-                    self._execute_run(config, folder.run(config), place.data_dir, device, progress)
+                    self._execute_run(config, self.load(config, place.data_dir), folder.run(config), device, progress)
                     progress.advance(total)
                     folder.write_results()
         except KeyboardInterrupt:
@@ -145,9 +147,7 @@ class Study:
         report.write(records, folder.histories(), place.out)
         return records
 
-    def _execute_run(
-        self, config: Any, folder: RunFolder, data_dir: Path | None, device: torch.device, progress: Progress
-    ) -> None:
+    def _execute_run(self, config: Any, data: Any, folder: RunFolder, device: torch.device, progress: Progress) -> None:
         task = progress.add_task(config.folder.rsplit("-", 1)[0], total=config.epochs)
 
         def on_epoch(epoch: int, metrics: Record) -> None:
@@ -155,8 +155,8 @@ class Study:
 
         folder.open()
         with _isolated(config, device):
-            training = Training(folder, device, data_dir, on_epoch)
-            model, results = self.train(config, training)
+            training = Training(folder, device, on_epoch)
+            model, results = self.train(config, data, training)
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         write_whole(folder.path / WEIGHTS, save(weights))
         folder.write_summary(results, training.seconds, device)
