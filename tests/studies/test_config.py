@@ -1,0 +1,103 @@
+"""A run's name is a hash of what changes its numbers, and of nothing else."""
+
+import dataclasses
+import shlex
+
+import pytest
+from torch import nn
+
+import sparseout
+from sparseout.cli import main
+from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
+from sparseout.studies.config import UserError
+
+CHANGED = {
+    "q": 1.5,
+    "p": 0.25,
+    "seed": 7,
+    "gradient": "exact",
+    "noise": "none",
+    "threads": 2,
+    "dataset": "mnist",
+    "hidden": 64,
+    "epochs": 3,
+    "batch_size": 32,
+    "lr": 0.01,
+}
+
+
+def test_every_setting_changes_the_name():
+    assert set(CHANGED) == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
+    assert len(names) == len(CHANGED) + 1
+
+
+def test_the_name_is_the_same_in_every_process_and_version():
+    assert AutoencoderConfig().run == "8a2da7d9d7b0"
+
+
+def test_what_the_noise_ignores_is_not_in_the_name():
+    assert AutoencoderConfig(noise="none", p=0.3, q=1).run == AutoencoderConfig(noise="none").run
+    assert AutoencoderConfig(noise="dropout", q=1, gradient="exact").run == AutoencoderConfig(noise="dropout").run
+    assert AutoencoderConfig(noise="dropout", p=0.3).run != AutoencoderConfig(noise="dropout").run
+
+
+def test_integers_and_floats_of_one_value_are_one_run():
+    assert AutoencoderConfig(q=2, p=0).run == AutoencoderConfig(q=2.0, p=0.0).run
+
+
+def test_the_generators_of_a_run_differ_and_do_not_depend_on_q():
+    purposes = ("initialisation", "order", "noise")
+    seeds = [AutoencoderConfig(q=q, seed=seed).seed_of(purpose) for q in (1, 2) for seed in (0, 1) for purpose in purposes]
+    assert seeds[:6] == seeds[6:]
+    assert len(set(seeds)) == 6
+
+
+def test_the_noise_layer():
+    layer = AutoencoderConfig(q=1.5, p=0.25, gradient="exact").noise_layer()
+    assert isinstance(layer, sparseout.Sparseout)
+    assert (layer.q, layer.p, layer.gradient) == (1.5, 0.25, "exact")
+    assert isinstance(AutoencoderConfig(noise="none").noise_layer(), nn.Identity)
+    assert isinstance(AutoencoderConfig(noise="dropout").noise_layer(), nn.Dropout)
+
+
+def test_the_grid_has_each_combination_once():
+    grid = STUDY.grid({"q": (1, 2), "seed": (0, 1), "noise": ("sparseout", "none")})
+    assert len(grid) == len({config.run for config in grid}) == 6
+    with pytest.raises(UserError, match="q needs at least one value"):
+        STUDY.grid({"q": ()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"q": -1}, "q must be a finite norm of at least 0, got -1"),
+        ({"p": 1.5}, r"p must be a drop probability in \[0, 1\], got 1.5"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\^63 - 1\], got -1"),
+        ({"seed": 0.5}, "seed must be an integer, got 0.5"),
+        ({"gradient": "x"}, "gradient must be one of 'detached', 'exact', got 'x'"),
+        ({"noise": "x"}, "noise must be one of"),
+        ({"dataset": "x"}, "dataset must be one of 'digits', 'mnist', got 'x'"),
+        ({"threads": 0}, "threads must be an integer of at least 1, got 0"),
+        ({"hidden": 0}, "hidden must be"),
+        ({"epochs": -3}, "epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+    ],
+)
+def test_a_bad_setting_is_named(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        AutoencoderConfig(**settings)
+    with pytest.raises(UserError, match=message):
+        STUDY.grid({name: (value,) for name, value in settings.items()})
+
+
+def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
+    grids = []
+    monkeypatch.setattr(type(STUDY), "execute", lambda self, configs, *_: grids.append(configs) or [])
+    config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden=17, lr=0.02)
+    program, *arguments = shlex.split(config.command)
+    assert program == "sparseout"
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 0
+    assert grids == [[config]]

@@ -1,0 +1,112 @@
+"""The data sets, from real files and from broken ones."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from sparseout.studies import data
+from sparseout.studies.config import UserError
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_split(path, pictures):
+    rows = [{"bytes": picture, "path": None} for picture in pictures]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [0] * len(rows)}), path)
+
+
+def pictures(count, size=28, seed=0):
+    return numpy.random.default_rng(seed).integers(0, 256, (count, size, size), dtype=numpy.uint8)
+
+
+def test_digits():
+    images = data.load("digits")
+    assert images.train.shape == (1437, 64)
+    assert images.test.shape == (360, 64)
+    assert images.train.min() == 0
+    assert images.train.max() == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("train.parquet", "test.parquet"), ("mnist/train-00000-of-00001.parquet", "mnist/test.parquet")]
+)
+def test_mnist_is_read_from_the_hubs_layout(names, tmp_path):
+    expected = {"train": pictures(7, seed=1), "test": pictures(3, seed=2)}
+    for name, split in zip(names, ("train", "test"), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_split(tmp_path / name, [png(picture) for picture in expected[split]])
+    images = data.load("mnist", tmp_path)
+    assert torch.equal(images.train, torch.from_numpy(expected["train"].reshape(7, 784)).float() / 255)
+    assert torch.equal(images.test, torch.from_numpy(expected["test"].reshape(3, 784)).float() / 255)
+
+
+def test_an_unknown_name():
+    with pytest.raises(UserError, match="dataset must be one of 'digits', 'mnist', got 'emnist'"):
+        data.load("emnist")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"--data-dir must hold train\*.parquet or mnist/train\*.parquet: .* has neither"):
+        data.load("mnist", tmp_path)
+
+
+def test_a_file_that_is_not_parquet(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(UserError, match=r"train.parquet cannot be read as parquet: ") as raised:
+        data.load("mnist", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_truncated_parquet_file(tmp_path):
+    for split in ("train", "test"):
+        write_split(tmp_path / f"{split}.parquet", [png(picture) for picture in pictures(50)])
+        content = (tmp_path / f"{split}.parquet").read_bytes()
+        (tmp_path / f"{split}.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be read as parquet"):
+        data.load("mnist", tmp_path)
+
+
+def test_a_column_that_is_missing(tmp_path):
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table({"img": [1]}), tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match="must have a column 'image', got img"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "picture", [b"not a picture", png(pictures(1, size=27)[0]), png(numpy.zeros((28, 28, 3), dtype=numpy.uint8))]
+)
+def test_pictures_that_are_not_mnists(picture, tmp_path):
+    for split in ("train", "test"):
+        write_split(tmp_path / f"{split}.parquet", [picture])
+    with pytest.raises(UserError, match="the column 'image' must hold encoded grey pictures of 784 pixels"):
+        data.load("mnist", tmp_path)
+
+
+def test_no_network_and_no_folder(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(data.HUB, "mnist", "sparseout/no-such-data-set")
+    with pytest.raises(UserError, match="mnist could not be loaded from the hub .*: give --data-dir"):
+        data.load("mnist")
+
+
+@pytest.mark.skipif("SPARSEOUT_DATA" not in os.environ, reason="SPARSEOUT_DATA names no folder with mnist/")
+def test_the_real_mnist():
+    images = data.load("mnist", Path(os.environ["SPARSEOUT_DATA"]))
+    assert images.train.shape == (60000, 784)
+    assert images.test.shape == (10000, 784)
+    assert images.train.mean() == pytest.approx(0.1307, abs=1e-4)
+    assert images.test.mean() == pytest.approx(0.1325, abs=1e-4)

@@ -1,0 +1,84 @@
+"""Files are written whole, a folder that holds something else is left alone, and the view of a study is sorted."""
+
+import json
+
+import pytest
+
+from sparseout.studies.autoencoder import AutoencoderConfig
+from sparseout.studies.config import UserError
+from sparseout.studies.records import StudyFolder, to_json, write_whole
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def crash(_):
+        raise OSError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", crash)
+        with pytest.raises(OSError, match="power"):
+            write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_json_has_no_nan():
+    assert json.loads(to_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (2, None)}})) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": {"d": [2, None]},
+    }
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(UserError, match="--out must be a new folder, an empty one, or this study's: .* holds something else"):
+        StudyFolder(tmp_path, "autoencoder")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path):
+    StudyFolder(tmp_path / "out", "image")
+    with pytest.raises(UserError, match="of the study 'autoencoder': .* holds the study 'image'"):
+        StudyFolder(tmp_path / "out", "autoencoder")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="--out must be a folder, got the file"):
+        StudyFolder(tmp_path / "out", "autoencoder")
+
+
+def test_a_study_opens_its_own_folder_again(tmp_path):
+    StudyFolder(tmp_path / "new" / "out", "autoencoder")
+    StudyFolder(tmp_path / "new" / "out", "autoencoder")
+
+
+def test_results_are_the_summaries_sorted_by_run(tmp_path):
+    folder = StudyFolder(tmp_path, "autoencoder")
+    for run in ("c", "a", "b"):
+        (tmp_path / f"folder-{run}").mkdir()
+        (tmp_path / f"folder-{run}" / "summary.json").write_text(json.dumps({"run": run}))
+    (tmp_path / "unfinished").mkdir()
+    folder.write_results()
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["a", "b", "c"]
+
+
+def test_a_broken_summary_is_named(tmp_path):
+    folder = StudyFolder(tmp_path, "autoencoder")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"run/summary.json cannot be read as JSON .*: delete its folder"):
+        folder.summaries()
+
+
+def test_opening_a_run_clears_what_was_half_written(tmp_path):
+    run = StudyFolder(tmp_path, "autoencoder").run(AutoencoderConfig())
+    run.open()
+    (run.path / ".weights.safetensors.123.part").touch()
+    run.open()
+    assert [path.name for path in run.path.iterdir()] == ["config.json"]
