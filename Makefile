@@ -17,7 +17,13 @@ test-slow: $(VENV)/installed  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow
 
 test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
-	$(OLDEST)/bin/python -m pytest tests/library src/sparseout/*.py --deselect src/sparseout/cli.py
+	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies
+
+figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mnist/, by default from the Hugging Face hub
+	$(VENV)/bin/sparseout study autoencoder --dataset mnist $(if $(DATA),--data-dir $(DATA)) --epochs 4 --seed 0 1 2 \
+		--q 1 1.25 1.5 1.75 2 2.25 2.5 3 --gradient detached exact --noise sparseout none --out runs/autoencoder-mnist
+	mkdir -p results/autoencoder-mnist
+	cp runs/autoencoder-mnist/results.jsonl runs/autoencoder-mnist/sparsity.png results/autoencoder-mnist
 
 build: $(VENV)/installed  ## sdist and wheel in dist/
 	$(VENV)/bin/python -m build
