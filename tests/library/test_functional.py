@@ -207,6 +207,13 @@ def test_finite_input_never_gives_nan(dtype, gradient, data, p, q):
         assert not grad.isnan().any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data(), q=st.floats(0, 50))
+def test_p_0_is_the_identity_for_every_finite_value(dtype, data, q):
+    x = torch.tensor(data.draw(finite(dtype)), dtype=torch.float64).to(dtype)
+    assert bits(sparseout.sparseout(x, 0.0, q).double()) == bits(x.double())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @given(x=st.lists(st.floats(-50, 50), min_size=1, max_size=8), p=st.floats(0, 0.999), q=st.floats(0, 10))

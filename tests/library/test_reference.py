@@ -70,6 +70,13 @@ def test_an_element_is_dropped_where_its_word_is_below_p(seed, p):
     assert kept.flatten().tolist() == expected
 
 
+@given(seed=SEEDS, index=st.integers(0, 34))
+def test_p_is_compared_with_all_32_bits(seed, index):
+    word = word_in_python(index, seed)
+    assert reference.keep_mask((35,), word / 2**32, seed)[index]
+    assert not reference.keep_mask((35,), (word + 1) / 2**32, seed)[index]
+
+
 @given(seed=SEEDS, shared=st.sets(st.integers(-3, 2), max_size=3))
 def test_shared_dims_number_the_reduced_shape(seed, shared):
     shape = (4, 3, 5)

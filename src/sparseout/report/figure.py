@@ -30,7 +30,9 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel("q")
     if len(curves) > 1:
         left.legend(frameon=False, fontsize=9)
-    _draw_profiles(middle, [curve for curve in curves if curve.has_q][:1])
+    profiled = next((curve for curve in curves if curve.has_q), None)
+    if profiled:
+        _draw_profiles(middle, profiled, profiled.label if len(curves) > 1 else None)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -57,19 +59,18 @@ def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
     inside = [q for curve in curves if curve.has_q for q in curve.q]
     if inside and min(inside) <= 2 <= max(inside):
         axes.axvline(2, color=GREY, linewidth=1, alpha=0.6)
-        axes.text(2, 0.02, " Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9)
+        axes.text(1.98, 0.1, "Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9, rotation=90, ha="right")
 
 
-def _draw_profiles(axes: Any, curves: Sequence[Series]) -> None:
+def _draw_profiles(axes: Any, curve: Series, label: str | None) -> None:
     """How the activity of a sample falls from its most active unit to its least active one."""
     from matplotlib import colormaps
 
-    for curve in curves:
-        for i, (q, setting) in enumerate(zip(curve.q, curve.settings, strict=True)):
-            profile = setting.profile()
-            ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
-            shade = colormaps["viridis"](0.9 * i / max(1, len(curve.settings) - 1))
-            axes.plot(ranks, profile, color=shade, linewidth=2, label=f"q = {q:g}")
-        axes.legend(frameon=False, fontsize=9)
+    for i, (q, setting) in enumerate(zip(curve.q, curve.settings, strict=True)):
+        profile = setting.profile()
+        ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
+        shade = colormaps["viridis"](0.9 * i / max(1, len(curve.settings) - 1))
+        axes.plot(ranks, profile, color=shade, linewidth=2, label=f"q = {q:g}")
+    axes.legend(frameon=False, fontsize=9, title=label)
     axes.set_title("Activity of a sample's units, by rank", loc="left", weight="bold")
     axes.set(xlabel="units, most active first (%)", ylabel="magnitude / largest")

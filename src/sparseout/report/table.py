@@ -37,7 +37,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     header, rows = cells(records)
-    result = Table(box=box.SIMPLE_HEAD, caption="Means over the seeds, on the test set.", caption_justify="left")
+    caption = "Means over the seeds, on the test set."
+    result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
     for name in header:
         result.add_column(name, justify="right", no_wrap=name != "setting")
     for row in rows:

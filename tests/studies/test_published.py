@@ -1,0 +1,56 @@
+"""The README's figures are those of the records in `results/`, and the records show what the README says of them."""
+
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RECORDS = [json.loads(line) for line in (ROOT / "results" / "autoencoder-mnist" / "results.jsonl").read_text().splitlines()]
+
+
+def mean(measure, **setting):
+    chosen = [record[measure] for record in RECORDS if all(record[key] == value for key, value in setting.items())]
+    assert len(chosen) == 3
+    return statistics.fmean(chosen)
+
+
+def rows_of_the_table():
+    table = README.split("<!-- results/autoencoder-mnist/results.jsonl -->\n")[1].split("\n\n")[0]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+
+
+@pytest.mark.parametrize("gradient", ["detached", "exact"])
+@pytest.mark.parametrize(("measure", "name", "digits"), [("hoyer", "Hoyer sparseness", 3), ("rms", "RMS", 2)])
+def test_the_table(gradient, measure, name, digits):
+    (_, *qs), _, *rows = rows_of_the_table()
+    (shown,) = (row[1:] for row in rows if row[0] == f"{gradient}, {name}")
+    assert shown == [f"{mean(measure, gradient=gradient, noise='sparseout', q=float(q)):.{digits}f}" for q in qs]
+
+
+def test_no_noise():
+    assert f"Without noise: Hoyer sparseness {mean('hoyer', noise='none'):.3f}, RMS {mean('rms', noise='none'):.2f}." in README
+
+
+def test_detached_falls_strictly_and_exact_does_not():
+    qs = sorted({record["q"] for record in RECORDS})
+    detached, exact = (
+        [mean("hoyer", gradient=gradient, noise="sparseout", q=q) for q in qs] for gradient in ("detached", "exact")
+    )
+    assert all(later < earlier for earlier, later in itertools.pairwise(detached))
+    assert exact[0] < max(exact) > exact[-1]
+
+
+def test_the_records_say_where_they_come_from():
+    for record in RECORDS:
+        assert re.fullmatch("[0-9a-f]{12}", record["provenance"]["commit"])
+        assert record["provenance"]["command"].startswith("sparseout study autoencoder")
+        assert record["dataset"] == "mnist"
+
+
+def test_the_first_result_is_within_twenty_lines():
+    assert "tensor(" in "\n".join(README.splitlines()[:20])
