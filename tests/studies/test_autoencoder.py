@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sparseout.studies import data
 from sparseout.studies.autoencoder import STUDY, Autoencoder, AutoencoderConfig, evaluate
 from sparseout.studies.records import RunFolder, read_lines
-from sparseout.studies.study import Place
+from sparseout.studies.study import Place, Training
 
 RECORD = ["study", "run", "q", "p", "seed", "gradient", "noise", "threads", "dataset", "hidden", "epochs", "batch_size", "lr"]
 RECORD += ["test_loss", "hoyer", "zeros", "rms", "layers", "seconds", "provenance"]
@@ -120,11 +120,31 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(finished, crash, tmp_pat
         assert [line["epoch"] for line in read_lines(history)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_study_leaves_the_process_as_it_was(tmp_path):
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    study(tmp_path, epochs=1, hidden=8, threads=1)
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
+def test_a_run_has_threads_and_generators_of_its_own_and_leaves_the_process_as_it_was(tmp_path, monkeypatch):
+    starts = []
+
+    def start(self, state, epochs):
+        weights = state.model.encoder[0].weight.detach().clone()
+        starts.append((torch.get_num_threads(), torch.initial_seed(), state.order.initial_seed(), weights))
+        return original(self, state, epochs)
+
+    original = Training.epochs
+    monkeypatch.setattr(Training, "epochs", start)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    before = torch.get_rng_state()
+    try:
+        study(tmp_path, q=(1.0, 2.0), seed=5, hidden=8, epochs=1, threads=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
+    config = AutoencoderConfig(seed=5)
+    torch.manual_seed(config.seed_of("initialisation"))
+    expected = torch.nn.Linear(64, 8).weight
+    for run_threads, noise, order, weights in starts:
+        assert (run_threads, noise, order) == (1, config.seed_of("noise"), config.seed_of("order"))
+        assert torch.equal(weights, expected)
 
 
 def test_no_noise_and_p_0_train_alike_and_dropout_differs(tmp_path):
