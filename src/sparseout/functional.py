@@ -39,6 +39,7 @@ def sparseout(
 
     A training call draws one 64-bit seed; the mask is a function of that seed and of each element's row-major index alone, so
     that it is the same on any device, in any dtype and memory layout, and is recomputed in the backward pass instead of kept.
+    As for Dropout, ranks that are seeded alike draw alike, and after one `manual_seed` a CPU and a GPU draw different seeds.
 
     Args:
         input: `x`, of any shape (0-d and empty too): float16, bfloat16, float32 or float64. Half precision computes in float32.
@@ -52,7 +53,8 @@ def sparseout(
         eps: positive bound of the backward factor for `q < 2`. Default 1e-6; in float16 never less than 1e-4.
         shared_dims: dimensions along which one draw is shared; negative ones count from the end. `(2, 3)` drops whole channels
             of an image batch, `(1,)` uses one mask for all time steps of a batch-first sequence.
-        generator: source of the seed, on the device of `input`. Default: that device's default generator.
+        generator: source of the seed, on the device of `input`. Default: that device's default generator. Activation
+            checkpointing rewinds the default generators, and not this one.
         backend: `"reference"`, the implementation in plain torch. Default: the fastest one there is for `input`.
 
     Returns:

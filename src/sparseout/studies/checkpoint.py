@@ -43,7 +43,7 @@ class TrainingState:
                     tensors[f"optimizer.{index}.{name}"] = value
                 else:
                     numbers["state"].setdefault(index, {})[name] = value
-        tensors |= {"generator.order": self.order.get_state(), "generator.noise": self._noise_state()}
+        tensors |= {"generator.order": self.order.get_state(), "generator.noise": self._generators.get_rng_state()}
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         write_whole(path, save(contiguous, metadata={"numbers": json.dumps(numbers)}))
 
@@ -64,20 +64,16 @@ class TrainingState:
                 state.setdefault(int(index), {})[name] = value
             self.optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
             self.order.set_state(tensors["generator.order"].cpu())
-            self._set_noise_state(tensors["generator.noise"].cpu())
+            self._generators.set_rng_state(tensors["generator.noise"].cpu())
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({error})") from error
         progress: dict[str, float] = numbers["progress"]
         return progress
 
-    def _noise_state(self) -> Tensor:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-
-    def _set_noise_state(self, state: Tensor) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state, self.device)
-        else:
-            torch.set_rng_state(state)
+    @property
+    def _generators(self) -> Any:
+        """The module with the state of the default generator of `device`."""
+        return torch if self.device.type == "cpu" else torch.get_device_module(self.device)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -55,12 +55,12 @@ class Training:
     Attributes:
         folder: the run's files.
         device: where to train.
-        on_epoch: called after each epoch with its number and metrics.
+        on_epoch: called after each epoch with its number.
     """
 
     folder: RunFolder
     device: torch.device
-    on_epoch: Callable[[int, Record], None]
+    on_epoch: Callable[[int], None]
     seconds: float = 0.0
 
     def epochs(self, state: TrainingState, epochs: int) -> Iterator[int]:
@@ -78,7 +78,7 @@ class Training:
         self.seconds += seconds
         self.folder.add_epoch({"epoch": epoch, **metrics, "seconds": round(seconds, 3)})
         state.save(self.folder.path / CHECKPOINT, epoch=epoch, seconds=self.seconds)
-        self.on_epoch(epoch, metrics)
+        self.on_epoch(epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Study:
     def _execute_run(self, config: Any, data: Any, folder: RunFolder, device: torch.device, progress: Progress) -> None:
         task = progress.add_task(config.folder.rsplit("-", 1)[0], total=config.epochs)
 
-        def on_epoch(epoch: int, metrics: Record) -> None:
+        def on_epoch(epoch: int) -> None:
             progress.update(task, completed=epoch)
 
         folder.open()
