@@ -131,7 +131,7 @@ def test_a_users_mistake_is_one_line_and_code_2(flags, message, tmp_path, capsys
     assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-    assert not list(tmp_path.glob("out/*/"))
+    assert not list(tmp_path.glob("out/*/config.json"))
 
 
 def test_a_folder_that_holds_something_else(tmp_path, capsys):
