@@ -84,10 +84,10 @@ def _profiles(curves: Sequence[Series]) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = _figure("units, most active first (%)", "magnitude / largest")
-    for name, shade, setting in _shaded(curves):
+    for name, line, setting in _lines(curves):
         profile = setting.profile()
         ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
-        figure.add_trace(go.Scatter(x=ranks, y=profile, name=name, line_color=shade, mode="lines"))
+        figure.add_trace(go.Scatter(x=ranks, y=profile, name=name, line=line, mode="lines"))
     return figure
 
 
@@ -96,25 +96,26 @@ def _over_training(curves: Sequence[Series], histories: Mapping[str, Sequence[Ma
     import plotly.graph_objects as go
 
     figure = _figure("epoch", PLOTS["hoyer"])
-    for name, shade, setting in _shaded(curves):
+    for name, line, setting in _lines(curves):
         history = histories.get(str(setting.runs[0]["run"]), [])
         x, y = [line["epoch"] for line in history], [line["hoyer"] for line in history]
-        figure.add_trace(go.Scatter(x=x, y=y, name=name, line_color=shade, mode="lines"))
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, line=line, mode="lines"))
     return figure
 
 
-def _shaded(curves: Sequence[Series]) -> list[tuple[str, str, Setting]]:
-    """Each setting with a name and a colour, dark to light as `q` rises along a curve."""
+def _lines(curves: Sequence[Series]) -> list[tuple[str, dict[str, str], Setting]]:
+    """Each setting with a name and a line: dark to light as `q` rises along a curve, dashed from one curve to the next."""
     import plotly.colors
 
     several = sum(curve.has_q for curve in curves) > 1
-    shaded = []
-    for curve in curves:
+    lines = []
+    for curve, dash in zip(curves, itertools.cycle(("solid", "dot", "dash", "dashdot")), strict=False):
         steps = [0.9 * i / max(1, len(curve.settings) - 1) for i in range(len(curve.settings))]
         for setting, shade in zip(curve.settings, plotly.colors.sample_colorscale("Viridis", steps), strict=True):
             name = f"q {setting.values['q']:g}" + (f", {curve.label}" if several else "")
-            shaded.append((name, shade, setting) if curve.has_q else (curve.label, GREY, setting))
-    return shaded
+            colour = shade if curve.has_q else GREY
+            lines.append((name if curve.has_q else curve.label, {"color": colour, "dash": dash}, setting))
+    return lines
 
 
 def _figure(x: str, y: str) -> go.Figure:
