@@ -74,6 +74,16 @@ def test_what_varies_beside_q_sets_curves_apart():
     ]
 
 
+def test_settings_without_q_are_told_apart_too():
+    none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden=hidden) for hidden in (64, 256)]
+    sparse = [record(1.0, 0, 0.5, hidden=64)]
+    assert [curve.label for curve in series(settings([*sparse, *none]))] == [
+        "Sparseout",
+        "no noise, hidden 256",
+        "no noise, hidden 64",
+    ]
+
+
 def test_the_finding_says_whether_sparseness_falls():
     (curve,) = series(settings(RECORDS))
     assert finding(curve) == ("Sparseout: Hoyer sparseness falls strictly with q, from 0.505 at q = 1 to 0.255 at q = 3.")

@@ -96,10 +96,10 @@ class Series:
 
 def series(settings: Sequence[Setting]) -> list[Series]:
     """The curves over `q` that a plot of these settings has, and one series for each that has no `q`."""
-    names = varying([setting for setting in settings if setting.has_q] or settings)
     groups: dict[str, Series] = {}
     for setting in settings:
         noise = setting.values["noise"]
+        names = varying([other for other in settings if other.values["noise"] == noise])
         values = {name: setting.values[name] for name in names if name not in _IGNORED[noise]}
         parts = [] if setting.has_q and values else [_TITLES[noise]]
         parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
