@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch])
 
 .PHONY: demo test test-slow test-oldest figures build format clean
 
@@ -35,13 +36,13 @@ format: $(VENV)/installed
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --upgrade pip
 	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
-$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt $(KERNEL)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --upgrade pip
 	$(OLDEST)/bin/python -m pip install -c constraints-oldest.txt -e '.[test]'

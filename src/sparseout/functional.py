@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from sparseout import reference
+from sparseout import kernels, reference
+from sparseout.kernels import Backend
 
 Gradient = Literal["detached", "exact"]
-Backend = Literal["reference"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -55,14 +55,15 @@ def sparseout(
             of an image batch, `(1,)` uses one mask for all time steps of a batch-first sequence.
         generator: source of the seed, on the device of `input`. Default: that device's default generator. Activation
             checkpointing rewinds the default generators, and not this one.
-        backend: `"reference"`, the implementation in plain torch. Default: the fastest one there is for `input`.
+        backend: `"cpu"`, the compiled kernel, which takes contiguous tensors on the CPU without `shared_dims`; or `"reference"`,
+            plain torch. Default: the kernel where it can be used, the reference elsewhere.
 
     Returns:
         `y`, of the shape, dtype and memory layout of `input`; `input` itself in evaluation or in place.
 
     Raises:
         TypeError: an argument is of the wrong type, or `input` is not a dense tensor of a dtype above.
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or the `backend` asked for cannot take `input`.
 
     Source: Khan and Stavness (2019), *Sparseout: Controlling Sparsity in Deep Networks*, arXiv:1904.08050. The sign makes the
     paper's perturbation, written there for rectified activations, equal Dropout at `q = 2` for every activation.
@@ -82,24 +83,34 @@ def sparseout(
     _check_generator(generator, input.device)
     if backend is not None:
         check_choice("backend", backend, get_args(Backend))
+    backend = kernels.choose(input, dims, backend)
     if not training:
         return input
     if input.dtype == torch.float16:
         eps = max(eps, 1e-4)
     seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
     x = input.clone() if inplace and not reference.is_product(p, q) else input
-    y: Tensor = _Sparseout.apply(x, seed, p, q, gradient, eps, dims)
+    y: Tensor = _Sparseout.apply(x, seed, p, q, gradient, eps, dims, backend)
     return input.copy_(y) if inplace else y
 
 
 class _Sparseout(torch.autograd.Function):
-    """The reference with its derivatives. The seed is kept for backward, and the input where the factor depends on it."""
+    """The op with its derivatives. The seed is kept for backward, and the input where the factor depends on it."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, seed: Tensor, p: float, q: float, gradient: Gradient, eps: float, dims: tuple[int, ...]) -> Tensor:
-        return reference.forward(input, p, q, seed, dims)
+    def forward(
+        input: Tensor,
+        seed: Tensor,
+        p: float,
+        q: float,
+        gradient: Gradient,
+        eps: float,
+        dims: tuple[int, ...],
+        backend: Backend,
+    ) -> Tensor:
+        return kernels.forward(input, p, q, seed, dims, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -111,17 +122,16 @@ class _Sparseout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Sparseout._times_jacobian(ctx, grad), None, None, None, None, None, None
+        seed, *input = ctx.saved_tensors
+        p, q, gradient, eps, dims, backend = ctx.settings
+        result = kernels.backward(grad, input[0] if input else None, p, q, seed, gradient, eps, dims, backend)
+        return result, *(None,) * (len(ctx.settings) + 1)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _Sparseout._times_jacobian(ctx, tangent)
-
-    @staticmethod
-    def _times_jacobian(ctx: Any, vector: Tensor) -> Tensor:
         seed, *input = ctx.saved_tensors
-        p, q, gradient, eps, dims = ctx.settings
-        return reference.backward(vector, input[0] if input else None, p, q, seed, gradient, eps, dims)
+        p, q, gradient, eps, dims, _ = ctx.settings
+        return reference.backward(tangent, input[0] if input else None, p, q, seed, gradient, eps, dims)
 
 
 def check_input(input: Tensor) -> None:

@@ -58,7 +58,7 @@ def test_q_2_is_dropout_bit_for_bit(dtype, p, seed):
     (expected,) = torch.autograd.grad(dropped, x, weight)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "keep_mask", lambda *_: mask)
-        ours = sparseout.sparseout(x, p, 2.0)
+        ours = sparseout.sparseout(x, p, 2.0, backend="reference")
         (grad,) = torch.autograd.grad(ours, x, weight)
     assert bits(ours) == bits(dropped)
     assert bits(grad) == bits(expected)
@@ -419,7 +419,8 @@ def test_vmap_refuses_to_draw_unless_told_how():
         ({"shared_dims": (1.0,)}, TypeError, "shared_dims must be integers, got 1.0"),
         ({"shared_dims": 1.5}, TypeError, "shared_dims must be"),
         ({"generator": 5}, TypeError, "generator must be None or a torch.Generator, got int"),
-        ({"backend": "cuda"}, ValueError, "backend must be one of 'reference', got 'cuda'"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of 'cpu', 'reference', got 'cuda'"),
+        ({"backend": "cpu", "shared_dims": 1}, ValueError, "backend 'cpu' cannot be used here: the kernel takes no shared_dims"),
         ({"input": [1.0]}, TypeError, "input must be a torch.Tensor, got list"),
         ({"input": torch.ones(2, dtype=torch.int64)}, TypeError, r"input must be .* got int64: .*input.float\(\)"),
         ({"input": torch.ones(2, dtype=torch.bool)}, TypeError, "input must be .* got bool"),

@@ -1,0 +1,173 @@
+"""The compiled kernel is the reference: the same mask to the bit, the same values to rounding, on any number of threads."""
+
+import multiprocessing
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import DTYPES, RTOL
+
+import sparseout
+from sparseout import kernels, reference
+from sparseout.kernels import cpu
+
+pytestmark = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+
+QS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 6.0]) | st.floats(0, 8)
+SIZES = st.integers(0, 3000) | st.sampled_from([1023, 1024, 1025, 32767, 32768, 32769, 100_003])
+GRADIENTS = st.sampled_from(["detached", "exact"])
+SEEDS = st.integers(0, 2**63 - 1)
+PS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, 1e-12, 1 - 1e-12])
+
+
+def values(size, dtype, scale=1.0):
+    return (torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale).to(dtype)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["best", "baseline"], autouse=True)
+def _instruction_set(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "BASELINE_ONLY", request.param)
+        yield
+
+
+def test_this_build_has_a_kernel_for_this_machine():
+    assert cpu.MISSING == ""
+    assert cpu.instruction_set() in ("avx2", "baseline")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(size=SIZES, p=PS, q=QS, seed=SEEDS)
+def test_forward_is_the_references(dtype, size, p, q, seed):
+    x = values(size, dtype)
+    ours = cpu.forward(x, p, q, seed)
+    exact = reference.forward(x.double(), p, q, seed)
+    if reference.is_product(p, q):
+        assert torch.equal(ours, reference.forward(x, p, q, seed))
+    else:
+        term = (x.double().abs() ** (q / 2)) * max(p / (1 - p), 1)
+        smallest = torch.finfo(dtype).smallest_normal * RTOL[dtype]
+        assert ((ours.double() - exact).abs() <= RTOL[dtype] * torch.maximum(x.double().abs(), term) + smallest).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(size=SIZES, p=st.floats(0, 0.99), q=QS, seed=SEEDS, gradient=GRADIENTS)
+def test_backward_is_the_references(dtype, size, p, q, seed, gradient):
+    x, grad = values(size, dtype), values(size, dtype, 0.5).flip(0).contiguous()
+    eps = 1e-4 if dtype == torch.float16 else 1e-6
+    ours = cpu.backward(grad, x, p, q, seed, gradient, eps)
+    exact = reference.backward(grad.double(), x.double(), p, q, seed, gradient, eps)
+    if reference.is_product(p, q):
+        assert torch.equal(ours, reference.backward(grad, x, p, q, seed, gradient, eps))
+        assert torch.equal(ours, cpu.backward(grad, None, p, q, seed, gradient, eps))
+    else:
+        power = (x.double().abs() + eps) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
+        smallest = torch.finfo(dtype).smallest_normal * RTOL[dtype]
+        assert ((ours.double() - exact).abs() <= 2 * RTOL[dtype] * grad.double().abs() * (1 + power) + smallest).all()
+
+
+@pytest.mark.parametrize("q", [0.3, 0.7, 1.1, 1.7, 1.9, 2.2, 2.7, 3.3, 4.4])
+def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q):
+    x = torch.logspace(-30, 6, 200_001, dtype=torch.float64).float()
+    x = torch.cat([x, -x])
+    ulp = torch.finfo(torch.float32).eps
+    exact = reference.forward(x.double(), 0.5, q, seed=3)
+    largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2))
+    assert ((cpu.forward(x, 0.5, q, 3) - exact).abs() <= 6 * ulp * largest.clamp_min(1e-38)).all()
+    exact = reference.backward(torch.ones_like(x).double(), x.double(), 0.5, q, 3, "detached", 1e-6)
+    largest = ((x.double().abs() + 1e-6) ** ((q - 2) / 2)).clamp_min(1)
+    assert ((cpu.backward(torch.ones_like(x), x, 0.5, q, 3, "detached", 1e-6) - exact).abs() <= 6 * ulp * largest).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("q", [1.0, 1.7, 2.0])
+def test_the_mask_is_the_same_on_any_number_of_threads(dtype, q):
+    x = torch.full((300_001,), 4.0, dtype=dtype)
+    kept = reference.keep_mask(x.shape, 0.3, seed=-5)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            assert torch.equal(cpu.forward(x, 0.3, q, -5) > 4, kept)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_half_precision_number_passes_through(dtype):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    same = cpu.forward(every, 0.0, 1.5, 0)
+    assert torch.equal(same.isnan(), every.isnan())
+    assert torch.equal(same[~every.isnan()].view(torch.int16), every[~every.isnan()].view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@given(scale=st.floats(0.5, 1, exclude_max=True))
+def test_half_precision_rounds_as_torch_does(dtype, scale):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    every = every[every.isfinite()]
+    assert torch.equal(cpu.forward(every, 1 - scale, 2.0, 9), reference.forward(every, 1 - scale, 2.0, 9))
+
+
+def test_the_public_op_uses_the_kernel_where_it_can():
+    x = torch.ones(10, 10)
+    assert kernels.choose(x, (), None) == "cpu"
+    for input, dims in ((x.t()[:5], ()), (x, (1,)), (x.to("meta"), ())):
+        assert kernels.choose(input, dims, None) == "reference"
+        with pytest.raises(ValueError, match="backend 'cpu' cannot be used here"):
+            kernels.choose(input, dims, "cpu")
+    chosen = {torch.func.vmap(lambda row: torch.tensor(kernels.choose(row, (), None) == "cpu"))(x).any().item()}
+    assert chosen == {False}
+
+
+@pytest.mark.parametrize("gradient", ["detached", "exact"])
+def test_a_strided_gradient_and_batched_gradients(gradient):
+    x = values((6, 4), torch.float64).requires_grad_()
+    results = []
+    for backend in ("cpu", "reference"):
+        generator = torch.Generator().manual_seed(2)
+        y = sparseout.sparseout(x, 0.5, 1.5, gradient=gradient, backend=backend, generator=generator)
+        (strided,) = torch.autograd.grad(y, x, torch.ones(4, 6, dtype=torch.float64).t(), retain_graph=True)
+        basis = torch.eye(24, dtype=torch.float64).reshape(24, 6, 4)
+        (batched,) = torch.autograd.grad(y, x, basis, is_grads_batched=True)
+        results.append((y, strided, batched))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_model_gives_the_same_mask():
+    model = torch.nn.Sequential(torch.nn.Identity(), sparseout.Sparseout(0.5, 1.5))
+    x = torch.full((100,), 4.0)
+    torch.manual_seed(0)
+    eager = model(x)
+    torch.manual_seed(0)
+    assert torch.equal(torch.compile(model, backend="eager")(x), eager)
+
+
+def _in_child(x, queue):
+    # torch's own operations would wait for the parent's threads, as they do in any forked child: only the kernel is told of two.
+    torch.set_num_threads(1)
+    torch.get_num_threads = lambda: 2
+    queue.put(int((cpu.forward(x, 0.5, 1.5, 0) != 0).sum()))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_its_parents_threads():
+    x = torch.ones(2**18)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = int((cpu.forward(x, 0.5, 1.5, 0) != 0).sum())
+    finally:
+        torch.set_num_threads(before)
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(x, queue))
+    child.start()
+    child.join(60)
+    hangs = child.is_alive()
+    child.kill()
+    assert not hangs
+    assert queue.get() == expected
