@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Sparseout(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_choice("gradient", gradient, ("detached", "exact"))
+        check_choice("gradient", gradient, get_args(Gradient))
         check_eps(eps)
         self.p, self.q, self.inplace = check_p(p), check_q(q), inplace
         self.gradient, self.eps = gradient, eps

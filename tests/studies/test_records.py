@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from sparseout.report.files import write_whole
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.config import UserError
-from sparseout.studies.records import StudyFolder, to_json, write_whole
+from sparseout.studies.records import StudyFolder, to_json
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparseout.report.files import write_whole
 from sparseout.report.settings import Series, series, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
@@ -36,18 +37,18 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=160, format="png")
-    part.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=160, format="png")
+    write_whole(path, png.getvalue())
 
 
 def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
-    means = [setting.mean(measure) for setting in curve.settings]
+    means = curve.means(measure)
     if not curve.has_q:
         axes.axhline(means[0], color=colour, linestyle=":", label=curve.label)
         return
-    stds = [0.0 if math.isnan(std := setting.std(measure)) else std for setting in curve.settings]
-    low, high = zip(*((mean - std, mean + std) for mean, std in zip(means, stds, strict=True)), strict=True)
+    spreads = curve.spreads(measure)
+    low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads, strict=True)), strict=True)
     axes.fill_between(curve.q, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(curve.q, means, color=colour, linewidth=2, label=curve.label)
     for q, setting in zip(curve.q, curve.settings, strict=True):
@@ -66,11 +67,8 @@ def _draw_profiles(axes: Any, curve: Series, label: str | None) -> None:
     """How the activity of a sample falls from its most active unit to its least active one."""
     from matplotlib import colormaps
 
-    for i, (q, setting) in enumerate(zip(curve.q, curve.settings, strict=True)):
-        profile = setting.profile()
-        ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
-        shade = colormaps["viridis"](0.9 * i / max(1, len(curve.settings) - 1))
-        axes.plot(ranks, profile, color=shade, linewidth=2, label=f"q = {q:g}")
+    for q, setting, shade in zip(curve.q, curve.settings, curve.shades, strict=True):
+        axes.plot(*setting.profile(), color=colormaps["viridis"](shade), linewidth=2, label=f"q = {q:g}")
     axes.legend(frameon=False, fontsize=9, title=label)
     axes.set_title("Activity of a sample's units, by rank", loc="left", weight="bold")
     axes.set(xlabel="units, most active first (%)", ylabel="magnitude / largest")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseout.report.figure import COLOURS, GREY
+from sparseout.report.files import write_whole
 from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import cells
 
@@ -57,9 +57,7 @@ def write_page(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Seq
             records=records,
         )
     )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(html)
-    part.replace(path)
+    write_whole(path, html.encode())
 
 
 def _against_q(curves: Sequence[Series], measure: str, label: str) -> go.Figure:
@@ -68,13 +66,12 @@ def _against_q(curves: Sequence[Series], measure: str, label: str) -> go.Figure:
     figure = _figure("q", label)
     colours = itertools.cycle(COLOURS)
     for curve in curves:
-        means = [setting.mean(measure) for setting in curve.settings]
+        means = curve.means(measure)
         if not curve.has_q:
             figure.add_hline(means[0], line_dash="dot", line_color=GREY, annotation_text=curve.label)
             continue
         colour = next(colours)
-        stds = [0.0 if math.isnan(std := setting.std(measure)) else std for setting in curve.settings]
-        bars = {"type": "data", "array": stds, "thickness": 1.2}
+        bars = {"type": "data", "array": curve.spreads(measure), "thickness": 1.2}
         figure.add_trace(go.Scatter(x=curve.q, y=means, error_y=bars, name=curve.label, line_color=colour, mode="lines+markers"))
     return figure
 
@@ -85,9 +82,8 @@ def _profiles(curves: Sequence[Series]) -> go.Figure:
 
     figure = _figure("units, most active first (%)", "magnitude / largest")
     for name, line, setting in _lines(curves):
-        profile = setting.profile()
-        ranks = [100 * rank / max(1, len(profile) - 1) for rank in range(len(profile))]
-        figure.add_trace(go.Scatter(x=ranks, y=profile, name=name, line=line, mode="lines"))
+        ranks, magnitudes = setting.profile()
+        figure.add_trace(go.Scatter(x=ranks, y=magnitudes, name=name, line=line, mode="lines"))
     return figure
 
 
@@ -110,8 +106,7 @@ def _lines(curves: Sequence[Series]) -> list[tuple[str, dict[str, str], Setting]
     several = sum(curve.has_q for curve in curves) > 1
     lines = []
     for curve, dash in zip(curves, itertools.cycle(("solid", "dot", "dash", "dashdot")), strict=False):
-        steps = [0.9 * i / max(1, len(curve.settings) - 1) for i in range(len(curve.settings))]
-        for setting, shade in zip(curve.settings, plotly.colors.sample_colorscale("Viridis", steps), strict=True):
+        for setting, shade in zip(curve.settings, plotly.colors.sample_colorscale("Viridis", curve.shades), strict=True):
             name = f"q {setting.values['q']:g}" + (f", {curve.label}" if several else "")
             colour = shade if curve.has_q else GREY
             lines.append((name if curve.has_q else curve.label, {"color": colour, "dash": dash}, setting))

@@ -45,10 +45,11 @@ class Setting:
         values = self.each(measure)
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
-    def profile(self) -> list[float]:
-        """Relative magnitude by rank, mean over the layers and the seeds; empty where a record has none."""
+    def profile(self) -> tuple[list[float], list[float]]:
+        """Ranks in percent, and the relative magnitude at each: means over layers and seeds; empty where no record has one."""
         profiles = [layer["profile"] for run in self.runs for layer in run["layers"].values() if "profile" in layer]
-        return [statistics.fmean(values) for values in zip(*profiles, strict=True)]
+        magnitudes = [statistics.fmean(values) for values in zip(*profiles, strict=True)]
+        return [100 * rank / max(1, len(magnitudes) - 1) for rank in range(len(magnitudes))], magnitudes
 
 
 def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
@@ -93,6 +94,19 @@ class Series:
         """Each setting's `q`."""
         return [setting.values["q"] for setting in self.settings]
 
+    @property
+    def shades(self) -> list[float]:
+        """Each setting's place on a colour scale, from 0 to 0.9 as `q` rises."""
+        return [0.9 * i / max(1, len(self.settings) - 1) for i in range(len(self.settings))]
+
+    def means(self, measure: str) -> list[float]:
+        """Each setting's mean over its seeds."""
+        return [setting.mean(measure) for setting in self.settings]
+
+    def spreads(self, measure: str) -> list[float]:
+        """Each setting's standard deviation over its seeds, 0 for a single one: what a plot shows around the mean."""
+        return [0.0 if math.isnan(std := setting.std(measure)) else std for setting in self.settings]
+
 
 def series(settings: Sequence[Setting]) -> list[Series]:
     """The curves over `q` that a plot of these settings has, and one series for each that has no `q`."""
@@ -110,7 +124,7 @@ def series(settings: Sequence[Setting]) -> list[Series]:
 
 def finding(curve: Series) -> str:
     """What a curve's Hoyer sparseness does as `q` rises, in a sentence."""
-    means = [setting.mean("hoyer") for setting in curve.settings]
+    means = curve.means("hoyer")
     if len(means) < 2:
         return f"{curve.label}: Hoyer sparseness {means[0]:.3f} at q = {curve.q[0]:g}."
     falls = all(later < earlier for earlier, later in itertools.pairwise(means))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.records import write_whole
 
 
 @dataclasses.dataclass
@@ -44,8 +45,7 @@ class TrainingState:
                 else:
                     numbers["state"].setdefault(index, {})[name] = value
         tensors |= {"generator.order": self.order.get_state(), "generator.noise": self._generators.get_rng_state()}
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(path, save(contiguous, metadata={"numbers": json.dumps(numbers)}))
+        save_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
     def load(self, path: Path) -> dict[str, float]:
         """Restore the state from `path` and return the `progress` it was saved with.
@@ -74,6 +74,11 @@ class TrainingState:
     def _generators(self) -> Any:
         """The module with the state of the default generator of `device`."""
         return torch if self.device.type == "cpu" else torch.get_device_module(self.device)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` to `path` as safetensors, whole or not at all."""
+    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,19 +14,10 @@ from typing import Any
 import torch
 
 import sparseout
+from sparseout.report.files import write_whole
 from sparseout.studies.config import Config, UserError
 
 Record = dict[str, Any]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def to_json(record: Any) -> str:

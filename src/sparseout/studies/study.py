@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import save
 from torch import nn
 
 from sparseout import report
-from sparseout.studies.checkpoint import TrainingState
+from sparseout.studies.checkpoint import TrainingState, save_tensors
 from sparseout.studies.config import Config, UserError
-from sparseout.studies.records import Record, RunFolder, StudyFolder, write_whole
+from sparseout.studies.records import Record, RunFolder, StudyFolder
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -157,8 +156,7 @@ class Study:
         with _isolated(config, device):
             training = Training(folder, device, on_epoch)
             model, results = self.train(config, data, training)
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        write_whole(folder.path / WEIGHTS, save(weights))
+        save_tensors(folder.path / WEIGHTS, model.state_dict())
         folder.write_summary(results, training.seconds, device)
         (folder.path / CHECKPOINT).unlink(missing_ok=True)
         progress.remove_task(task)
