@@ -2,8 +2,9 @@
 
 from sparseout import metrics
 from sparseout.functional import sparseout
+from sparseout.kernels import backends
 from sparseout.layers import Sparseout
 
 __version__ = "0.1.0"
 
-__all__ = ["Sparseout", "metrics", "sparseout"]
+__all__ = ["Sparseout", "backends", "metrics", "sparseout"]

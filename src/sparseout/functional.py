@@ -1,27 +1,27 @@
-"""The op: checks its arguments, draws the seed, and gives the reference its derivatives."""
+"""The op: checks its arguments, draws the seed, and takes the path that suits the call."""
 
 from __future__ import annotations
 
-import math
+import ctypes
+import threading
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 from sparseout import kernels, reference
+from sparseout.checks import Gradient, check_choice, check_eps, check_generator, check_input, check_p, check_q, check_shared_dims
+from sparseout.derivatives import Eager, Transformed
+from sparseout.expression import Expression
 from sparseout.kernels import Backend
-
-Gradient = Literal["detached", "exact"]
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def sparseout(
     input: Tensor,
-    p: float = 0.5,
-    q: float = 2.0,
+    p: float | Tensor = 0.5,
+    q: float | Tensor = 2.0,
     training: bool = True,
     inplace: bool = False,
     *,
@@ -75,130 +75,81 @@ def sparseout(
     >>> sparseout(x, training=False) is x
     True
     """
+    compiling = torch.compiler.is_compiling()
     check_input(input)
-    p, q = check_p(p), check_q(q)
+    p = p if compiling and isinstance(p, Tensor) else check_p(_number(p))
+    q = q if compiling and isinstance(q, Tensor) else check_q(_number(q))
     gradient = check_choice("gradient", gradient, get_args(Gradient))
     eps = check_eps(eps)
-    dims = _check_shared_dims(shared_dims, input.dim())
-    _check_generator(generator, input.device)
-    if backend is not None:
-        check_choice("backend", backend, get_args(Backend))
-    backend = kernels.choose(input, dims, backend)
-    if not training:
-        return input
     if input.dtype == torch.float16:
         eps = max(eps, 1e-4)
-    seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
+    dims = check_shared_dims(shared_dims, input.dim())
+    check_generator(generator, input.device)
+    if compiling and generator is not None:
+        raise ValueError("generator must be None under torch.compile: seed the default generator with torch.manual_seed")
+    chosen = "reference" if compiling else kernels.choose(input, backend)
+    if not training:
+        return input
+    if compiling or _len_torch_dispatch_stack():
+        x = input.clone() if inplace else input
+        result = _recorded(x, p, q, gradient, eps, dims, generator, backend)
+        return input.copy_(result) if inplace else result
+    p, q = float(p), float(q)
     x = input.clone() if inplace and not reference.is_product(p, q) else input
-    y: Tensor = _Sparseout.apply(x, seed, p, q, gradient, eps, dims, backend)
-    return input.copy_(y) if inplace else y
+    y: Tensor
+    if chosen == "reference":
+        y = Transformed.apply(x, _draw(input, generator), p, q, gradient, eps, dims)
+        return input.copy_(y) if inplace else y
+    seed = _draw_integer(generator) if chosen == "cpu" else _draw(input, generator)
+    if not inplace and not (input.requires_grad and torch.is_grad_enabled()):
+        return kernels.forward(input, p, q, seed, dims, chosen)
+    # copy_ refuses the leaves and overlaps that must not be written to, and knows what to do with views.
+    direct = inplace and chosen == "cpu" and input.is_contiguous() and not (input.is_leaf or input._is_view())
+    y = Eager.apply(x, p, q, seed, gradient, eps, dims, chosen, input if direct else None)
+    return input.copy_(y) if inplace and not direct else y
 
 
-class _Sparseout(torch.autograd.Function):
-    """The op with its derivatives. The seed is kept for backward, and the input where the factor depends on it."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        input: Tensor,
-        seed: Tensor,
-        p: float,
-        q: float,
-        gradient: Gradient,
-        eps: float,
-        dims: tuple[int, ...],
-        backend: Backend,
-    ) -> Tensor:
-        return kernels.forward(input, p, q, seed, dims, backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, seed, *ctx.settings = inputs
-        p, q = ctx.settings[:2]
-        kept = (seed,) if reference.is_product(p, q) else (seed, input)
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        seed, *input = ctx.saved_tensors
-        p, q, gradient, eps, dims, backend = ctx.settings
-        result = kernels.backward(grad, input[0] if input else None, p, q, seed, gradient, eps, dims, backend)
-        return result, *(None,) * (len(ctx.settings) + 1)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        seed, *input = ctx.saved_tensors
-        p, q, gradient, eps, dims, _ = ctx.settings
-        return reference.backward(tangent, input[0] if input else None, p, q, seed, gradient, eps, dims)
+def _number(value: float | Tensor) -> float:
+    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value  # type: ignore[return-value]
 
 
-def check_input(input: Tensor) -> None:
-    """Raise unless `input` is a dense tensor of a supported dtype."""
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a torch.Tensor, got {type(input).__name__}")
-    if input.layout != torch.strided or input.is_nested:
-        kind = "nested" if input.is_nested else str(input.layout).removeprefix("torch.")
-        raise TypeError(f"input must be a dense tensor, got a {kind} one: apply sparseout to its values, or densify it")
-    if input.dtype not in _DTYPES:
-        raise TypeError(
-            f"input must be float16, bfloat16, float32 or float64, got {str(input.dtype).removeprefix('torch.')}: "
-            "convert it first, for example with input.float()"
-        )
+class _Buffer(threading.local):
+    """One number of a thread's own, in which a seed is drawn without the cost of a new tensor."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.tensor = torch.empty(1, dtype=torch.int64, device="cpu")
+        self.view = (ctypes.c_int64 * 1).from_address(self.tensor.data_ptr())
 
 
-def check_p(p: float) -> float:
-    """`p` as a float, or raise unless it is a real number in [0, 1]."""
-    return check_number("p", p, 0.0, 1.0, "a drop probability in [0, 1]")
+_buffer = _Buffer()
 
 
-def check_q(q: float) -> float:
-    """`q` as a float, or raise unless it is a finite real number of at least 0."""
-    return check_number("q", q, 0.0, math.nextafter(math.inf, 0), "a finite norm of at least 0")
+def _draw_integer(generator: torch.Generator | None) -> int:
+    """The number that `_draw` would give on the CPU."""
+    _buffer.tensor.random_(0, 2**63 - 1, generator=generator)
+    return _buffer.view[0]
 
 
-def check_eps(eps: float | None) -> float:
-    """`eps` as a float, 1e-6 for None, or raise unless it is positive and finite."""
-    if eps is None:
-        return 1e-6
-    return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")
+def _draw(input: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """`value`, or raise unless it is one of `allowed`."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
-def check_number(name: str, value: float, low: float, high: float, allowed: str) -> float:
-    """`value` as a float, or raise unless it is a real number in [`low`, `high`]; `allowed` says so in words."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {allowed}, got {value!r} of type {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return float(value)
-
-
-def _check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else (shared_dims,)
-    for dim in dims:
-        if isinstance(dim, bool) or not isinstance(dim, int):
-            raise TypeError(f"shared_dims must be integers, got {dim!r} of type {type(dim).__name__}")
-        if not -ndim <= dim < ndim:
-            allowed = f"lie in [{-ndim}, {ndim - 1}]" if ndim else "be empty"
-            raise ValueError(f"shared_dims must {allowed} for an input of {ndim} dimensions, got {dim}")
-    dims = tuple(dim % ndim for dim in dims)
-    if len(set(dims)) < len(dims):
-        raise ValueError(f"shared_dims must name each dimension once, got {shared_dims!r} for {ndim} dimensions")
-    return dims
-
-
-def _check_generator(generator: torch.Generator | None, device: torch.device) -> None:
-    if generator is None:
-        return
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be None or a torch.Generator, got {type(generator).__name__}")
-    if generator.device.type != device.type:
-        raise ValueError(f"generator must be on the device of input, {device}, got one on {generator.device}")
+def _recorded(
+    input: Tensor,
+    p: float | Tensor,
+    q: float | Tensor,
+    gradient: Gradient,
+    eps: float,
+    dims: tuple[int, ...],
+    generator: torch.Generator | None,
+    backend: Backend | None,
+) -> Tensor:
+    """The op as operators that a compiler or a dispatch mode can record, with `p` and `q` as tensors."""
+    p, q = (torch.as_tensor(number, dtype=torch.float64, device="cpu") for number in (p, q))
+    seed = torch.ops.sparseout.draw(input) if generator is None else _draw(input, generator)
+    if input.is_cuda and backend is None and torch.compiler.is_compiling():
+        result: Tensor = Expression.apply(input, p, q, seed, gradient, eps, dims)
+    else:
+        result = torch.ops.sparseout.noise(input, p, q, seed, gradient, eps, dims, backend)
+    return result

@@ -8,7 +8,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sparseout.functional import Gradient, check_choice, check_eps, check_p, check_q, sparseout
+from sparseout.checks import Gradient, check_choice, check_eps, check_p, check_q
+from sparseout.functional import sparseout
 
 
 class Sparseout(nn.Module):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseout.functional import check_number
+from sparseout.checks import check_number
 
 __all__ = [
     "dead_units",

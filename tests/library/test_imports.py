@@ -10,8 +10,12 @@ import sparseout
 PACKAGE = Path(sparseout.__file__).parent
 # A later line may import an earlier one.
 ORDER = [
+    "checks",
     "reference",
     "kernels",
+    "derivatives",
+    "expression",
+    "operators",
     "functional",
     "layers",
     "schedule",

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import DTYPES, RTOL
+from torch.autograd import forward_ad
 
 import sparseout
 from sparseout import kernels, reference
@@ -25,16 +26,16 @@ def values(size, dtype, scale=1.0):
     return (torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale).to(dtype)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["best", "baseline"], autouse=True)
+@pytest.fixture(scope="module", params=range(len(cpu.AVAILABLE)), ids=cpu.AVAILABLE, autouse=True)
 def _instruction_set(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "BASELINE_ONLY", request.param)
+        patch.setattr(cpu, "used", request.param)
         yield
 
 
 def test_this_build_has_a_kernel_for_this_machine():
     assert cpu.MISSING == ""
-    assert cpu.instruction_set() in ("avx2", "baseline")
+    assert cpu.AVAILABLE[0] == "baseline"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,13 +113,16 @@ def test_half_precision_rounds_as_torch_does(dtype, scale):
 
 def test_the_public_op_uses_the_kernel_where_it_can():
     x = torch.ones(10, 10)
-    assert kernels.choose(x, (), None) == "cpu"
-    for input, dims in ((x.t()[:5], ()), (x, (1,)), (x.to("meta"), ())):
-        assert kernels.choose(input, dims, None) == "reference"
-        with pytest.raises(ValueError, match="backend 'cpu' cannot be used here"):
-            kernels.choose(input, dims, "cpu")
-    chosen = {torch.func.vmap(lambda row: torch.tensor(kernels.choose(row, (), None) == "cpu"))(x).any().item()}
-    assert chosen == {False}
+    assert kernels.choose(x) == "cpu"
+    negated = torch.complex(x, x).conj().imag
+    assert negated.is_neg()
+    for input in (x.to("meta"), negated):
+        assert kernels.choose(input) == "reference"
+        with pytest.raises(ValueError, match="backend is 'cpu', which cannot be used here"):
+            kernels.choose(input, "cpu")
+    assert not torch.func.vmap(lambda row: torch.tensor(kernels.choose(row) == "cpu"))(x).any()
+    with forward_ad.dual_level():
+        assert kernels.choose(x) == "reference"
 
 
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
@@ -143,7 +147,7 @@ def test_a_compiled_model_gives_the_same_mask():
     torch.manual_seed(0)
     eager = model(x)
     torch.manual_seed(0)
-    assert torch.equal(torch.compile(model, backend="eager")(x), eager)
+    assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(x), eager)
 
 
 def _in_child(x, queue):

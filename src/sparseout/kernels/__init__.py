@@ -1,37 +1,82 @@
-"""Which implementation computes a call: the compiled kernel where it can, else the reference."""
+"""Which implementation computes a call: a kernel where one can, else the reference."""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
+from torch.autograd import forward_ad
 
 from sparseout import reference
-from sparseout.kernels import cpu
+from sparseout.kernels import cpu, gpu
 
-Backend = Literal["cpu", "reference"]
+Backend = Literal["cpu", "gpu", "reference"]
+
+ASKED = os.environ.get("SPARSEOUT_BACKEND") or None  # read once; a call's own `backend` comes first
 
 
-def choose(input: Tensor, shared_dims: tuple[int, ...], backend: Backend | None) -> Backend:
+def backends() -> None:
+    """Print which implementations there are, which tensors each takes, and why not where it takes none.
+
+    `"cpu"` is the compiled kernel for tensors on the CPU, `"gpu"` the Triton kernel for those on a CUDA or ROCm device, and
+    `"reference"` plain torch for all else. The argument `backend=` insists on one for a call, and the environment variable
+    `SPARSEOUT_BACKEND`, read at import, for all calls; both raise a ValueError where it cannot be used.
+
+    >>> sparseout.backends()  # doctest: +SKIP
+    cpu        takes CPU tensors: compiled kernel, avx512, 2 threads
+    gpu        not here: torch finds no CUDA device
+    reference  takes all others: plain torch
+    """
+    lines = {
+        "cpu": cpu.MISSING or f"compiled kernel, {cpu.AVAILABLE[cpu.used]}, {torch.get_num_threads()} threads",
+        "gpu": gpu.MISSING or "Triton kernel",
+        "reference": "plain torch",
+    }
+    takes = {"cpu": "CPU tensors", "gpu": "GPU tensors", "reference": "all others"}
+    for name, line in lines.items():
+        missing = (name == "cpu" and cpu.MISSING) or (name == "gpu" and gpu.MISSING)
+        print(f"{name:10} {'not here' if missing else f'takes {takes[name]}'}: {line}")
+    if ASKED:
+        print(f"SPARSEOUT_BACKEND={ASKED} insists on that one")
+
+
+def choose(input: Tensor, backend: Backend | None = None) -> Backend:
     """The backend that was asked for, or the fastest one that can take `input`.
 
     Raises:
-        ValueError: the backend that was asked for cannot take `input`.
+        ValueError: the backend that was asked for is none, or cannot take `input`.
     """
-    if backend == "reference":
-        return backend
-    reason = _why_not_cpu(input, shared_dims)
-    if backend == "cpu" and reason:
-        raise ValueError(f"backend 'cpu' cannot be used here: {reason}")
-    return "reference" if reason else "cpu"
+    asked = backend or ASKED
+    if asked is None:
+        fastest: Backend = "gpu" if input.is_cuda else "cpu"
+        return "reference" if _why_not(fastest, input) else fastest
+    source = "backend" if backend else "the environment variable SPARSEOUT_BACKEND"
+    if asked not in get_args(Backend):
+        raise ValueError(f"{source} must be one of {', '.join(map(repr, get_args(Backend)))}, got {asked!r}")
+    reason = None if asked == "reference" else _why_not(asked, input)
+    if reason:
+        raise ValueError(f"{source} is {asked!r}, which cannot be used here: {reason}")
+    return asked  # type: ignore[return-value]
 
 
-def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...], backend: Backend) -> Tensor:
-    """`reference.forward`, by the backend that was chosen."""
+def forward(
+    input: Tensor,
+    p: float,
+    q: float,
+    seed: Tensor | int,
+    shared_dims: tuple[int, ...],
+    backend: Backend,
+    output: Tensor | None = None,
+) -> Tensor:
+    """`reference.forward`, by the backend that was chosen; on the CPU into `output` where it is given."""
     if backend == "cpu":
-        return cpu.forward(input, p, q, int(seed))
+        return cpu.forward(input, p, q, int(seed), shared_dims, output)
+    if backend == "gpu":
+        assert isinstance(seed, Tensor)
+        return gpu.forward(input, p, q, seed, shared_dims)
     return reference.forward(input, p, q, seed, shared_dims)
 
 
@@ -40,32 +85,38 @@ def backward(
     input: Tensor | None,
     p: float,
     q: float,
-    seed: Tensor,
+    seed: Tensor | int,
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...],
     backend: Backend,
 ) -> Tensor:
     """`reference.backward`, by the backend that was chosen; by the reference where autograd or a transform must follow it."""
-    if backend == "cpu" and _is_plain(grad) and not torch.is_grad_enabled():
-        return cpu.backward(grad.contiguous(), input, p, q, int(seed), gradient, eps)
+    if backend != "reference" and is_plain(grad) and not torch.is_grad_enabled():
+        if backend == "cpu":
+            return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims)
+        assert isinstance(seed, Tensor)
+        return gpu.backward(grad, input, p, q, seed, gradient, eps, shared_dims)
     return reference.backward(grad, input, p, q, seed, gradient, eps, shared_dims)
 
 
-def _why_not_cpu(input: Tensor, shared_dims: tuple[int, ...]) -> str | None:
-    """Why the compiled CPU kernel cannot take `input`, or None if it can."""
-    if input.device.type != "cpu":
+def is_plain(tensor: Tensor) -> bool:
+    """Whether `tensor` has memory that a kernel may read as it is: no subclass, no transform of `torch.func`, no dual number."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and _functorch.peek_interpreter_stack() is None
+        and not _functorch.is_legacy_batchedtensor(tensor)
+        and not tensor.is_neg()
+        and forward_ad._current_level < 0
+    )
+
+
+def _why_not(backend: str, input: Tensor) -> str | None:
+    """Why a kernel cannot take `input`, or None if it can."""
+    on_its_device = input.is_cuda if backend == "gpu" else input.is_cpu
+    if not on_its_device:
         return f"input is on {input.device}"
-    if cpu.LIBRARY is None:
-        return cpu.MISSING
-    if shared_dims:
-        return "the kernel takes no shared_dims"
-    if not input.is_contiguous():
-        return "the kernel takes contiguous input alone"
-    return None if _is_plain(input) else "input is wrapped by a transform or a subclass"
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether `tensor` has memory that a kernel may read: no subclass, no transform of `torch.func` around it."""
-    transformed = _functorch.peek_interpreter_stack() is not None or _functorch.is_legacy_batchedtensor(tensor)
-    return type(tensor) in (Tensor, nn.Parameter) and not transformed
+    missing = gpu.MISSING if backend == "gpu" else cpu.MISSING
+    if missing:
+        return missing
+    return None if is_plain(input) else "input is a subclass, is inside a transform or forward-mode AD, or is negated lazily"

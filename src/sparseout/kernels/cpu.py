@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sparseout import reference
 
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
@@ -24,35 +26,41 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f"the compiled kernel cannot be loaded: {error}"
-    number, integer, pointer = ctypes.c_double, ctypes.c_int, ctypes.c_void_p
-    library.sparseout_run.argtypes = [integer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64]
-    library.sparseout_run.argtypes += [integer, number, number, number, number, integer, integer]
+    number, integer, count, word, pointer = ctypes.c_double, ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
+    library.sparseout_run.argtypes = [integer, pointer, pointer, pointer, count, pointer, integer, word, word, integer]
+    library.sparseout_run.argtypes += [number, number, number, number, integer, integer]
     library.sparseout_run.restype = None
-    library.sparseout_instruction_set.restype = ctypes.c_char_p
     return library, ""
 
 
 LIBRARY, MISSING = _load()
-BASELINE_ONLY = False  # tests set it: the code for machines without AVX2, on one that has it
+AVAILABLE = INSTRUCTION_SETS[: LIBRARY.sparseout_instruction_sets()] if LIBRARY else ()
+used = len(AVAILABLE) - 1  # the number of the instruction set that calls use; tests use the lesser ones too
 
 
-def instruction_set() -> str:
-    """The instruction set that this machine's calls use; empty where there is no kernel."""
-    return LIBRARY.sparseout_instruction_set().decode() if LIBRARY else ""
-
-
-def forward(input: Tensor, p: float, q: float, seed: int) -> Tensor:
-    """`reference.forward` of a contiguous tensor on the CPU."""
-    output = torch.empty_like(input)
-    _run(None, input, output, p, q, seed, q / 2, 0.0, 0.0)
+def forward(
+    input: Tensor, p: float, q: float, seed: int, shared_dims: tuple[int, ...] = (), output: Tensor | None = None
+) -> Tensor:
+    """`reference.forward` on the CPU, into `output` where it is given; that may be `input`."""
+    output = torch.empty_like(input) if output is None else output
+    _run(None, input, output, p, q, seed, q / 2, 0.0, 0.0, shared_dims)
     return output
 
 
-def backward(grad: Tensor, input: Tensor | None, p: float, q: float, seed: int, gradient: str, eps: float) -> Tensor:
-    """`reference.backward` of contiguous tensors on the CPU."""
+def backward(
+    grad: Tensor,
+    input: Tensor | None,
+    p: float,
+    q: float,
+    seed: int,
+    gradient: str,
+    eps: float,
+    shared_dims: tuple[int, ...] = (),
+) -> Tensor:
+    """`reference.backward` on the CPU."""
     output = torch.empty_like(grad)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient)
+    _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient, shared_dims)
     return output
 
 
@@ -66,14 +74,18 @@ def _run(
     exponent: float,
     eps: float,
     coefficient: float,
+    shared_dims: tuple[int, ...],
 ) -> None:
     assert LIBRARY is not None
+    contiguous = all(tensor is None or tensor.is_contiguous() for tensor in (grad, input, output))
     LIBRARY.sparseout_run(
         _KINDS[output.dtype],
         None if grad is None else grad.data_ptr(),
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
+        None if contiguous and not shared_dims else _layout(grad, input, output, shared_dims),
+        output.dim(),
         seed & 0xFFFFFFFFFFFFFFFF,
         round(p * 2**32),
         reference.is_product(p, q),
@@ -82,5 +94,18 @@ def _run(
         eps,
         coefficient,
         torch.get_num_threads(),
-        BASELINE_ONLY,
+        used,
     )
+
+
+def _layout(
+    grad: Tensor | None, input: Tensor | None, output: Tensor, shared_dims: tuple[int, ...]
+) -> ctypes.Array[ctypes.c_int64]:
+    """The sizes, each tensor's strides, and the steps of the mask's row-major index in the shape that `shared_dims` reduce."""
+    shape, dims = output.shape, output.dim()
+    steps, step = [0] * dims, 1
+    for dim in reversed(range(dims)):
+        if dim not in shared_dims:
+            steps[dim], step = step, step * shape[dim]
+    strides = [(0,) * dims if tensor is None else tensor.stride() for tensor in (grad, input)]
+    return (ctypes.c_int64 * (5 * dims))(*shape, *strides[0], *strides[1], *output.stride(), *steps)

@@ -2,19 +2,16 @@
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "cpu.h"
 
 #if !defined(_WIN32)
 #include <pthread.h>
+#include <sys/mman.h>
 #endif
 
-range_function sparseout_baseline;
-#ifdef SPARSEOUT_AVX2
-range_function sparseout_avx2;
-#endif
-
-enum { GRAIN = 32768 };  // elements below which threads cost more than they save; a multiple of the kernel's chunk
+enum { GRAIN = 32768, CHUNK = 1024 };  // elements below which threads cost more than they save; a multiple of the kernel's chunk
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -29,21 +26,55 @@ static void in_child(void) { forked = 1; }
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 #endif
 
-static range_function* chosen(int baseline) {
-  if (baseline) return sparseout_baseline;
-#ifdef SPARSEOUT_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return sparseout_avx2;
+range_function sparseout_baseline, sparseout_avx2, sparseout_avx512;
+
+// How many instruction sets this machine has of: baseline, avx2, avx512.
+EXPORT int sparseout_instruction_sets(void) {
+#ifdef SPARSEOUT_X86
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
+  // Older machines with AVX-512 slow down where they use it; those with VBMI2 do not.
+  return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512dq") ? 3 : 2;
+#else
+  return 1;
 #endif
+}
+
+static range_function* chosen(int instruction_set) {
+#ifdef SPARSEOUT_X86
+  if (instruction_set > 0) return instruction_set > 1 ? sparseout_avx512 : sparseout_avx2;
+#endif
+  (void)instruction_set;
   return sparseout_baseline;
 }
 
-EXPORT const char* sparseout_instruction_set(void) { return chosen(0) == sparseout_baseline ? "baseline" : "avx2"; }
+static void prepare_power(settings* s) {
+  double a = s->exponent, size = fabs(a), coefficient = 1;
+  power_tables* t = &s->tables;
+  s->high = floor(a * 4096) / 4096;  // at most 16 bits for exponents up to 16
+  s->low = a - s->high;
+  for (int i = 0; i < 8; ++i) {
+    t->reciprocal[i] = (float)(1 / (1 + (i + 0.5) / 8));
+    t->middle[i] = (float)pow(1 / (double)t->reciprocal[i], a);
+    t->small[i] = (float)exp2(a * i);  // e + 127 = i + 8 j + 64 k
+    t->large[i] = (float)exp2(a * 8 * (i - 4));
+    t->largest[i] = (float)exp2(a * (64 * (i % 4) - 95));
+  }
+  float* tables[] = {t->reciprocal, t->middle, t->small, t->large, t->largest};
+  for (int i = 0; i < 5; ++i) memcpy(tables[i] + 8, tables[i], 8 * sizeof(float));
+  for (int k = 0; k < 6; ++k) {
+    t->series[k] = (float)coefficient;
+    coefficient *= (a - k) / (k + 1);
+  }
+  // Looked-up factors are finite and normal where |a| is at most 1.25, between 2^-63 and 2^63 up to 3.6, and nowhere beyond.
+  float last = (float)exp2(fmin(size > 1.25 ? 63 : 126, 120 / size)), first = 1 / last;
+  memcpy(&t->first, &first, sizeof first);
+  memcpy(&t->range, &last, sizeof last);
+  t->range -= t->first;
+  if (size > 3.6) t->first = UINT32_MAX, t->range = 0;
+}
 
-// baseline: insist on the instruction set that every machine has.
-// exponent: q / 2 forward, (q - 2) / 2 backward. threshold: round(p 2^32), up to 2^32. grad is null in the forward pass.
-EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, uint64_t seed,
-                          uint64_t threshold, int product, double p, double exponent, double eps, double coefficient, int threads,
-                          int baseline) {
+static settings prepare(int dtype, uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps,
+                        double coefficient, int instruction_set) {
   settings s = {.threshold = (uint32_t)threshold, .product = product, .exponent = exponent, .eps = eps, .coefficient = coefficient};
   if (threshold > UINT32_MAX) s.all_dropped = 1, s.threshold = 1;
   for (uint32_t round = 0; round < 7; ++round) {
@@ -55,20 +86,85 @@ EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* 
   s.up = p < 1 ? fmax(p / (1 - p), wide ? DBL_MIN : FLT_MIN) : 0;  // never 0: an infinite power would make NaN of it
   double quarters = 4 * exponent;
   s.path = quarters == floor(quarters) && quarters >= -4 && quarters <= 8 ? (int)quarters : GENERAL;
-  s.high = floor(exponent * 4096) / 4096;  // at most 16 bits for exponents up to 16
-  s.low = exponent - s.high;
-  range_function* run = chosen(baseline);
-  int64_t shares = (count + GRAIN - 1) / GRAIN;
+  // Looking up is faster than a fourth root or a reciprocal.
+  if (!wide && instruction_set > 0 && (s.path < 0 || s.path % 2)) s.path = GENERAL;
+  if (s.path == GENERAL && !product) prepare_power(&s);
+  return s;
+}
+
+static int continues(const dimension* outer, const dimension* inner) {
+  int64_t n = inner->size;
+  return outer->grad == n * inner->grad && outer->input == n * inner->input && outer->output == n * inner->output &&
+         outer->index == n * inner->index;
+}
+
+// layout: ndim sizes, then as many steps of grad, of input, of output and of the index.
+static void lay_out(tensors* t, const int64_t* layout, int ndim) {
+  int n = 0;
+  for (int d = 0; d < ndim; ++d) {
+    dimension next = {layout[d], layout[ndim + d], layout[2 * ndim + d], layout[3 * ndim + d], layout[4 * ndim + d]};
+    if (next.size == 1) continue;
+    if (n && continues(&t->dims[n - 1], &next)) {
+      next.size *= t->dims[n - 1].size;
+      --n;
+    }
+    t->dims[n++] = next;
+  }
+  dimension one = {.size = 1};
+  if (n == 0) t->dims[n++] = one;
+  if (n == 1) t->dims[1] = t->dims[0], t->dims[0] = one, ++n;
+  dimension columns = t->dims[n - 1];
+  int densest = n - 2;
+  if (columns.output != 1)
+    for (int d = 0; d < n - 1; ++d)
+      if (t->dims[d].output < t->dims[densest].output) densest = d;
+  dimension rows = t->dims[densest];
+  memmove(&t->dims[densest], &t->dims[densest + 1], (size_t)(n - 2 - densest) * sizeof rows);
+  t->dims[n - 2] = rows, t->ndim = n;
+  int64_t wide = columns.output == 1 ? CHUNK : CHUNK / 16;
+  t->columns = columns.size < wide ? columns.size : wide;
+  t->rows = rows.size < CHUNK / t->columns ? rows.size : CHUNK / t->columns;
+}
+
+static int64_t count_tiles(const tensors* t) {
+  int64_t tiles = (t->dims[t->ndim - 1].size + t->columns - 1) / t->columns;
+  tiles *= (t->dims[t->ndim - 2].size + t->rows - 1) / t->rows;
+  for (int d = 0; d < t->ndim - 2; ++d) tiles *= t->dims[d].size;
+  return tiles;
+}
+
+// Huge pages for a large output: as many small ones cost more than the arithmetic.
+static void advise(void* output, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t page = 1 << 21;
+  uintptr_t begin = ((uintptr_t)output + page - 1) / page * page, end = ((uintptr_t)output + bytes) / page * page;
+  if (end > begin) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#else
+  (void)output, (void)bytes;
+#endif
+}
+
+// grad is null in the forward pass. layout is null where all are contiguous.
+// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward.
+EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, const int64_t* layout, int ndim,
+                          uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps, double coefficient,
+                          int threads, int instruction_set) {
+  if (count == 0) return;
+  tensors t = {.dtype = dtype, .grad = grad, .input = input, .output = output, .count = count};
+  if (layout) lay_out(&t, layout, ndim);
+  settings s = prepare(dtype, seed, threshold, product, p, exponent, eps, coefficient, instruction_set);
+  range_function* run = chosen(instruction_set);
+  advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
+  int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;
   if (threads > shares) threads = (int)shares;
   if (threads < 2 || forked) {
-    run(dtype, grad, input, output, 0, count, &s);
+    run(&t, 0, items, &s);
     return;
   }
-  int64_t share = (count + threads - 1) / threads;
-  share = (share + 1023) / 1024 * 1024;
+  int64_t share = ((items + threads - 1) / threads + step - 1) / step * step;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) {
-    int64_t begin = thread * share, end = begin + share < count ? begin + share : count;
-    if (begin < end) run(dtype, grad, input, output, begin, end, &s);
+    int64_t begin = thread * share, end = begin + share < items ? begin + share : items;
+    if (begin < end) run(&t, begin, end, &s);
   }
 }

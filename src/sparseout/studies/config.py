@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from sparseout.functional import Gradient, check_choice, check_number, check_p, check_q
+from sparseout.checks import Gradient, check_choice, check_number, check_p, check_q
 from sparseout.layers import Sparseout
 
 Noise = Literal["sparseout", "dropout", "none"]

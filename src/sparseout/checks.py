@@ -1,0 +1,87 @@
+"""What the arguments of the op may be: one clear line for each that may not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Gradient = Literal["detached", "exact"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_input(input: Tensor) -> None:
+    """Raise unless `input` is a dense tensor of a supported dtype."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a torch.Tensor, got {type(input).__name__}")
+    if input.layout != torch.strided or input.is_nested:
+        kind = "nested" if input.is_nested else str(input.layout).removeprefix("torch.")
+        raise TypeError(f"input must be a dense tensor, got a {kind} one: apply sparseout to its values, or densify it")
+    if input.dtype not in _DTYPES:
+        raise TypeError(
+            f"input must be float16, bfloat16, float32 or float64, got {str(input.dtype).removeprefix('torch.')}: "
+            "convert it first, for example with input.float()"
+        )
+
+
+def check_p(p: float) -> float:
+    """`p` as a float, or raise unless it is a real number in [0, 1]."""
+    return check_number("p", p, 0.0, 1.0, "a drop probability in [0, 1]")
+
+
+def check_q(q: float) -> float:
+    """`q` as a float, or raise unless it is a finite real number of at least 0."""
+    return check_number("q", q, 0.0, math.nextafter(math.inf, 0), "a finite norm of at least 0")
+
+
+def check_eps(eps: float | None) -> float:
+    """`eps` as a float, 1e-6 for None, or raise unless it is positive and finite."""
+    if eps is None:
+        return 1e-6
+    return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """`value`, or raise unless it is one of `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: float, low: float, high: float, allowed: str) -> float:
+    """`value` as a float, or raise unless it is a real number in [`low`, `high`]; `allowed` says so in words."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {allowed}, got {value!r} of type {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return float(value)
+
+
+def check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """The dimensions, counted from 0, or raise unless each is one of `ndim` and none is named twice."""
+    dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else (shared_dims,)
+    for dim in dims:
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"shared_dims must be integers, got {dim!r} of type {type(dim).__name__}")
+        if not -ndim <= dim < ndim:
+            allowed = f"lie in [{-ndim}, {ndim - 1}]" if ndim else "be empty"
+            raise ValueError(f"shared_dims must {allowed} for an input of {ndim} dimensions, got {dim}")
+    dims = tuple(dim % ndim for dim in dims)
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"shared_dims must name each dimension once, got {shared_dims!r} for {ndim} dimensions")
+    return dims
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """Raise unless `generator` is None or a generator of `device`."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be None or a torch.Generator, got {type(generator).__name__}")
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of input, {device}, got one on {generator.device}")

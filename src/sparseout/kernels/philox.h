@@ -1,0 +1,64 @@
+// Philox-4x32 with 7 rounds: the words of 32 elements a block, from 8 counters in 64-bit lanes of which the low halves count.
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+typedef uint64_t lanes __attribute__((vector_size(64)));
+INLINE lanes multiply(lanes a, uint32_t b) { return (lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b)); }
+#elif defined(__AVX2__)
+#include <immintrin.h>
+typedef uint64_t lanes __attribute__((vector_size(32)));
+INLINE lanes multiply(lanes a, uint32_t b) { return (lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+typedef uint64_t lanes __attribute__((vector_size(16)));
+INLINE lanes multiply(lanes a, uint32_t b) { return (lanes)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b)); }
+#else
+typedef uint64_t lanes __attribute__((vector_size(16)));
+INLINE lanes multiply(lanes a, uint32_t b) { return (a & 0xffffffffu) * (uint64_t)b; }
+#endif
+
+// Vectors come in pairs, of the even and of the odd counters among 2 LANES, which merge into words in order.
+enum { LANES = sizeof(lanes) / 8, PAIRS = LANES < 8 ? 4 / LANES : 1, AT_ONCE = 2 * LANES * PAIRS / 8 };
+
+typedef struct {
+  lanes of[7][2], even;  // each round's key, and 0, 2, 4, ...
+} broadcast_keys;
+
+INLINE broadcast_keys broadcast(const settings* s) {
+  broadcast_keys keys;
+  for (int l = 0; l < LANES; ++l) keys.even[l] = (uint64_t)(2 * l);
+  for (int round = 0; round < 7; ++round)
+    for (int half = 0; half < 2; ++half) keys.of[round][half] = (lanes){0} + (uint64_t)s->key[round][half];
+  return keys;
+}
+
+// Blocks first to first + AT_ONCE - 1, of 32 words each.
+INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, uint32_t* out) {
+  for (int pair = 0; pair < PAIRS; ++pair) {
+    lanes c[2][4];
+    for (int odd = 0; odd < 2; ++odd) {
+      lanes index = keys->even + (8 * first + (uint64_t)(2 * LANES * pair + odd));
+      c[odd][0] = index, c[odd][1] = index >> 32, c[odd][2] = c[odd][3] = (lanes){0};
+    }
+    for (int round = 0; round < 7; ++round)
+      for (int odd = 0; odd < 2; ++odd) {
+        lanes product0 = multiply(c[odd][0], 0xD2511F53u), product1 = multiply(c[odd][2], 0xCD9E8D57u);
+        c[odd][0] = (product1 >> 32) ^ c[odd][1] ^ keys->of[round][0];
+        c[odd][2] = (product0 >> 32) ^ c[odd][3] ^ keys->of[round][1];
+        c[odd][1] = product1, c[odd][3] = product0;
+      }
+    for (int word = 0; word < 4; ++word) {
+      lanes merged = (c[0][word] & 0xffffffffu) | (c[1][word] << 32);
+      for (int part = 0; part < AT_ONCE; ++part)
+        memcpy(out + 32 * part + 8 * word + 2 * LANES * pair, (char*)&merged + 32 * part, sizeof merged / AT_ONCE);
+    }
+  }
+}
+
+// The words of elements 32 first to 32 (first + count) - 1; out has room for AT_ONCE - 1 blocks more.
+static void random_blocks(uint64_t first, int count, const settings* s, uint32_t* out) {
+  broadcast_keys keys = broadcast(s);
+  for (int block = 0; block < count; block += AT_ONCE) some_blocks(first + (uint64_t)block, &keys, out + 32 * block);
+}

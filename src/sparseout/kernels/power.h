@@ -1,0 +1,124 @@
+// x^a for any a and x >= 0; 0 for 0.
+#include <math.h>
+
+#if defined(__AVX2__)
+// Vectors can look up 8 numbers: with x = c (1 + r) 2^e and c one of 8, x^a = c^a (1 + r)^a 2^(a e). The first factor is looked up,
+// the second is the binomial series, and the third is looked up for each of three digits of e.
+#include <immintrin.h>
+
+#if defined(__AVX512F__)
+typedef __m512 floats;
+typedef __m512i integers;
+#define VECTOR(name) _mm512_##name
+#define LOOK_UP(table, index) _mm512_permutexvar_ps(index, table)
+#define BITS(x) _mm512_castps_si512(x)
+#define FLOATS(x) _mm512_castsi512_ps(x)
+#define AND _mm512_and_si512
+#define OR _mm512_or_si512
+#else
+typedef __m256 floats;
+typedef __m256i integers;
+#define VECTOR(name) _mm256_##name
+#define LOOK_UP(table, index) _mm256_permutevar8x32_ps(table, index)
+#define BITS(x) _mm256_castps_si256(x)
+#define FLOATS(x) _mm256_castsi256_ps(x)
+#define AND _mm256_and_si256
+#define OR _mm256_or_si256
+#endif
+
+enum { WIDTH = sizeof(floats) / 4 };
+
+// Lanes in the tables' range keep y, others become 0; the result tells which of those are not to be 0.
+INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
+  integers above = VECTOR(sub_epi32)(bits, VECTOR(set1_epi32)((int)t->first)), range = VECTOR(set1_epi32)((int)t->range);
+#if defined(__AVX512F__)
+  __mmask16 out = _mm512_cmp_epu32_mask(above, range, _MM_CMPINT_NLE);
+  *y = _mm512_maskz_mov_ps((__mmask16)~out, *y);
+  return _mm512_mask_test_epi32_mask(out, bits, bits);
+#else
+  __m256i inside = _mm256_cmpeq_epi32(_mm256_min_epu32(above, range), above), zero = _mm256_cmpeq_epi32(bits, _mm256_setzero_si256());
+  *y = _mm256_and_ps(FLOATS(inside), *y);
+  return 0xff & ~(unsigned)_mm256_movemask_ps(FLOATS(_mm256_or_si256(inside, zero)));
+#endif
+}
+
+INLINE floats power_floats(floats x, floats eps, const power_tables* t, double exponent) {
+  floats one = VECTOR(set1_ps)(1.0f), v = VECTOR(add_ps)(FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff))), eps);
+  integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 20);
+  floats m = FLOATS(OR(AND(bits, VECTOR(set1_epi32)(0x007fffff)), BITS(one)));  // in [1, 2)
+  floats c = LOOK_UP(VECTOR(loadu_ps)(t->middle), digits);
+  floats r = VECTOR(fmsub_ps)(m, LOOK_UP(VECTOR(loadu_ps)(t->reciprocal), digits), one);
+  floats sum = VECTOR(set1_ps)(t->series[5]);
+  for (int k = 4; k > 0; --k) sum = VECTOR(fmadd_ps)(sum, r, VECTOR(set1_ps)(t->series[k]));
+  floats y = VECTOR(fmadd_ps)(VECTOR(mul_ps)(c, r), sum, c);
+  floats small = LOOK_UP(VECTOR(loadu_ps)(t->small), VECTOR(srli_epi32)(bits, 23));
+  floats large = LOOK_UP(VECTOR(loadu_ps)(t->large), VECTOR(srli_epi32)(bits, 26));
+  floats largest = LOOK_UP(VECTOR(loadu_ps)(t->largest), VECTOR(srli_epi32)(bits, 29));
+  y = VECTOR(mul_ps)(VECTOR(mul_ps)(y, VECTOR(mul_ps)(small, large)), largest);
+  unsigned rest = outside(bits, &y, t);
+  if (__builtin_expect(rest, 0)) {
+    float from[WIDTH], to[WIDTH];
+    VECTOR(storeu_ps)(from, v);
+    VECTOR(storeu_ps)(to, y);
+    for (int lane = 0; lane < WIDTH; ++lane)
+      if (rest >> lane & 1) to[lane] = (float)pow(from[lane], exponent);
+    y = VECTOR(loadu_ps)(to);
+  }
+  return y;
+}
+
+// power[i] = (|x[i]| + eps)^a
+static void powers_float(const float* x, float eps, float* power, int count, const settings* s) {
+  floats shift = VECTOR(set1_ps)(eps);
+  int whole = count / WIDTH * WIDTH;
+  for (int i = 0; i < whole; i += WIDTH)
+    VECTOR(storeu_ps)(power + i, power_floats(VECTOR(loadu_ps)(x + i), shift, &s->tables, s->exponent));
+  if (whole < count) {
+    float last[WIDTH] = {0};
+    memcpy(last, x + whole, (size_t)(count - whole) * sizeof *x);
+    VECTOR(storeu_ps)(last, power_floats(VECTOR(loadu_ps)(last), shift, &s->tables, s->exponent));
+    memcpy(power + whole, last, (size_t)(count - whole) * sizeof *x);
+  }
+}
+
+#else
+// 2^(a log2 x) by polynomials. log2 x = e + log2 m with m in [sqrt 1/2, sqrt 2), and high e is exact, so that no digit of a e is lost.
+#include <float.h>
+
+INLINE float power_float(float x, const settings* s) {
+  float a = (float)s->exponent, high = (float)s->high, low = (float)s->low;
+  float scaled = x < FLT_MIN ? x * 16777216.0f : x;
+  int32_t bits = (int32_t)bits_of(scaled), e = (bits - 0x3f3504f3) >> 23;
+  float m = float_of((uint32_t)(bits - e * 8388608)), exponent = (float)(x < FLT_MIN ? e - 24 : e);
+  float z = (m - 1.0f) / (m + 1.0f), z2 = z * z;  // log2 m = 2 / ln 2 (z + z^3 / 3 + z^5 / 5 + ...)
+  float log2m = z * (2.88539008f + z2 * (0.961796694f + z2 * (0.577078016f + z2 * (0.412198583f + z2 * 0.320598898f))));
+  float whole = high * exponent, part = a * log2m + low * exponent;
+  float n = (whole + part + 12582912.0f) - 12582912.0f;  // the nearest integer
+  n = n < -300.0f ? -300.0f : n > 300.0f ? 300.0f : n;
+  float r = (whole - n) + part, y = 1.52527338e-5f;  // 2^r by its series
+  y = y * r + 1.54035304e-4f;
+  y = y * r + 1.33335581e-3f;
+  y = y * r + 9.61812911e-3f;
+  y = y * r + 5.55041087e-2f;
+  y = y * r + 2.40226507e-1f;
+  y = y * r + 6.93147181e-1f;
+  y = y * r + 1.0f;
+  int32_t shift = (int32_t)n, quarter = shift >> 2;  // in four steps, so that it may pass the range's ends
+  float step = float_of((uint32_t)(quarter + 127) << 23);
+  y = y * step * step * step * float_of((uint32_t)(shift - 3 * quarter + 127) << 23);
+  y = x == INFINITY ? (a > 0 ? INFINITY : 0.0f) : y;
+  y = x == 0.0f ? 0.0f : y;
+  return x != x ? x : y;
+}
+
+static void powers_float(const float* x, float eps, float* power, int count, const settings* s) {
+  for (int i = 0; i < count; ++i) power[i] = power_float(fabsf(x[i]) + eps, s);
+}
+#endif
+
+static void powers_double(const double* x, double eps, double* power, int count, const settings* s) {
+  for (int i = 0; i < count; ++i) {
+    double size = fabs(x[i]) + eps;
+    power[i] = size == 0 ? 0 : pow(size, s->exponent);
+  }
+}
