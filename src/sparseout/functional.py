@@ -9,12 +9,12 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _functorch, _len_torch_dispatch_stack
+from torch.autograd import forward_ad
 
-from sparseout import kernels, reference
+from sparseout import kernels, operators, reference
 from sparseout.checks import Gradient, check_choice, check_eps, check_generator, check_input, check_p, check_q, check_shared_dims
 from sparseout.derivatives import Eager, Transformed
-from sparseout.expression import Expression
 from sparseout.kernels import Backend
 
 
@@ -87,25 +87,28 @@ def sparseout(
     check_generator(generator, input.device)
     if compiling and generator is not None:
         raise ValueError("generator must be None under torch.compile: seed the default generator with torch.manual_seed")
-    chosen = "reference" if compiling else kernels.choose(input, backend)
+    chosen = None if compiling else kernels.choose(input, backend)
     if not training:
         return input
-    if compiling or _len_torch_dispatch_stack():
+    # A compiler cannot follow the transforms of torch.func into an operator: it runs those calls as they are.
+    transformed = _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    if not transformed and (compiling or (chosen != "reference" and _len_torch_dispatch_stack())):
         x = input.clone() if inplace else input
-        result = _recorded(x, p, q, gradient, eps, dims, generator, backend)
+        seed = operators.draw(input) if generator is None else _draw(input, generator)
+        result = operators.noise(x, p, q, seed, gradient, eps, dims, backend)
         return input.copy_(result) if inplace else result
-    p, q = float(p), float(q)
+    p, q, chosen = float(p), float(q), chosen or kernels.choose(input, backend)
     x = input.clone() if inplace and not reference.is_product(p, q) else input
     y: Tensor
     if chosen == "reference":
         y = Transformed.apply(x, _draw(input, generator), p, q, gradient, eps, dims)
         return input.copy_(y) if inplace else y
-    seed = _draw_integer(generator) if chosen == "cpu" else _draw(input, generator)
+    drawn = _draw_integer(generator) if chosen == "cpu" else _draw(input, generator)
     if not inplace and not (input.requires_grad and torch.is_grad_enabled()):
-        return kernels.forward(input, p, q, seed, dims, chosen)
+        return kernels.forward(input, p, q, drawn, dims, chosen)
     # copy_ refuses the leaves and overlaps that must not be written to, and knows what to do with views.
     direct = inplace and chosen == "cpu" and input.is_contiguous() and not (input.is_leaf or input._is_view())
-    y = Eager.apply(x, p, q, seed, gradient, eps, dims, chosen, input if direct else None)
+    y = Eager.apply(x, p, q, drawn, gradient, eps, dims, chosen, input if direct else None)
     return input.copy_(y) if inplace and not direct else y
 
 
@@ -133,23 +136,3 @@ def _draw_integer(generator: torch.Generator | None) -> int:
 
 def _draw(input: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
-
-
-def _recorded(
-    input: Tensor,
-    p: float | Tensor,
-    q: float | Tensor,
-    gradient: Gradient,
-    eps: float,
-    dims: tuple[int, ...],
-    generator: torch.Generator | None,
-    backend: Backend | None,
-) -> Tensor:
-    """The op as operators that a compiler or a dispatch mode can record, with `p` and `q` as tensors."""
-    p, q = (torch.as_tensor(number, dtype=torch.float64, device="cpu") for number in (p, q))
-    seed = torch.ops.sparseout.draw(input) if generator is None else _draw(input, generator)
-    if input.is_cuda and backend is None and torch.compiler.is_compiling():
-        result: Tensor = Expression.apply(input, p, q, seed, gradient, eps, dims)
-    else:
-        result = torch.ops.sparseout.noise(input, p, q, seed, gradient, eps, dims, backend)
-    return result

@@ -12,6 +12,42 @@ import torch
 from torch import Tensor
 
 from sparseout import expression, kernels
+from sparseout.checks import Gradient
+from sparseout.expression import Expression
+from sparseout.kernels import Backend
+
+
+def draw(input: Tensor) -> Tensor:
+    """A seed from the default generator of the device of `input`."""
+    seed: Tensor = torch.ops.sparseout.draw(input)
+    return seed
+
+
+def noise(
+    input: Tensor,
+    p: float | Tensor,
+    q: float | Tensor,
+    seed: Tensor,
+    gradient: Gradient,
+    eps: float,
+    dims: tuple[int, ...],
+    backend: Backend | None,
+) -> Tensor:
+    """The op, recorded as one operator; on a GPU, where a compiler fuses it, as an expression."""
+    p, q = _as_tensor(p), _as_tensor(q)
+    if input.is_cuda and backend is None and torch.compiler.is_compiling():
+        result: Tensor = Expression.apply(input, p, q, seed, gradient, eps, dims)
+    else:
+        result = torch.ops.sparseout.noise(input, p, q, seed, gradient, eps, dims, backend)
+    return result
+
+
+def _as_tensor(number: float | Tensor) -> Tensor:
+    """A 0-d float64 tensor; `full` is what a compiler traces without compiling the number in."""
+    if isinstance(number, Tensor):
+        return number.to("cpu", torch.float64)
+    return torch.full((), number, dtype=torch.float64, device="cpu")
+
 
 _SETTINGS = "Tensor p, Tensor q, Tensor seed, str gradient, float eps, int[] shared_dims, str? backend"
 torch.library.define("sparseout::draw", "(Tensor input) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
