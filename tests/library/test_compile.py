@@ -121,6 +121,7 @@ def test_transforms_inside_a_compiled_function_are_right_or_raise():
     with pytest.raises(RuntimeError, match="randomness"):
         torch.compile(torch.func.vmap(op), backend="eager")(torch.ones(4, 50))
     for transform in (push, pull):
+        torch._dynamo.reset()
         with pytest.raises(torch._dynamo.exc.Unsupported):
             torch.compile(transform, backend="eager", fullgraph=True)(x)
 
