@@ -43,7 +43,7 @@ def sparseout(
 
     Args:
         input: `x`, of any shape (0-d and empty too): float16, bfloat16, float32 or float64. Half precision computes in float32.
-        p: drop probability in [0, 1].
+        p: drop probability in [0, 1]. As a 0-d tensor it may change without `torch.compile` compiling anew, and so may `q`.
         q: norm of the penalty that the noise amounts to, at least 0.
         training: draw noise; False returns `input`.
         inplace: write the result into `input`. For `q` other than 2 the backward pass then keeps a copy of what was there.
@@ -54,9 +54,10 @@ def sparseout(
         shared_dims: dimensions along which one draw is shared; negative ones count from the end. `(2, 3)` drops whole channels
             of an image batch, `(1,)` uses one mask for all time steps of a batch-first sequence.
         generator: source of the seed, on the device of `input`. Default: that device's default generator. Activation
-            checkpointing rewinds the default generators, and not this one.
-        backend: `"cpu"`, the compiled kernel, which takes contiguous tensors on the CPU without `shared_dims`; or `"reference"`,
-            plain torch. Default: the kernel where it can be used, the reference elsewhere.
+            checkpointing rewinds the default generators, and not this one. `torch.compile` can't follow it: such a call runs
+            as it is, and raises with `fullgraph=True`.
+        backend: `"cpu"`, `"gpu"` or `"reference"` insists on an implementation; `sparseout.backends()` prints which there are.
+            Default: the kernel of the input's device where it can be used, the reference elsewhere.
 
     Returns:
         `y`, of the shape, dtype and memory layout of `input`; `input` itself in evaluation or in place.

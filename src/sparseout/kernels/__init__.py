@@ -27,20 +27,18 @@ def backends() -> None:
 
     >>> sparseout.backends()  # doctest: +SKIP
     cpu        takes CPU tensors: compiled kernel, avx512, 2 threads
-    gpu        not here: torch finds no CUDA device
+    gpu        not here: this build of torch has no GPU support
     reference  takes all others: plain torch
     """
-    lines = {
-        "cpu": cpu.MISSING or f"compiled kernel, {cpu.AVAILABLE[cpu.used]}, {torch.get_num_threads()} threads",
-        "gpu": gpu.MISSING or "Triton kernel",
-        "reference": "plain torch",
-    }
-    takes = {"cpu": "CPU tensors", "gpu": "GPU tensors", "reference": "all others"}
-    for name, line in lines.items():
-        missing = (name == "cpu" and cpu.MISSING) or (name == "gpu" and gpu.MISSING)
-        print(f"{name:10} {'not here' if missing else f'takes {takes[name]}'}: {line}")
+    kernel = f"compiled kernel, {cpu.AVAILABLE[cpu.used]}, {torch.get_num_threads()} threads" if cpu.AVAILABLE else ""
+    for name, tensors, missing, what in (
+        ("cpu", "CPU tensors", cpu.MISSING, kernel),
+        ("gpu", "GPU tensors", gpu.MISSING, "Triton kernel"),
+        ("reference", "all others", "", "plain torch"),
+    ):
+        print(f"{name:9}  not here: {missing}" if missing else f"{name:9}  takes {tensors}: {what}")
     if ASKED:
-        print(f"SPARSEOUT_BACKEND={ASKED} insists on that one")
+        print(f"SPARSEOUT_BACKEND={ASKED} insists on {ASKED!r}")
 
 
 def choose(input: Tensor, backend: Backend | None = None) -> Backend:

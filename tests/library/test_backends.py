@@ -1,0 +1,105 @@
+"""Which implementation computes a call: told, insisted on, and refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sparseout
+from sparseout import kernels, reference
+from sparseout.kernels import cpu
+
+kernel_alone = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+
+
+def run(program, backend):
+    environment = {**os.environ, "SPARSEOUT_BACKEND": backend}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+
+
+def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch):
+    sparseout.backends()
+    cpu_line, gpu_line, reference_line = capsys.readouterr().out.splitlines()
+    assert cpu_line.startswith(
+        "cpu        takes CPU tensors: compiled kernel" if cpu.LIBRARY else "cpu        not here: there is no"
+    )
+    assert gpu_line == f"gpu        not here: {kernels.gpu.MISSING}" if kernels.gpu.MISSING else "takes GPU tensors" in gpu_line
+    assert reference_line == "reference  takes all others: plain torch"
+    monkeypatch.setattr(cpu, "AVAILABLE", ())
+    monkeypatch.setattr(cpu, "MISSING", "no compiler")
+    monkeypatch.setattr(kernels, "ASKED", "reference")
+    sparseout.backends()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "cpu        not here: no compiler"
+    assert lines[-1] == "SPARSEOUT_BACKEND=reference insists on 'reference'"
+
+
+def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
+    x = torch.randn(50)
+    monkeypatch.setattr(cpu, "MISSING", "there is no compiled kernel")
+    assert kernels.choose(x) == "reference"
+    ours = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ours, sparseout.sparseout(x, 0.5, 1.5, backend="reference", generator=torch.Generator().manual_seed(1)))
+    with pytest.raises(ValueError, match="backend is 'cpu', which cannot be used here: there is no compiled kernel"):
+        sparseout.sparseout(x, backend="cpu")
+
+
+def test_the_environment_insists_on_a_backend():
+    program = "import torch, sparseout; from sparseout import kernels; print(kernels.choose(torch.ones(3)))"
+    assert run(program, "reference").stdout.strip() == "reference"
+    assert run(program, "").stdout.strip() == run(program + "  # again", "").stdout.strip()
+    for backend, reason in (("gpu", "which cannot be used here: input is on cpu"), ("fast", "must be one of 'cpu', 'gpu'")):
+        done = run("import torch, sparseout; sparseout.sparseout(torch.ones(3))", backend)
+        assert done.returncode == 1
+        assert f"the environment variable SPARSEOUT_BACKEND {'is' if backend == 'gpu' else ''}".strip() in done.stderr
+        assert reason in done.stderr
+
+
+@kernel_alone
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_calls_own_backend_comes_first(monkeypatch, backend):
+    monkeypatch.setattr(kernels, "ASKED", "gpu")
+    assert kernels.choose(torch.ones(3), backend) == backend
+
+
+def test_a_lazily_negated_tensor_is_read_right():
+    x = torch.complex(torch.ones(40), torch.arange(40.0)).conj().imag.requires_grad_()
+    assert x.is_neg()
+    y = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    drawn = int(torch.randint(2**63 - 1, (1,), generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(y, reference.forward(-torch.arange(40.0), 0.5, 1.5, drawn))
+
+
+@kernel_alone
+def test_writing_in_place_is_seen_by_autograd():
+    x = torch.randn(30, requires_grad=True)
+    hidden = x * 2
+    saved = hidden.square()
+    assert sparseout.sparseout(hidden, 0.5, 2.0, inplace=True) is hidden
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.sum().backward()
+    before = x.detach().clone()
+    with pytest.raises(RuntimeError, match="leaf"):
+        sparseout.sparseout(x, 0.5, 2.0, inplace=True)
+    assert torch.equal(x, before)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        sparseout.sparseout(torch.ones(1).expand(5), 0.5, 2.0, inplace=True)
+    with torch.inference_mode():
+        inference = torch.ones(100)
+        assert sparseout.sparseout(inference, 0.5, 1.5, inplace=True) is inference
+        assert inference.unique().numel() == 2
+    sparseout.sparseout(torch.ones(3))
+
+
+@kernel_alone
+def test_writing_in_place_allocates_no_second_tensor():
+    hidden = torch.ones(100, requires_grad=True) * 1
+    address = hidden.data_ptr()
+    calls = []
+    forward = cpu.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "forward", lambda *a: calls.append(a[-1]) or forward(*a))
+        sparseout.sparseout(hidden, 0.5, 1.5, inplace=True)
+    assert [output.data_ptr() for output in calls] == [address]
