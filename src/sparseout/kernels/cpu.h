@@ -3,6 +3,7 @@
 
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GENERAL = 100, MAX_DIMS = 64 };
+enum { CHUNK = 256, TILE = 1024 };  // elements whose words and powers are made together; of which strided tensors are copied together
 
 // What power.h looks up for x^a, each table of 8 entries written twice.
 typedef struct {
@@ -42,5 +43,5 @@ typedef struct {
   int64_t rows, columns;     // of a tile
 } tensors;
 
-// Items begin to end: elements of contiguous tensors (begin is a multiple of 1024), else tiles.
+// Items begin to end: elements of contiguous tensors (begin is a multiple of the chunk), else tiles.
 typedef void range_function(const tensors* t, int64_t begin, int64_t end, const settings* s);

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-enum { GRAIN = 32768, CHUNK = 1024 };  // elements below which threads cost more than they save; a multiple of the kernel's chunk
+enum { GRAIN = 32768 };  // elements below which threads cost more than they save; a multiple of the chunk
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -121,9 +121,9 @@ static void lay_out(tensors* t, const int64_t* layout, int ndim) {
   dimension rows = t->dims[densest];
   memmove(&t->dims[densest], &t->dims[densest + 1], (size_t)(n - 2 - densest) * sizeof rows);
   t->dims[n - 2] = rows, t->ndim = n;
-  int64_t wide = columns.output == 1 ? CHUNK : CHUNK / 16;
+  int64_t wide = columns.output == 1 ? TILE : TILE / 16;
   t->columns = columns.size < wide ? columns.size : wide;
-  t->rows = rows.size < CHUNK / t->columns ? rows.size : CHUNK / t->columns;
+  t->rows = rows.size < TILE / t->columns ? rows.size : TILE / t->columns;
 }
 
 static int64_t count_tiles(const tensors* t) {

@@ -34,7 +34,7 @@ INLINE uint32_t word_of(uint64_t index, recent_blocks* recent, const settings* s
 
 // Words index to index + count - 1.
 INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t* out) {
-  uint32_t blocks[CHUNK + BLOCK * (AT_ONCE + 1)] ALIGNED;
+  uint32_t blocks[TILE + BLOCK * (AT_ONCE + 1)] ALIGNED;
   uint64_t first = index / BLOCK, last = (index + (uint64_t)count - 1) / BLOCK;
   random_blocks(first, (int)(last - first) + 1, s, blocks);
   memcpy(out, blocks + index % BLOCK, (size_t)count * 4);
@@ -43,7 +43,7 @@ INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t*
 static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, int columns, recent_blocks* recent, const settings* s,
                        uint32_t* out) {
   if (s->all_dropped)
-    memset(out, 0, CHUNK * sizeof *out);
+    memset(out, 0, TILE * sizeof *out);
   else if (column == 1 && (row == columns || rows == 1))
     run_of_words(index, rows * columns, s, out);
   else
@@ -58,6 +58,11 @@ static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, in
     }
 }
 
+static void chunks(int dtype, const void* g, const void* x, void* y, const uint32_t* words, int count, const settings* s) {
+  for (int i = 0; i < count; i += CHUNK)
+    chunk(dtype, at(g, i, dtype), at(x, i, dtype), (void*)at(y, i, dtype), words + i, count - i < CHUNK ? count - i : CHUNK, s);
+}
+
 #define COPIES(T)                                                                                                     \
   static void gather_##T(const T* from, int64_t row, int64_t column, int rows, int columns, T* to) {                  \
     for (int r = 0; r < rows; ++r)                                                                                    \
@@ -69,10 +74,10 @@ static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, in
   }                                                                                                                   \
   static void tile_##T(int dtype, const T* g, const T* x, T* y, const dimension* u, const dimension* v, int rows,     \
                        int columns, const uint32_t* words, const settings* s) {                                       \
-    T tile_g[CHUNK] ALIGNED, tile_x[CHUNK] ALIGNED, tile_y[CHUNK] ALIGNED;                                            \
+    T tile_g[TILE] ALIGNED, tile_x[TILE] ALIGNED, tile_y[TILE] ALIGNED;                                               \
     if (g) gather_##T(g, u->grad, v->grad, rows, columns, tile_g);                                                    \
     if (x) gather_##T(x, u->input, v->input, rows, columns, tile_x);                                                  \
-    chunk(dtype, g ? tile_g : 0, x ? tile_x : 0, tile_y, words, rows* columns, s);                                    \
+    chunks(dtype, g ? tile_g : 0, x ? tile_x : 0, tile_y, words, rows* columns, s);                                   \
     scatter_##T(tile_y, u->output, v->output, rows, columns, y);                                                      \
   }
 COPIES(uint16_t)
@@ -80,7 +85,7 @@ COPIES(uint32_t)
 COPIES(uint64_t)
 
 static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const settings* s) {
-  uint32_t words[CHUNK] ALIGNED;
+  uint32_t words[TILE] ALIGNED;
   recent_blocks recent = {.count = 0};
   const dimension *u = &t->dims[t->ndim - 2], *v = &t->dims[t->ndim - 1];
   int64_t across = (v->size + t->columns - 1) / t->columns, down = (u->size + t->rows - 1) / t->rows;
@@ -101,8 +106,8 @@ static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const setti
     void* to = (void*)at(t->output, y, t->dtype);
     if (runs)
       for (int r = 0; r < rows; ++r)
-        chunk(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
-              (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);
+        chunks(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
+               (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);
     else if (BYTES[t->dtype] == 2)
       tile_uint16_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
     else if (BYTES[t->dtype] == 4)
