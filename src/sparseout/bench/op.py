@@ -106,8 +106,8 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
     samples, kept, notes = {}, {}, {}
     torch.compiler.reset()
     for contender in cell:
-        function = op(contender)
         try:
+            function = op(contender)
             sample(function, x, grad, 1, clock)
         except RuntimeError as error:
             if contender.name != "compiled":
