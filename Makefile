@@ -3,7 +3,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch])
 
-.PHONY: demo test test-slow test-oldest figures build format clean
+.PHONY: demo test test-slow test-oldest figures bench build format clean
 
 demo: $(VENV)/installed  ## train an autoencoder on real digits at several q, print the table, write the report
 	$(VENV)/bin/sparseout study autoencoder --dataset digits --q 1 1.5 2 2.5 3 --seed 0 1 2 --epochs 100 --out runs/demo
@@ -18,13 +18,19 @@ test-slow: $(VENV)/installed  ## the tests that take minutes
 	$(VENV)/bin/python -m pytest -m slow
 
 test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
-	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies
+	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies \
+		--ignore src/sparseout/bench
 
 figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(VENV)/bin/sparseout study autoencoder --dataset mnist $(if $(DATA),--data-dir $(DATA)) --epochs 4 --seed 0 1 2 \
 		--q 1 1.25 1.5 1.75 2 2.25 2.5 3 --gradient detached exact --noise sparseout none --out runs/autoencoder-mnist
 	mkdir -p results/autoencoder-mnist
 	cp runs/autoencoder-mnist/results.jsonl runs/autoencoder-mnist/sparsity.png results/autoencoder-mnist
+
+bench: $(VENV)/installed  ## the README's benchmark, about ten minutes on two cores
+	$(VENV)/bin/sparseout bench --out runs/bench
+	mkdir -p results/bench
+	cp runs/bench/op.csv runs/bench/steps.csv runs/bench/provenance.json runs/bench/bench.png results/bench
 
 build: $(VENV)/installed  ## sdist and wheel in dist/
 	$(VENV)/bin/python -m build

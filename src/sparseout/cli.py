@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import tyro
 
+        from sparseout.bench.command import bench
         from sparseout.studies.commands import study_app
         from sparseout.studies.config import UserError
     except ModuleNotFoundError as error:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     app = tyro.extras.SubcommandApp()
     app.command(study_app(), name="study", help="Run one of the paper's experiments.")
+    app.command(name="bench")(bench)
     try:
         app.cli(prog="sparseout", description="Control and measure activation sparsity in PyTorch.", args=arguments)
     except UserError as error:

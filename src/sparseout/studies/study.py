@@ -127,7 +127,7 @@ class Study:
         for config in open_runs:
             self.load(config, place.data_dir)
         try:
-            with _progress(console) as progress:
+            with progress_bar(console) as progress:
                 total = progress.add_task(
                     f"{self.config.study} runs", total=len(configs), completed=len(configs) - len(open_runs)
                 )
@@ -175,6 +175,7 @@ def _isolated(config: Config, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """A bar for tasks of several parts, with the time that passed and that is left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)

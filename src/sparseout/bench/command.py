@@ -1,0 +1,164 @@
+"""The command `sparseout bench`: cell after cell, model after model, each written as soon as it is measured."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from sparseout.bench import op, steps
+from sparseout.bench.figure import size, write_figure
+from sparseout.bench.models import MODELS
+from sparseout.bench.table import op_table, step_table
+from sparseout.bench.timing import load
+from sparseout.functional import check_choice, check_number, check_q
+from sparseout.kernels import cpu
+from sparseout.report.files import write_whole
+from sparseout.studies.config import UserError
+from sparseout.studies.records import Record, provenance, to_json
+from sparseout.studies.study import Place, progress_bar
+
+Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
+Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]
+Dtypes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(op.DTYPES)} ...")]
+Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} ...")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What to measure.
+
+    Attributes:
+        sizes: elements of the op's input; none skips the op
+        dtypes: of the op's input
+        q: of Sparseout and of the plain expressions. The default is thinned to about ten minutes in all: Sparseout has every q
+            in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
+            and 1.7 elsewhere. Other values are measured everywhere
+        models: whose training steps to measure; none skips the steps
+        seconds: to measure for, each dtype and size and each model; three rounds at least
+    """
+
+    sizes: Integers = op.SIZES
+    dtypes: Dtypes = tuple(op.DTYPES)
+    q: Floats = op.QS
+    models: Models = tuple(MODELS)
+    seconds: float = 8.0
+
+    def check(self) -> None:
+        """Raise `UserError` unless every value is in its range."""
+        try:
+            for elements in self.sizes:
+                check_number("sizes", elements, 1, 2**40, "integers of at least 1")
+            for name, values, allowed in (("dtypes", self.dtypes, op.DTYPES), ("models", self.models, MODELS)):
+                for value in values:
+                    check_choice(name, value, list(allowed))
+            for q in self.q:
+                check_q(q)
+            check_number("seconds", self.seconds, 0, 86_400, "a number of at least 0")
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if not self.q:
+            raise UserError("q needs at least one value")
+        if not ((self.sizes and self.dtypes) or self.models):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, or --models")
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this, without the places of its output and its device."""
+        words = []
+        for name, value in dataclasses.asdict(self).items():
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(["sparseout", "bench", *words])
+
+
+def bench(
+    selection: Annotated[Selection, tyro.conf.arg(name="")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+) -> None:
+    """Time Sparseout beside Dropout, plain torch, relu and a copy: the op, then whole training steps.
+
+    The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
+
+    Args:
+        selection: what to measure
+        out: folder for op.csv, steps.csv, provenance.json and bench.png; earlier ones in it are replaced
+        device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
+    """
+    selection.check()
+    where = Place(out, device=device).torch_device()
+    if where.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
+    console = Console()
+    folder = _Folder(out, selection, where)
+    models = list(dict.fromkeys(selection.models))
+    cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
+    with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
+        torch.manual_seed(0)
+        task = progress.add_task("", total=len(cells) + len(models))
+        for dtype, elements in cells:
+            progress.update(task, description=f"{dtype}, {size(elements)} elements")
+            folder.add_op(op.measure(dtype, elements, selection.q, where, selection.seconds))
+            progress.advance(task)
+        for model in models:
+            progress.update(task, description=f"steps of {model}")
+            folder.add_steps(steps.measure(model, where, selection.seconds))
+            progress.advance(task)
+    write_figure(folder.op, folder.steps, out / "bench.png")
+    for table, rows in ((op_table, folder.op), (step_table, folder.steps)):
+        if rows:
+            console.print(table(rows))
+    for note in dict.fromkeys(row["note"] for row in folder.op if row["note"]):
+        console.print(note, soft_wrap=True)
+    console.print(f"Numbers: {out / 'op.csv'}, {out / 'steps.csv'}\nFigure: {out / 'bench.png'}", soft_wrap=True)
+
+
+class _Folder:
+    """The output: emptied of an earlier benchmark, then rewritten whole with every cell and model, so that none is lost."""
+
+    def __init__(self, path: Path, selection: Selection, device: torch.device) -> None:
+        self.path = path
+        self.op: list[op.Row] = []
+        self.steps: list[op.Row] = []
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "bench.png").unlink(missing_ok=True)
+            write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
+            self.add_op([])
+            self.add_steps([])
+        except OSError as error:
+            raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
+
+    def add_op(self, rows: Sequence[op.Row]) -> None:
+        self.op += rows
+        write_whole(self.path / "op.csv", _csv(op.COLUMNS, self.op))
+
+    def add_steps(self, rows: Sequence[op.Row]) -> None:
+        self.steps += rows
+        write_whole(self.path / "steps.csv", _csv(steps.COLUMNS, self.steps))
+
+
+def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _provenance(selection: Selection, device: torch.device) -> Record:
+    """The studies' provenance, and what else a time depends on."""
+    return {
+        **provenance(selection.command, device),
+        "threads": torch.get_num_threads(),
+        "instruction_set": cpu.instruction_set(),
+        "load_before": load(),
+    }

@@ -1,0 +1,138 @@
+"""The figure of a benchmark: what the op costs against its size, and what noise adds to a training step."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparseout.bench.op import Row
+from sparseout.report.figure import COLOURS, GREY
+from sparseout.report.files import write_whole
+
+# Told apart by marker and dash too, for eyes and printers without colour.
+_STYLES: dict[str, dict[str, Any]] = {
+    "F.dropout": {"color": "black", "marker": "o"},
+    "dropout": {"color": "black", "marker": "o"},
+    "authors": {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
+    "expression": {"color": COLOURS[4], "marker": "^", "linestyle": "--"},
+    "compiled": {"color": COLOURS[3], "marker": "v", "linestyle": "--"},
+    "relu": {"color": GREY, "linestyle": ":"},
+    "copy_": {"color": GREY, "linestyle": "-."},
+}
+_TITLES = {
+    "authors": "authors' code",
+    "compiled": "compiled expression",
+    "dropout": "nn.Dropout",
+    "expression": "plain expression",
+    "none": "no noise",
+    "sparseout": "Sparseout",
+}
+
+
+def label(name: str, q: float | None) -> str:
+    """A contender's name for a reader."""
+    return _TITLES.get(name, name) + ("" if q is None else f", q = {q:g}")
+
+
+def op_lines(rows: Sequence[Row]) -> tuple[str, dict[tuple[str, float | None], list[Row]]]:
+    """What the figure and the table show: forward and backward, in float32 if it was measured and else in the first dtype.
+
+    Returns:
+        The dtype, and its measured rows by contender and `q`, by rising size.
+    """
+    rows = [row for row in rows if row["pass"] == "both" and row.get("rounds")]
+    dtypes = [row["dtype"] for row in rows]
+    dtype = "float32" if "float32" in dtypes or not dtypes else dtypes[0]
+    lines: dict[tuple[str, float | None], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["elements"])):
+        if row["dtype"] == dtype:
+            lines.setdefault((row["contender"], row["q"]), []).append(row)
+    return dtype, lines
+
+
+def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -> None:
+    """Draw the op's forward and backward at one dtype beside the steps' times over those without noise."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(5, 3.3))
+    styles = _styles(op_rows, step_rows)
+    _draw_op(left, op_rows, styles)
+    _draw_steps(right, step_rows, styles)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=160, format="png")
+    write_whole(path, png.getvalue())
+
+
+def size(elements: int) -> str:
+    """A number of elements in the binary unit that it is a multiple of.
+
+    >>> size(2**22), size(3 * 2**10), size(1000)
+    ('4 Mi', '3 Ki', '1000')
+    """
+    for unit, power in (("Mi", 20), ("Ki", 10)):
+        if elements % 2**power == 0:
+            return f"{elements >> power} {unit}"
+    return str(elements)
+
+
+def _styles(op_rows: Sequence[Row], step_rows: Sequence[Row]) -> Callable[[str, float | None], dict[str, Any]]:
+    """How a contender is drawn: Sparseout dark to light as `q` rises, in both halves of the figure."""
+    from matplotlib import colormaps
+
+    ours = [row for row in op_rows if row["contender"] == "sparseout"] + [row for row in step_rows if row["noise"] == "sparseout"]
+    qs = sorted({row["q"] for row in ours})
+
+    def style(name: str, q: float | None) -> dict[str, Any]:
+        if name != "sparseout":
+            return _STYLES[name]
+        return {"color": colormaps["viridis"](0.9 * qs.index(q) / max(1, len(qs) - 1)), "marker": "D", "markersize": 4}
+
+    return style
+
+
+def _draw_op(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None], dict[str, Any]]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    dtype, lines = op_lines(rows)
+    for (name, q), line in lines.items():
+        # A plain expression takes about as long for any q: its longest line stands for all.
+        if line is not max((lines[key] for key in lines if key[0] == name and name != "sparseout"), key=len, default=line):
+            continue
+        costs = [row["ns_per_element"] for row in line]
+        axes.plot([row["elements"] for row in line], costs, linewidth=2, label=label(name, q), **styles(name, q))
+    sizes = sorted({row["elements"] for line in lines.values() for row in line})
+    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="nanoseconds an element")
+    axes.set_xticks(sizes, map(size, sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title(f"Forward and backward of the op, {dtype}", loc="left", weight="bold")
+    if lines:
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _draw_steps(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None], dict[str, Any]]) -> None:
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    noises = list(dict.fromkeys((row["noise"], row["q"]) for row in rows if row["noise"] != "none"))
+    for place, (noise, q) in enumerate(noises):
+        of_noise = [row for row in rows if (row["noise"], row["q"]) == (noise, q)]
+        ratios = [row["ratio_to_none"] for row in of_noise]
+        below = [row["ratio_to_none"] - row["none_iqr_low"] for row in of_noise]
+        above = [row["none_iqr_high"] - row["ratio_to_none"] for row in of_noise]
+        at = [models.index(row["model"]) + 0.2 * (place - (len(noises) - 1) / 2) for row in of_noise]
+        style = {**styles(noise, q), "linestyle": "none", "markersize": 7}
+        axes.errorbar(ratios, at, xerr=(below, above), elinewidth=2, label=label(noise, q), **style)
+    axes.axvline(1, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(models)), [model.replace("_", "\n") for model in models])
+    axes.set_ylim(len(models) - 0.5, -1.1)
+    axes.set_title("A training step, against no noise", loc="left", weight="bold")
+    axes.set_xlabel("time / time without noise, median and quartiles")
+    if noises:
+        axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)

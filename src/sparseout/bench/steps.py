@@ -1,0 +1,90 @@
+"""Whole training steps of small models without noise, with Dropout and with Sparseout in the same places."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from sparseout.bench.models import MODELS, Noise
+from sparseout.bench.op import P, Row
+from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.layers import Sparseout
+
+COLUMNS = (
+    *("model", "noise", "q", "milliseconds", "ms_iqr_low", "ms_iqr_high", "ratio_to_none", "none_iqr_low", "none_iqr_high"),
+    *("ratio_to_dropout", "dropout_iqr_low", "dropout_iqr_high", "rounds", "load"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What is in the noise's places, at a `q` if it has one."""
+
+    noise: str
+    q: float | None = None
+
+    def layer(self, shared_dims: tuple[int, ...]) -> nn.Module:
+        """The layer; where a draw is shared, Dropout shares it too."""
+        if self.noise == "none":
+            return nn.Identity()
+        if self.q is None:
+            return SharedDropout(P, shared_dims) if shared_dims else nn.Dropout(P)
+        return Sparseout(P, self.q, shared_dims=shared_dims)
+
+
+CONTENDERS = (Contender("none"), Contender("dropout"), Contender("sparseout", 1.5), Contender("sparseout", 2.0))
+
+
+class SharedDropout(nn.Module):
+    """`y = x nn.Dropout(1)`, the ones of size 1 along `shared_dims`: locked Dropout as language models have it."""
+
+    def __init__(self, p: float, shared_dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+        self.shared_dims = shared_dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = [1 if dim in self.shared_dims else size for dim, size in enumerate(x.shape)]
+        y: Tensor = x * self.dropout(x.new_ones(shape))
+        return y
+
+
+class Step:
+    """A training step of one model, in the state that it is in: forward, loss, backward, Adam."""
+
+    def __init__(self, name: str, noise: Noise, device: torch.device) -> None:
+        example = MODELS[name]
+        torch.manual_seed(0)
+        self.model = example.build(noise).to(device)
+        self.inputs, self.targets = (tensor.to(device) for tensor in example.batch())
+        self.loss, self.optimizer = example.loss, torch.optim.Adam(self.model.parameters())
+        self.clock = Clock(device)
+
+    def __call__(self) -> float:
+        """Take the step; seconds."""
+        start = self.clock.mark()
+        self.optimizer.zero_grad()
+        self.loss(self.model(self.inputs), self.targets).backward()
+        self.optimizer.step()
+        return self.clock.seconds(start, self.clock.mark())
+
+
+def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
+    """A row for each contender: the model `name` takes a step with each of them in turn, for about `seconds`."""
+    steps = {contender: Step(name, contender.layer, device) for contender in CONTENDERS}
+    for step in steps.values():
+        step()
+        step()
+    times = alternate(steps, seconds)
+    none, dropout = times[CONTENDERS[0]], times[CONTENDERS[1]]
+    return [
+        {
+            **{"model": name, "noise": contender.noise, "q": contender.q, "rounds": len(taken), "load": load()},
+            **Spread.of([1e3 * time for time in taken]).columns("milliseconds", "ms"),
+            **Spread.of_ratios(taken, none).columns("ratio_to_none", "none"),
+            **Spread.of_ratios(taken, dropout).columns("ratio_to_dropout", "dropout"),
+        }
+        for contender, taken in times.items()
+    ]

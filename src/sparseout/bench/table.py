@@ -1,0 +1,42 @@
+"""The tables of a benchmark for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from sparseout.bench.figure import label, op_lines, size
+from sparseout.bench.op import Row
+from sparseout.bench.steps import CONTENDERS
+
+
+def op_table(rows: Sequence[Row]) -> Table:
+    """Nanoseconds an element and, in brackets, the ratio to `F.dropout`: forward and backward, a column a size."""
+    dtype, lines = op_lines(rows)
+    sizes = sorted({row["elements"] for line in lines.values() for row in line})
+    table = _table(f"Forward and backward, {dtype}: nanoseconds an element, and the ratio to F.dropout.")
+    table.add_column("elements", no_wrap=True)
+    for elements in sizes:
+        table.add_column(size(elements), justify="right")
+    for (name, q), line in lines.items():
+        cells = {row["elements"]: f"{row['ns_per_element']:.3g} ({row['ratio_to_dropout']:.3f})" for row in line}
+        table.add_row(label(name, q), *(cells.get(elements, "") for elements in sizes))
+    return table
+
+
+def step_table(rows: Sequence[Row]) -> Table:
+    """Milliseconds a training step and, in brackets, the ratio to no noise: a row a model."""
+    table = _table("A training step: milliseconds, and the ratio to no noise.")
+    table.add_column("model")
+    for contender in CONTENDERS:
+        table.add_column(label(contender.noise, contender.q).replace(", ", "\n"), justify="right")
+    for model in dict.fromkeys(row["model"] for row in rows):
+        steps = [row for row in rows if row["model"] == model]
+        table.add_row(model, *(f"{row['milliseconds']:.3g} ({row['ratio_to_none']:.3f})" for row in steps))
+    return table
+
+
+def _table(caption: str) -> Table:
+    return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)

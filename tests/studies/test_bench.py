@@ -1,0 +1,387 @@
+"""The benchmark measures what it says, in turns, and leaves records that pandas reads. No time is asserted."""
+
+import json
+import math
+import os
+import shutil
+
+import pandas
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+from sparseout import reference
+from sparseout.bench import command, op, steps
+from sparseout.bench.figure import write_figure
+from sparseout.bench.models import MODELS
+from sparseout.bench.timing import Spread, alternate
+from sparseout.cli import main
+from sparseout.layers import Sparseout
+
+CPU = torch.device("cpu")
+needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--seconds", "0", "--device", "cpu"]
+
+
+class Time:
+    """A clock that a test moves: the timer's `now`, and a `Clock` whose marks are its readings."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    mark = __call__
+
+    def seconds(self, start, end):
+        return end - start
+
+
+def turns(time, seconds, **limits):
+    """The contenders a, b and c, each a second long: the order in which they were called, and their samples."""
+    called = []
+
+    def contender(name):
+        def take():
+            called.append(name)
+            time.now += 1
+            return time.now
+
+        return take
+
+    return called, alternate({name: contender(name) for name in "abc"}, seconds, now=time, **limits)
+
+
+def test_contenders_take_turns_in_orders_that_change():
+    called, samples = turns(Time(), 60.0)
+    rounds = [called[i : i + 3] for i in range(0, len(called), 3)]
+    assert len(rounds) == 20
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len({tuple(each) for each in rounds}) == 6
+    for position in range(20):
+        assert sorted(samples[name][position] for name in "abc") == [3 * position + turn for turn in (1, 2, 3)]
+
+
+def test_rounds_are_at_least_and_at_most_as_many_as_asked_for():
+    assert len(turns(Time(), 0.0)[0]) == 3 * 3
+    assert len(turns(Time(), 0.0, at_least=5)[0]) == 3 * 5
+    assert len(turns(Time(), math.inf, at_most=7)[0]) == 3 * 7
+
+
+@given(st.lists(st.floats(1, 100), min_size=2, max_size=30), st.floats(0.1, 10))
+def test_a_ratio_within_rounds_is_untouched_by_drift(drift, ratio):
+    spread = Spread.of_ratios([ratio * slow for slow in drift], drift)
+    assert (spread.low, spread.median, spread.high) == pytest.approx((ratio, ratio, ratio))
+
+
+def test_the_spread_is_the_median_and_the_quartiles():
+    assert Spread.of([9.0, 1.0, 5.0, 3.0, 100.0]) == Spread(5.0, 3.0, 9.0)
+    assert Spread.of([1.0, 3.0]) == Spread(2.0, 1.5, 2.5)
+
+
+def test_each_pass_is_timed_alone():
+    time = Time()
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.now += 5
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            time.now += 7
+            return grad
+
+    recorded = []
+
+    def function(x):
+        recorded.append(torch.is_grad_enabled())
+        return Slow.apply(x)
+
+    x = torch.zeros(3, requires_grad=True)
+    assert op.sample(function, x, torch.ones(3), 4, time) == {"forward": 20, "backward": 28, "both": 48}
+    assert recorded == [False] * 4 + [True] * 4
+
+
+def test_rows_from_made_up_times(monkeypatch):
+    def times(scale):
+        return [{"forward": scale * slow, "backward": 2 * scale * slow, "both": 3 * scale * slow} for slow in (1e-3, 2e-3, 4e-3)]
+
+    made_up = {op.Contender("sparseout", 2.0): times(0.25)}
+    monkeypatch.setattr(
+        op, "alternate", lambda samples, _: {contender: made_up.get(contender, times(1)) for contender in samples}
+    )
+    monkeypatch.setattr(op, "_compiled", lambda q: F.relu)
+    rows = {(row["contender"], row["q"], row["pass"]): row for row in op.measure("bfloat16", 2**20, [2.0], CPU, 1.0)}
+    assert set(rows) == {(c.name, c.q, each) for c in op.contenders(torch.bfloat16, 2**20, [2.0]) for each in op.TENSORS_MOVED}
+    ours = rows["sparseout", 2.0, "both"]
+    assert ours["ns_per_element"] == pytest.approx(1.5e6 / 2**20)
+    assert (ours["ns_iqr_low"], ours["ns_iqr_high"]) == pytest.approx((1.125e6 / 2**20, 2.25e6 / 2**20))
+    assert [ours[name] for name in ("ratio_to_dropout", "ratio_iqr_low", "ratio_iqr_high")] == [0.25, 0.25, 0.25]
+    assert ours["gigabytes_per_second"] == pytest.approx(4 * 2 * 2**20 / 1.5e-3 / 1e9)
+    assert rows["sparseout", 2.0, "forward"]["gigabytes_per_second"] == pytest.approx(2 * 2 * 2**20 / 0.5e-3 / 1e9)
+    assert ours["rounds"] == 3
+
+
+def test_small_sizes_are_repeated_within_a_sample(monkeypatch):
+    seen = []
+    monkeypatch.setattr(op, "sample", lambda function, x, grad, repeats, clock: seen.append(repeats) or dict.fromkeys("fb", 1.0))
+    monkeypatch.setattr(op, "TENSORS_MOVED", {"f": 2})
+    monkeypatch.setattr(op, "contenders", lambda *_: [op.DROPOUT])
+    (row,) = op.measure("float32", 2**12, [2.0], CPU, 0.0)
+    assert seen == [1, 32, 32, 32]
+    assert row["ns_per_element"] == pytest.approx(1e9 / 2**17)
+
+
+@given(q=st.floats(0, 6), seed=st.integers(0, 2**63 - 1))
+def test_the_expression_is_the_reference_for_a_given_mask(q, seed):
+    x = torch.linspace(-3, 3, 1000, dtype=torch.float64).requires_grad_()
+
+    def draw(x, p):
+        return reference.keep_mask(x.shape, p, seed).double() / (1 - p) - 1
+
+    y = op.expression(x, q, draw)
+    torch.testing.assert_close(y, reference.forward(x, op.P, q, seed), rtol=1e-3, atol=1e-5)
+    (slope,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    torch.testing.assert_close(slope, reference.backward(torch.ones_like(x), x, op.P, q, seed, "detached", op.EPS))
+
+
+@pytest.mark.parametrize("draw", [op.bernoulli_noise, op.uniform_noise])
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_plain_noise_has_the_mean_and_variance(draw, p):
+    torch.manual_seed(0)
+    noise = draw(torch.empty(200_000, dtype=torch.float64), p)
+    assert len(noise.unique()) == 2
+    assert noise.mean() == pytest.approx(0, abs=0.01)
+    assert noise.var() == pytest.approx(p / (1 - p), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["sparseout", "authors", "expression", pytest.param("compiled", marks=needs_a_cpp_compiler)])
+@pytest.mark.parametrize("q", [1.7, 2.0])
+def test_every_contender_adds_or_takes_away_the_same_noise(name, q):
+    x = torch.linspace(0.5, 3, 4096).requires_grad_()
+    y = op.op(op.Contender(name, q))(x)
+    (slope,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    for result, base, factor in ((y, x, x ** (q / 2)), (slope, torch.ones_like(x), x ** ((q - 2) / 2))):
+        signs = ((result - base) / factor).detach()
+        torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=1e-4, atol=0)
+        assert signs.mean() == pytest.approx(0, abs=0.1)
+    if q == 2:
+        dropped = op.op(op.DROPOUT)(x)
+        assert set(((dropped == 0) | (dropped == 2 * x)).tolist()) == {True}
+
+
+def test_the_yardsticks():
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    for name, expected, slope in (("relu", [0.0, 2.0], [0.0, 3.0]), ("copy_", [-1.0, 2.0], [3.0, 3.0])):
+        y = op.op(op.Contender(name))(x)
+        assert y.tolist() == expected
+        assert y.data_ptr() != x.data_ptr()
+        assert torch.autograd.grad(y, x, torch.tensor([3.0, 3.0]))[0].tolist() == slope
+
+
+def test_bytes_kept_for_backward():
+    x = torch.randn(1000, dtype=torch.float32, requires_grad=True)
+
+    def kept(name, q=None):
+        return op.bytes_kept(op.op(op.Contender(name, q)), x)
+
+    assert kept("F.dropout") == 4000  # its mask, which it keeps in the input's dtype on a CPU
+    assert kept("copy_") == 0
+    assert kept("relu") == 4000
+    assert kept("authors", 1.7) == 4000
+    assert op.bytes_kept(lambda x: x * x.view(10, 100).view(-1), x) == 4000  # one memory, kept twice
+    assert kept("sparseout", 2.0) <= 16
+    assert 4000 <= kept("sparseout", 1.7) <= 4016
+
+
+def test_the_default_grid_is_thinned_and_others_are_whole():
+    def qs(name, dtype, elements, asked=op.QS):
+        return tuple(each.q for each in op.contenders(dtype, elements, asked) if each.name == name)
+
+    assert qs("sparseout", torch.float32, 2**26) == op.QS
+    assert qs("sparseout", torch.float16, 2**12) == (1.7, 2.0)
+    assert qs("compiled", torch.float32, 2**20) == op.QS
+    assert qs("compiled", torch.float32, 2**24) == (1.7,)
+    assert qs("authors", torch.float64, 2**12) == (1.7,)
+    for name in ("sparseout", "authors", "expression", "compiled"):
+        assert qs(name, torch.float64, 2**26, asked=(0.5, 3.0, 0.5)) == (0.5, 3.0)
+    assert qs("F.dropout", torch.float32, 2**12) == (None,)
+
+
+def test_what_does_not_fit_is_skipped_and_noted(monkeypatch):
+    monkeypatch.setattr(op, "available_memory", lambda device: 1e9)
+    rows = op.measure("float64", 2**26, [1.7], CPU, 1.0)
+    assert {row["note"] for row in rows} == {"skipped: needs about 4.3 GB of memory, 1.0 GB are available"}
+    assert not any("rounds" in row for row in rows)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="the system does not say")
+def test_available_memory():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert total / 100 < op.available_memory(CPU) <= total
+
+
+def test_without_a_compiler_the_compiled_expression_is_skipped_and_noted():
+    import torch._inductor.config as inductor
+
+    q = 1.23456  # of no other test: a graph in the cache needs no compiler
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        rows = op.measure("float32", 4096, [q], CPU, 0.0)
+    notes = {row["contender"]: row["note"] for row in rows}
+    assert notes.pop("compiled").startswith("skipped: torch.compile failed: InvalidCxxCompiler: No working C++ compiler found")
+    assert set(notes.values()) == {""}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_differ_in_their_noise_alone(name):
+    models = [steps.Step(name, contender.layer, CPU).model for contender in steps.CONTENDERS]
+    places = {"autoencoder": 1, "mlp": 2, "lstm": 3, "wide_resnet": 3}[name]
+    for model, dropouts, sparseouts in zip(models, (0, places, 0, 0), (0, 0, places, places), strict=True):
+        assert sum(isinstance(layer, nn.Dropout) for layer in model.modules()) == dropouts
+        assert sum(isinstance(layer, Sparseout) for layer in model.modules()) == sparseouts
+    for parameters in zip(*(model.parameters() for model in models), strict=True):
+        assert all(torch.equal(parameters[0], other) for other in parameters[1:])
+
+
+@pytest.mark.parametrize("contender", steps.CONTENDERS[1:])
+def test_each_noise_can_share_its_mask(contender):
+    torch.manual_seed(0)
+    for shared_dims, is_shared in (((1,), True), ((), False)):
+        y = contender.layer(shared_dims)(torch.ones(50, 7, 20))
+        assert set(y.unique().tolist()) == {0.0, 2.0}
+        assert (y == y[:, :1]).all() == is_shared
+
+
+def test_a_step_trains():
+    step = steps.Step("autoencoder", steps.CONTENDERS[2].layer, CPU)
+
+    def loss():
+        return step.loss(step.model(step.inputs), step.targets).item()
+
+    before = loss()
+    for _ in range(20):
+        assert step() > 0
+    assert loss() < before
+
+
+def test_step_rows_from_made_up_times(monkeypatch):
+    made_up = dict(zip(steps.CONTENDERS, ([1.0, 2.0, 4.0], [2.0, 4.0, 8.0], [3.0, 6.0, 12.0], [4.0, 8.0, 16.0]), strict=True))
+    monkeypatch.setattr(steps, "alternate", lambda samples, seconds: made_up)
+    rows = steps.measure("autoencoder", CPU, 1.0)
+    assert [(row["noise"], row["q"]) for row in rows] == [(each.noise, each.q) for each in steps.CONTENDERS]
+    assert [row["milliseconds"] for row in rows] == [2000.0, 4000.0, 6000.0, 8000.0]
+    assert [row["ratio_to_none"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
+    assert [row["ratio_to_dropout"] for row in rows] == [0.5, 1.0, 1.5, 2.0]
+    assert rows[3]["dropout_iqr_high"] == 2.0
+
+
+def test_the_command(tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    state = torch.get_rng_state()
+    assert main([*TINY, "--q", "1.7", "2", "--models", "autoencoder", "--out", str(out)]) == 0
+    assert torch.equal(state, torch.get_rng_state())
+    assert sorted(path.name for path in out.iterdir()) == ["bench.png", "op.csv", "provenance.json", "steps.csv"]
+    rows = pandas.read_csv(out / "op.csv")
+    assert tuple(rows.columns) == op.COLUMNS
+    assert len(rows) == 3 * (3 + 4 * 2)
+    assert set(rows["pass"]) == {"forward", "backward", "both"}
+    assert (rows[rows["note"].isna()].drop(columns=["q", "note"]).notna()).all(axis=None)
+    assert (rows["ns_iqr_low"] <= rows["ns_per_element"]).all()
+    trained = pandas.read_csv(out / "steps.csv")
+    assert tuple(trained.columns) == steps.COLUMNS
+    assert list(trained["noise"]) == ["none", "dropout", "sparseout", "sparseout"]
+    found = json.loads((out / "provenance.json").read_text())
+    for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
+        assert name in found
+    assert found["command"] == ("sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --seconds 0.0")
+    with Image.open(out / "bench.png") as image:
+        assert image.width > 1500
+    printed = capsys.readouterr().out
+    assert "Sparseout, q = 1.7" in printed
+    assert str(out / "op.csv") in printed
+
+
+def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_one(monkeypatch, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "steps.csv").write_text("model\nof an earlier benchmark\n")
+    (tmp_path / "bench.png").touch()
+    monkeypatch.setattr(op, "measure", lambda *_: [{"contender": "relu", "elements": 4096}])
+    monkeypatch.setattr(steps, "measure", stop)
+    assert main([*TINY, "--out", str(tmp_path)]) == 130
+    assert list(pandas.read_csv(tmp_path / "op.csv")["contender"]) == ["relu"]
+    assert pandas.read_csv(tmp_path / "steps.csv").empty
+    assert not (tmp_path / "bench.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes", "0"], "sparseout: sizes must be integers of at least 1, got 0"),
+        (["--dtypes", "int8"], "sparseout: dtypes must be one of 'float32', 'bfloat16', 'float16', 'float64', got 'int8'"),
+        (["--q", "-1"], "sparseout: q must be a finite norm of at least 0, got -1.0"),
+        (["--q"], "sparseout: q needs at least one value"),
+        (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', got 'gpt'"),
+        (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
+        (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
+        (["--sizes", "--models"], "sparseout: there is nothing to measure: give --sizes and --dtypes, or --models"),
+        (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
+        (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_code_2(flags, message, tmp_path, capsys):
+    assert main(["bench", *flags, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert main([*TINY, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("sparseout: --out must be a folder that can be written: ")
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("--sizes INT ...", "none skips the op", "--q FLOAT ...", "The default is thinned", "three rounds at least"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("parts", [("op",), ("steps",), ("op", "steps"), ()])
+def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **options: drawn.append(figure) or save(figure, *args, **options)
+    )
+    measured = {"dtype": "float16", "elements": 4096, "pass": "both", "ns_per_element": 2.0, "rounds": 3}
+    rows = [{"contender": name, "q": None, **measured} for name in op.WITHOUT_Q]
+    rows += [{"contender": name, "q": q, **measured} for name in ("sparseout", "authors") for q in (1.0, 2.0)]
+    rows += [{"contender": "compiled", "q": 1.7, "dtype": "float32", "elements": 4096, "pass": "both", "note": "skipped"}]
+    ratios = {"ratio_to_none": 1.0, "none_iqr_low": 0.9, "none_iqr_high": 1.2}
+    trained = [{"model": "mlp", "noise": each.noise, "q": each.q, **ratios} for each in steps.CONTENDERS]
+    write_figure(rows if "op" in parts else [], trained if "steps" in parts else [], tmp_path / "bench.png")
+    with Image.open(tmp_path / "bench.png") as image:
+        assert image.width > 1500
+    left, right = (axes.get_legend_handles_labels()[1] for axes in drawn[0].axes)
+    ours = ["F.dropout", "relu", "copy_", "Sparseout, q = 1", "Sparseout, q = 2", "authors' code, q = 1"]
+    assert left == (ours if "op" in parts else [])
+    assert right == (["nn.Dropout", "Sparseout, q = 1.5", "Sparseout, q = 2"] if "steps" in parts else [])
+
+
+def test_the_records_command_repeats_the_selection():
+    selection = command.Selection(sizes=(4096,), dtypes=(), models=())
+    assert selection.command.startswith("sparseout bench --sizes 4096 --dtypes --q 1.0 ")
