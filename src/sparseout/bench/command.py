@@ -19,7 +19,7 @@ from sparseout.bench.figure import size, write_figure
 from sparseout.bench.models import MODELS
 from sparseout.bench.table import op_table, step_table
 from sparseout.bench.timing import load
-from sparseout.functional import check_choice, check_number, check_q
+from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
@@ -159,6 +159,6 @@ def _provenance(selection: Selection, device: torch.device) -> Record:
     return {
         **provenance(selection.command, device),
         "threads": torch.get_num_threads(),
-        "instruction_set": cpu.instruction_set(),
+        "instruction_set": cpu.AVAILABLE[cpu.used] if cpu.AVAILABLE else "none",
         "load_before": load(),
     }

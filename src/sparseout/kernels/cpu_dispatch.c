@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-enum { GRAIN = 32768 };  // elements below which threads cost more than they save; a multiple of the chunk
+enum { GRAIN = 16384 };  // elements below which threads cost more than they save; a multiple of the chunk
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
