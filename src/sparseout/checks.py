@@ -29,20 +29,22 @@ def check_input(input: Tensor) -> None:
         )
 
 
-def check_p(p: float) -> float:
-    """`p` as a float, or raise unless it is a real number in [0, 1]."""
+def check_p(p: float | Tensor) -> float:
+    """`p` as a float, or raise unless it is a real number in [0, 1], as a number or as a 0-d tensor."""
+    if type(p) is float and 0.0 <= p <= 1.0:
+        return p
     return check_number("p", p, 0.0, 1.0, "a drop probability in [0, 1]")
 
 
-def check_q(q: float) -> float:
-    """`q` as a float, or raise unless it is a finite real number of at least 0."""
+def check_q(q: float | Tensor) -> float:
+    """`q` as a float, or raise unless it is a finite real number of at least 0, as a number or as a 0-d tensor."""
+    if type(q) is float and 0.0 <= q < math.inf:
+        return q
     return check_number("q", q, 0.0, math.nextafter(math.inf, 0), "a finite norm of at least 0")
 
 
-def check_eps(eps: float | None) -> float:
-    """`eps` as a float, 1e-6 for None, or raise unless it is positive and finite."""
-    if eps is None:
-        return 1e-6
+def check_eps(eps: float) -> float:
+    """`eps` as a float, or raise unless it is positive and finite."""
     return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")
 
 
@@ -53,8 +55,10 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
-def check_number(name: str, value: float, low: float, high: float, allowed: str) -> float:
+def check_number(name: str, value: float | Tensor, low: float, high: float, allowed: str) -> float:
     """`value` as a float, or raise unless it is a real number in [`low`, `high`]; `allowed` says so in words."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {allowed}, got {value!r} of type {type(value).__name__}")
     if not low <= value <= high:
@@ -77,10 +81,8 @@ def check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int,
     return dims
 
 
-def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raise unless `generator` is None or a generator of `device`."""
-    if generator is None:
-        return
+def check_generator(generator: torch.Generator, device: torch.device) -> None:
+    """Raise unless `generator` is a generator of `device`."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be None or a torch.Generator, got {type(generator).__name__}")
     if generator.device.type != device.type:

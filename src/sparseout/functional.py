@@ -78,14 +78,16 @@ def sparseout(
     """
     compiling = torch.compiler.is_compiling()
     check_input(input)
-    p = p if compiling and isinstance(p, Tensor) else check_p(_number(p))
-    q = q if compiling and isinstance(q, Tensor) else check_q(_number(q))
-    gradient = check_choice("gradient", gradient, get_args(Gradient))
-    eps = check_eps(eps)
-    if input.dtype == torch.float16:
+    p = p if compiling and isinstance(p, Tensor) else check_p(p)
+    q = q if compiling and isinstance(q, Tensor) else check_q(q)
+    if gradient != "detached":
+        check_choice("gradient", gradient, get_args(Gradient))
+    eps = 1e-6 if eps is None else check_eps(eps)
+    if input.dtype is torch.float16:
         eps = max(eps, 1e-4)
-    dims = check_shared_dims(shared_dims, input.dim())
-    check_generator(generator, input.device)
+    dims = () if shared_dims == () else check_shared_dims(shared_dims, input.dim())
+    if generator is not None:
+        check_generator(generator, input.device)
     if compiling and generator is not None:
         raise ValueError("generator must be None under torch.compile: seed the default generator with torch.manual_seed")
     chosen = None if compiling else kernels.choose(input, backend)
@@ -111,10 +113,6 @@ def sparseout(
     direct = inplace and chosen == "cpu" and input.is_contiguous() and not (input.is_leaf or input._is_view())
     y = Eager.apply(x, p, q, drawn, gradient, eps, dims, chosen, input if direct else None)
     return input.copy_(y) if inplace and not direct else y
-
-
-def _number(value: float | Tensor) -> float:
-    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value  # type: ignore[return-value]
 
 
 class _Buffer(threading.local):

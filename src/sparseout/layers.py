@@ -56,7 +56,8 @@ class Sparseout(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("gradient", gradient, get_args(Gradient))
-        check_eps(eps)
+        if eps is not None:
+            check_eps(eps)
         self.p, self.q, self.inplace = check_p(p), check_q(q), inplace
         self.gradient, self.eps = gradient, eps
         self.shared_dims, self.generator = shared_dims, generator

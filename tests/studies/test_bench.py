@@ -251,15 +251,6 @@ def test_models_differ_in_their_noise_alone(name):
         assert all(torch.equal(parameters[0], other) for other in parameters[1:])
 
 
-@pytest.mark.parametrize("contender", steps.CONTENDERS[1:])
-def test_each_noise_can_share_its_mask(contender):
-    torch.manual_seed(0)
-    for shared_dims, is_shared in (((1,), True), ((), False)):
-        y = contender.layer(shared_dims)(torch.ones(50, 7, 20))
-        assert set(y.unique().tolist()) == {0.0, 2.0}
-        assert (y == y[:, :1]).all() == is_shared
-
-
 def test_a_step_trains():
     step = steps.Step("autoencoder", steps.CONTENDERS[2].layer, CPU)
 

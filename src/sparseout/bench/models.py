@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from sparseout.studies.autoencoder import Autoencoder
 
-# A layer of noise that shares a draw along the dimensions given.
-Noise = Callable[[tuple[int, ...]], nn.Module]
+Noise = Callable[[], nn.Module]  # makes a layer of noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +31,12 @@ class Example:
 
 def mlp(noise: Noise) -> nn.Module:
     """784-2048-2048-10, ReLU, noise on both hidden layers."""
-    hidden = [nn.Linear(784, 2048), nn.ReLU(), noise(()), nn.Linear(2048, 2048), nn.ReLU(), noise(())]
+    hidden = [nn.Linear(784, 2048), nn.ReLU(), noise(), nn.Linear(2048, 2048), nn.ReLU(), noise()]
     return nn.Sequential(*hidden, nn.Linear(2048, 10))
 
 
 class LanguageModel(nn.Module):
-    """`logits = W noise(lstm2(noise(lstm1(noise(embedding)))))`: 200 units, 1000 words, one mask for all time steps.
+    """`logits = W noise(lstm2(noise(lstm1(noise(embedding)))))`: 200 units, 1000 words.
 
     Shape:
         Input `(batch, time)` of words, output `(batch, time, 1000)`.
@@ -47,7 +46,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(1000, 200)
         self.lstms = nn.ModuleList(nn.LSTM(200, 200, batch_first=True) for _ in range(2))
-        self.noises = nn.ModuleList(noise((1,)) for _ in range(3))
+        self.noises = nn.ModuleList(noise() for _ in range(3))
         self.decoder = nn.Linear(200, 1000)
 
     def forward(self, words: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class WideBlock(nn.Module):
             nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
-            noise(()),
+            noise(),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
         )
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -104,7 +103,7 @@ def _word_loss(logits: Tensor, words: Tensor) -> Tensor:
 
 
 MODELS = {
-    "autoencoder": Example(lambda noise: Autoencoder(784, 256, noise(())), _pixels, F.binary_cross_entropy_with_logits),
+    "autoencoder": Example(lambda noise: Autoencoder(784, 256, noise()), _pixels, F.binary_cross_entropy_with_logits),
     "mlp": Example(mlp, lambda: (torch.rand(128, 784), torch.randint(10, (128,))), F.cross_entropy),
     "lstm": Example(LanguageModel, _words, _word_loss),
     "wide_resnet": Example(wide_resnet, lambda: (torch.randn(32, 3, 32, 32), torch.randint(10, (32,))), F.cross_entropy),

@@ -25,30 +25,14 @@ class Contender:
     noise: str
     q: float | None = None
 
-    def layer(self, shared_dims: tuple[int, ...]) -> nn.Module:
-        """The layer; where a draw is shared, Dropout shares it too."""
+    def layer(self) -> nn.Module:
+        """A layer of the noise."""
         if self.noise == "none":
             return nn.Identity()
-        if self.q is None:
-            return SharedDropout(P, shared_dims) if shared_dims else nn.Dropout(P)
-        return Sparseout(P, self.q, shared_dims=shared_dims)
+        return nn.Dropout(P) if self.q is None else Sparseout(P, self.q)
 
 
 CONTENDERS = (Contender("none"), Contender("dropout"), Contender("sparseout", 1.5), Contender("sparseout", 2.0))
-
-
-class SharedDropout(nn.Module):
-    """`y = x nn.Dropout(1)`, the ones of size 1 along `shared_dims`: locked Dropout as language models have it."""
-
-    def __init__(self, p: float, shared_dims: tuple[int, ...]) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(p)
-        self.shared_dims = shared_dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = [1 if dim in self.shared_dims else size for dim, size in enumerate(x.shape)]
-        y: Tensor = x * self.dropout(x.new_ones(shape))
-        return y
 
 
 class Step:

@@ -49,8 +49,9 @@ def choose(input: Tensor, backend: Backend | None = None) -> Backend:
     """
     asked = backend or ASKED
     if asked is None:
-        fastest: Backend = "gpu" if input.is_cuda else "cpu"
-        return "reference" if _why_not(fastest, input) else fastest
+        if input.is_cpu:
+            return "reference" if cpu.MISSING or not is_plain(input) else "cpu"
+        return "reference" if _why_not("gpu", input) else "gpu"
     source = "backend" if backend else "the environment variable SPARSEOUT_BACKEND"
     if asked not in get_args(Backend):
         raise ValueError(f"{source} must be one of {', '.join(map(repr, get_args(Backend)))}, got {asked!r}")

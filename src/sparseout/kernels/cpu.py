@@ -77,14 +77,19 @@ def _run(
     shared_dims: tuple[int, ...],
 ) -> None:
     assert LIBRARY is not None
-    contiguous = all(tensor is None or tensor.is_contiguous() for tensor in (grad, input, output))
+    contiguous = (
+        output.is_contiguous()
+        and (grad is None or grad.is_contiguous())
+        and (input is None or input.is_contiguous())
+        and not shared_dims
+    )
     LIBRARY.sparseout_run(
         _KINDS[output.dtype],
         None if grad is None else grad.data_ptr(),
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
-        None if contiguous and not shared_dims else _layout(grad, input, output, shared_dims),
+        None if contiguous else _layout(grad, input, output, shared_dims),
         output.dim(),
         seed & 0xFFFFFFFFFFFFFFFF,
         round(p * 2**32),
