@@ -1,0 +1,167 @@
+"""The GPU kernel in Triton: forward and backward in one pass each, the mask recomputed from the seed. `gpu.py` launches it."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def philox(seed, counter):
+    """The four words of a counter, in 32 bits whatever the width of `counter`: `tl.randint4x` changes its generator with that."""
+    low = counter.to(tl.uint32)
+    high = (counter >> 32).to(tl.uint32) if counter.dtype.primitive_bitwidth == 64 else low * 0
+    return tl.philox(seed, low, high, low * 0, low * 0, 7)
+
+
+@triton.jit
+def words_of_block(seed, block, BLOCK: tl.constexpr):
+    """The words of elements `block * BLOCK` to `(block + 1) * BLOCK - 1`, four from each counter."""
+    word0, word1, word2, word3 = philox(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
+    words = tl.join(tl.join(word0, word1), tl.join(word2, word3))
+    words = words.reshape(BLOCK // 32, 8, 2, 2)  # group of 32, counter mod 8, low and high bit of the word's number
+    return words.permute(0, 3, 2, 1).reshape(BLOCK)
+
+
+@triton.jit
+def words_of_elements(seed, index):
+    """The words of any elements, one from each counter."""
+    word0, word1, word2, word3 = philox(seed, index // 32 * 8 + index % 8)
+    number = index // 8 % 4
+    return tl.where(number < 2, tl.where(number == 0, word0, word1), tl.where(number == 2, word2, word3))
+
+
+@triton.jit
+def offset_of(position, sizes, strides):
+    """Where element `position` lies, by its coordinates in `sizes`, the fastest first; without strides, at `position`."""
+    if len(strides) == 0:
+        return position
+    offset = position * 0
+    for dim in tl.static_range(len(sizes)):
+        coordinate = position
+        if dim < len(sizes) - 1:
+            coordinate = position % sizes[dim]
+            position = position // sizes[dim]
+        offset += coordinate * strides[dim]
+    return offset
+
+
+@triton.jit
+def double(bits, dtype: tl.constexpr):
+    """A number whose float64 bits were passed as an integer: Triton rounds the floats that it is passed to float32."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True).to(dtype)
+
+
+@triton.jit
+def power_of_two(k, dtype: tl.constexpr):
+    """`2^k` for a `k` between the smallest and the largest normal exponent."""
+    if dtype == tl.float64:
+        return ((k.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    return ((k + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def general_power(x, exponent):
+    """`x^a = 2^(a log2 x)` for `x >= 0`, with `log2 x = e + log2 m` and `m` in `[sqrt(1/2), sqrt(2))`.
+
+    The leading bits of `a` times `e` is exact, so that no digit of it is lost however large it is.
+    """
+    a = double(exponent, x.dtype)
+    high = double(exponent & ~0x3FFFFFFFFF, x.dtype)
+    low = (double(exponent, tl.float64) - double(exponent & ~0x3FFFFFFFFF, tl.float64)).to(x.dtype)
+    if x.dtype == tl.float64:
+        subnormal = x < 2.2250738585072014e-308
+        bits = tl.where(subnormal, x * 18014398509481984.0, x).to(tl.int64, bitcast=True)
+        e = (bits - 0x3FE6A09E667F3BCD) >> 52
+        log2_m = tl.log2((bits - (e << 52)).to(tl.float64, bitcast=True))
+        e = tl.where(subnormal, e - 54, e)
+        largest: tl.constexpr = 2044.0
+    else:
+        subnormal = x < 1.1754943508222875e-38
+        bits = tl.where(subnormal, x * 16777216.0, x).to(tl.int32, bitcast=True)
+        e = (bits - 0x3F3504F3) >> 23
+        m = (bits - (e << 23)).to(tl.float32, bitcast=True)
+        z = (m - 1) / (m + 1)  # log2 m = 2 / ln 2 (z + z^3 / 3 + z^5 / 5 + ...)
+        z2 = z * z
+        log2_m = z * (2.88539008 + z2 * (0.961796694 + z2 * (0.577078016 + z2 * (0.412198583 + z2 * 0.320598898))))
+        e = tl.where(subnormal, e - 24, e)
+        largest: tl.constexpr = 252.0
+    whole = high * e
+    part = a * log2_m + low * e
+    n = tl.clamp(tl.floor(whole + part + 0.5), -largest, largest)
+    half = n.to(tl.int32) >> 1  # in two steps, so that the power may pass the range's ends
+    result = tl.exp2(whole - n + part) * power_of_two(half, x.dtype) * power_of_two(n.to(tl.int32) - half, x.dtype)
+    result = tl.where(x == 0, tl.where(a > 0, 0.0, float("inf")), result)
+    result = tl.where(x == float("inf"), tl.where(a > 0, float("inf"), 0.0), result)
+    return tl.where(x == x, result, x)
+
+
+@triton.jit
+def power(x, exponent, QUARTERS: tl.constexpr):
+    """`x^a` for `x >= 0`: by square roots and products where `4 a` is the integer `QUARTERS`."""
+    if QUARTERS is None:
+        return general_power(x, exponent)
+    size: tl.constexpr = QUARTERS if QUARTERS >= 0 else -QUARTERS
+    result = tl.full(x.shape, 1, x.dtype)
+    if size & 3:
+        root = tl.sqrt(x)
+        if size & 2:
+            result = root
+        if size & 1:
+            result *= tl.sqrt(root)
+    for _ in tl.static_range(size // 4):
+        result *= x
+    return result if QUARTERS >= 0 else 1 / result
+
+
+@triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient"])
+def kernel(
+    input_pointer,  # None where the noise is a factor
+    grad_pointer,  # None in the forward pass
+    output_pointer,
+    seed_pointer,
+    sizes,
+    input_strides,
+    grad_strides,
+    mask_strides,
+    count,
+    threshold: tl.int64,
+    up: tl.int64,
+    exponent: tl.int64,
+    eps: tl.int64,
+    coefficient: tl.int64,
+    QUARTERS: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    block = tl.program_id(0)
+    if WIDE:
+        block = block.to(tl.int64)
+    position = block * BLOCK + tl.arange(0, BLOCK)
+    inside = position < count
+    seed = tl.load(seed_pointer)
+    if len(mask_strides) == 0:
+        words = words_of_block(seed, block, BLOCK)
+    else:
+        words = words_of_elements(seed, offset_of(position, sizes, mask_strides))
+    kept = words.to(tl.uint64) >= threshold.to(tl.uint64)
+    number: tl.constexpr = tl.float64 if output_pointer.dtype.element_ty == tl.float64 else tl.float32
+
+    if input_pointer is not None:
+        x = tl.load(input_pointer + offset_of(position, sizes, input_strides), inside).to(number)
+    if grad_pointer is not None:
+        grad = tl.load(grad_pointer + offset_of(position, sizes, grad_strides), inside).to(number)
+
+    if input_pointer is None:
+        output = grad * tl.where(kept, double(up, number), 0.0)
+    else:
+        noise = tl.where(kept, double(up, number), -1.0)
+        if grad_pointer is None:
+            size = power(tl.abs(x), exponent, QUARTERS)
+            output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
+        else:
+            c = double(coefficient, number)
+            size = power(tl.abs(x) + double(eps, number), exponent, QUARTERS)
+            scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
+            largest: tl.constexpr = 1.7976931348623157e308 if number == tl.float64 else 3.4028234663852886e38
+            factor = tl.clamp(1 + scaled * noise, -largest, largest, propagate_nan=tl.PropagateNan.ALL)
+            output = grad * factor
+    tl.store(output_pointer + position, output, inside)
