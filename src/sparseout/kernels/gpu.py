@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparseout import reference
 
-_BLOCK = 1024  # elements a program, a multiple of 32
+_BLOCK = 2048  # elements a program, a multiple of 32
 _WARPS = 4
 _NARROW = 2**31  # positions and offsets below this are computed in 32 bits
 
@@ -92,6 +92,7 @@ def _launch(
             WIDE=reach + _BLOCK > _NARROW,
             BLOCK=_BLOCK,
             num_warps=_WARPS,
+            enable_fp_fusion=True,
         )
     return output
 

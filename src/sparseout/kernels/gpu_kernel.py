@@ -6,41 +6,46 @@ import triton.language as tl
 
 @triton.jit
 def philox(seed, counter):
-    """The four words of a counter, in 32 bits whatever the width of `counter`: `tl.randint4x` changes its generator with that."""
+    """The four words of each counter. Triton's generator needs 32-bit arguments: with 64 bits it is another one."""
     low = counter.to(tl.uint32)
-    high = (counter >> 32).to(tl.uint32) if counter.dtype.primitive_bitwidth == 64 else low * 0
+    if counter.dtype.primitive_bitwidth == 64:
+        high = (counter >> 32).to(tl.uint32)
+    else:
+        high = low * 0
     return tl.philox(seed, low, high, low * 0, low * 0, 7)
 
 
 @triton.jit
-def words_of_block(seed, block, BLOCK: tl.constexpr):
-    """The words of elements `block * BLOCK` to `(block + 1) * BLOCK - 1`, four from each counter."""
+def kept_in_block(seed, block, threshold, BLOCK: tl.constexpr):
+    """The mask of elements `block * BLOCK` to `(block + 1) * BLOCK - 1`: a counter serves four."""
     word0, word1, word2, word3 = philox(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
-    words = tl.join(tl.join(word0, word1), tl.join(word2, word3))
-    words = words.reshape(BLOCK // 32, 8, 2, 2)  # group of 32, counter mod 8, low and high bit of the word's number
-    return words.permute(0, 3, 2, 1).reshape(BLOCK)
+    bits01 = (word0 >= threshold).to(tl.int32) + (word1 >= threshold).to(tl.int32) * 2
+    bits = (word2 >= threshold).to(tl.int32) * 4 + (word3 >= threshold).to(tl.int32) * 8 + bits01
+    numbers = tl.arange(0, 4).reshape(1, 4, 1)
+    return ((bits.reshape(BLOCK // 32, 1, 8) >> numbers) & 1).reshape(BLOCK) != 0
 
 
 @triton.jit
-def words_of_elements(seed, index):
-    """The words of any elements, one from each counter."""
-    word0, word1, word2, word3 = philox(seed, index // 32 * 8 + index % 8)
-    number = index // 8 % 4
-    return tl.where(number < 2, tl.where(number == 0, word0, word1), tl.where(number == 2, word2, word3))
+def kept_at(seed, index, threshold):
+    """The mask of any elements: a counter serves one."""
+    word0, word1, word2, word3 = philox(seed, (index >> 5 << 3) + (index & 7))
+    odd, high = (index >> 3 & 1) != 0, (index >> 4 & 1) != 0
+    return tl.where(high, tl.where(odd, word3, word2), tl.where(odd, word1, word0)) >= threshold
 
 
 @triton.jit
 def offset_of(position, sizes, strides):
     """Where element `position` lies, by its coordinates in `sizes`, the fastest first; without strides, at `position`."""
-    if len(strides) == 0:
-        return position
-    offset = position * 0
-    for dim in tl.static_range(len(sizes)):
-        coordinate = position
-        if dim < len(sizes) - 1:
-            coordinate = position % sizes[dim]
-            position = position // sizes[dim]
-        offset += coordinate * strides[dim]
+    offset = position
+    if len(strides) > 0:
+        unsigned: tl.constexpr = tl.uint64 if position.dtype.primitive_bitwidth == 64 else tl.uint32  # cheaper to divide
+        rest = position.to(unsigned)
+        offset *= 0
+        for dim in tl.static_range(len(sizes) - 1):
+            size = sizes[dim].to(unsigned)
+            offset += (rest % size).to(position.dtype) * strides[dim]
+            rest = rest // size
+        offset += rest.to(position.dtype) * strides[len(sizes) - 1]
     return offset
 
 
@@ -54,8 +59,10 @@ def double(bits, dtype: tl.constexpr):
 def power_of_two(k, dtype: tl.constexpr):
     """`2^k` for a `k` between the smallest and the largest normal exponent."""
     if dtype == tl.float64:
-        return ((k.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
-    return ((k + 127) << 23).to(tl.float32, bitcast=True)
+        result = ((k.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    else:
+        result = ((k + 127) << 23).to(tl.float32, bitcast=True)
+    return result
 
 
 @triton.jit
@@ -86,7 +93,7 @@ def general_power(x, exponent):
         largest: tl.constexpr = 252.0
     whole = high * e
     part = a * log2_m + low * e
-    n = tl.clamp(tl.floor(whole + part + 0.5), -largest, largest)
+    n = tl.minimum(tl.maximum(tl.floor(whole + part + 0.5), -largest), largest)
     half = n.to(tl.int32) >> 1  # in two steps, so that the power may pass the range's ends
     result = tl.exp2(whole - n + part) * power_of_two(half, x.dtype) * power_of_two(n.to(tl.int32) - half, x.dtype)
     result = tl.where(x == 0, tl.where(a > 0, 0.0, float("inf")), result)
@@ -98,18 +105,19 @@ def general_power(x, exponent):
 def power(x, exponent, QUARTERS: tl.constexpr):
     """`x^a` for `x >= 0`: by square roots and products where `4 a` is the integer `QUARTERS`."""
     if QUARTERS is None:
-        return general_power(x, exponent)
-    size: tl.constexpr = QUARTERS if QUARTERS >= 0 else -QUARTERS
-    result = tl.full(x.shape, 1, x.dtype)
-    if size & 3:
-        root = tl.sqrt(x)
+        result = general_power(x, exponent)
+    else:
+        size: tl.constexpr = QUARTERS if QUARTERS >= 0 else -QUARTERS
+        result = tl.full(x.shape, 1, x.dtype)
         if size & 2:
-            result = root
+            result = tl.sqrt(x)
         if size & 1:
-            result *= tl.sqrt(root)
-    for _ in tl.static_range(size // 4):
-        result *= x
-    return result if QUARTERS >= 0 else 1 / result
+            result *= tl.sqrt(tl.sqrt(x))
+        for _ in tl.static_range(size // 4):
+            result *= x
+        if QUARTERS < 0:
+            result = 1 / result
+    return result
 
 
 @triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient"])
@@ -137,12 +145,12 @@ def kernel(
         block = block.to(tl.int64)
     position = block * BLOCK + tl.arange(0, BLOCK)
     inside = position < count
+    threshold = threshold.to(tl.uint64)
     seed = tl.load(seed_pointer)
     if len(mask_strides) == 0:
-        words = words_of_block(seed, block, BLOCK)
+        kept = kept_in_block(seed, block, threshold, BLOCK)
     else:
-        words = words_of_elements(seed, offset_of(position, sizes, mask_strides))
-    kept = words.to(tl.uint64) >= threshold.to(tl.uint64)
+        kept = kept_at(seed, offset_of(position, sizes, mask_strides), threshold)
     number: tl.constexpr = tl.float64 if output_pointer.dtype.element_ty == tl.float64 else tl.float32
 
     if input_pointer is not None:
@@ -162,6 +170,6 @@ def kernel(
             size = power(tl.abs(x) + double(eps, number), exponent, QUARTERS)
             scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
             largest: tl.constexpr = 1.7976931348623157e308 if number == tl.float64 else 3.4028234663852886e38
-            factor = tl.clamp(1 + scaled * noise, -largest, largest, propagate_nan=tl.PropagateNan.ALL)
-            output = grad * factor
+            factor = tl.maximum(1 + scaled * noise, -largest, propagate_nan=tl.PropagateNan.ALL)
+            output = grad * tl.minimum(factor, largest, propagate_nan=tl.PropagateNan.ALL)
     tl.store(output_pointer + position, output, inside)
