@@ -102,6 +102,13 @@ def general_power(x, exponent):
 
 
 @triton.jit
+def root(x):
+    """The square root, scaled where `tl.sqrt` would take a subnormal float32 for 0."""
+    subnormal = x < 1.1754943508222875e-38
+    return tl.sqrt(tl.where(subnormal, x * 18446744073709551616.0, x)) * tl.where(subnormal, 2.3283064365386963e-10, 1.0)
+
+
+@triton.jit
 def power(x, exponent, QUARTERS: tl.constexpr):
     """`x^a` for `x >= 0`: by square roots and products where `4 a` is the integer `QUARTERS`."""
     if QUARTERS is None:
@@ -110,9 +117,9 @@ def power(x, exponent, QUARTERS: tl.constexpr):
         size: tl.constexpr = QUARTERS if QUARTERS >= 0 else -QUARTERS
         result = tl.full(x.shape, 1, x.dtype)
         if size & 2:
-            result = tl.sqrt(x)
+            result = root(x)
         if size & 1:
-            result *= tl.sqrt(tl.sqrt(x))
+            result *= tl.sqrt(root(x))
         for _ in tl.static_range(size // 4):
             result *= x
         if QUARTERS < 0:
