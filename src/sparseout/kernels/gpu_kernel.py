@@ -8,7 +8,7 @@ import triton.language as tl
 def philox(seed, counter):
     """The four words of each counter. Triton's generator needs 32-bit arguments: with 64 bits it is another one."""
     low = counter.to(tl.uint32)
-    if counter.dtype.primitive_bitwidth == 64:
+    if counter.dtype == tl.int64:
         high = (counter >> 32).to(tl.uint32)
     else:
         high = low * 0
@@ -38,7 +38,7 @@ def offset_of(position, sizes, strides):
     """Where element `position` lies, by its coordinates in `sizes`, the fastest first; without strides, at `position`."""
     offset = position
     if len(strides) > 0:
-        unsigned: tl.constexpr = tl.uint64 if position.dtype.primitive_bitwidth == 64 else tl.uint32  # cheaper to divide
+        unsigned: tl.constexpr = tl.uint64 if position.dtype == tl.int64 else tl.uint32  # cheaper to divide
         rest = position.to(unsigned)
         offset *= 0
         for dim in tl.static_range(len(sizes) - 1):
