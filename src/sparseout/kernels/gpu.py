@@ -33,8 +33,8 @@ def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[
     """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed`, which stays there."""
     output = torch.empty_like(input)
     if reference.is_product(p, q):
-        return _launch(None, input, output, p, _scale(p, input.dtype), seed, shared_dims)
-    return _launch(input, None, output, p, _up(p, input.dtype), seed, shared_dims, q / 2)
+        return _launch(None, input, output, p, seed, shared_dims)
+    return _launch(input, None, output, p, seed, shared_dims, q / 2)
 
 
 def backward(
@@ -50,9 +50,9 @@ def backward(
     """`reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
     if input is None or reference.is_product(p, q):
-        return _launch(None, grad, output, p, _scale(p, grad.dtype), seed, shared_dims)
+        return _launch(None, grad, output, p, seed, shared_dims)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    return _launch(input, grad, output, p, _up(p, grad.dtype), seed, shared_dims, (q - 2) / 2, eps, coefficient)
+    return _launch(input, grad, output, p, seed, shared_dims, (q - 2) / 2, eps, coefficient)
 
 
 def _launch(
@@ -60,19 +60,21 @@ def _launch(
     grad: Tensor | None,
     output: Tensor,
     p: float,
-    up: float,
     seed: Tensor,
     shared_dims: tuple[int, ...],
     exponent: float = 0.0,
     eps: float = 0.0,
     coefficient: float = 1.0,
 ) -> Tensor:
-    """Write `output`: `grad` times 0 or `up` without `input`, else the forward pass without `grad` and the backward with it."""
+    """Write `output`: `grad` times the mask without `input`, else the forward pass without `grad` and the backward with it."""
     from sparseout.kernels.gpu_kernel import kernel
 
     count = output.numel()
     if count == 0:
         return output
+    limits = torch.finfo(torch.promote_types(output.dtype, torch.float32))
+    # Never 0, of which an infinite power would make NaN.
+    up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
     strides = tuple((output if tensor is None else tensor).stride() for tensor in (output, input, grad))
     sizes, walks, reach = _walk(output.shape, strides, shared_dims)
     quarters = 4 * exponent
@@ -89,7 +91,7 @@ def _launch(
             _bits(up),
             _bits(min(exponent, 2.0**63)),  # any higher power of a float64 but 1 is 0 or infinite too
             _bits(eps),
-            _bits(coefficient),
+            _bits(min(coefficient, limits.max)),
             quarters=int(quarters) if quarters in range(-4, 9) else None,
             wide=reach + _BLOCK > _NARROW,
             block_size=_BLOCK,
@@ -133,14 +135,9 @@ def _walk(
 
 
 def _scale(p: float, dtype: torch.dtype) -> float:
-    """What a kept element is multiplied by: 1 / (1 - p), rounded as the reference does once the kernel has rounded it."""
+    """`1 / (1 - p)`, which becomes the reference's when the kernel rounds it to the dtype that it computes in."""
     keep = 1 - p if dtype == torch.float64 else ctypes.c_float(1 - p).value
     return 1 / keep if p < 1 else 0.0
-
-
-def _up(p: float, dtype: torch.dtype) -> float:
-    """The noise of a kept element: p / (1 - p), and never 0, of which an infinite power would make NaN."""
-    return max(p / (1 - p), torch.finfo(torch.promote_types(dtype, torch.float32)).tiny)
 
 
 def _bits(number: float) -> int:

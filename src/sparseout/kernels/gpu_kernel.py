@@ -95,8 +95,8 @@ def any_power(x, exponent):
     n = rounded.to(tl.int32)
     half = n >> 1  # in two steps, so that the result may pass the range's ends
     result = tl.exp2(whole - rounded + part) * power_of_2(half, x.dtype) * power_of_2(n - half, x.dtype)
-    result = tl.where(x == 0, tl.where(a > 0, 0.0, float("inf")), result)
-    result = tl.where(x == float("inf"), tl.where(a > 0, float("inf"), 0.0), result)
+    result = tl.where(x == 0, tl.where(exponent > 0, 0.0, float("inf")), result)  # its bits have the sign of `a`
+    result = tl.where(x == float("inf"), tl.where(exponent > 0, float("inf"), 0.0), result)
     return tl.where(x == x, result, x)
 
 
