@@ -139,7 +139,7 @@ def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
 
 
 def close(ours, exact, largest):
-    """`ours` errs by a few units in the last place of the largest term, or of the smallest normal number; or both are infinite."""
+    """`ours` errs by a few units in the last place of the largest term or the smallest normal number; or both are infinite."""
     limits, infinite = torch.finfo(ours.dtype), ours.isinf()
     assert ((ours.double() - exact).abs() <= RTOL[ours.dtype] * (largest + limits.smallest_normal))[~infinite].all()
     assert (exact.abs() >= limits.max * (1 - RTOL[ours.dtype]))[infinite].all()

@@ -104,7 +104,7 @@ def _launch(
 @functools.lru_cache(maxsize=1024)
 def _walk(
     shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], shared_dims: tuple[int, ...]
-) -> tuple[tuple[int, ...], list[tuple[int, ...]], int]:
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]:
     """How to go through tensors and the mask in the order in which the first tensor, which must be dense, lies in memory.
 
     Returns:
@@ -112,9 +112,9 @@ def _walk(
         the mask its strides, none where it lies as the first does; and the largest number of elements that any of them spans.
 
     >>> _walk((2, 3, 4), ((12, 4, 1), (12, 1, 3)), ())  # the second tensor is transposed
-    ((4, 3, 2), [(3, 1, 12), ()], 24)
+    ((4, 3, 2), ((3, 1, 12), ()), 24)
     >>> _walk((2, 3, 4), ((12, 4, 1), (12, 4, 1)), (2,))
-    ((4, 6), [(), (0, 1)], 24)
+    ((4, 6), ((), (0, 1)), 24)
     """
     mask, step = [0] * len(shape), 1
     for dim in reversed(range(len(shape))):
@@ -131,7 +131,7 @@ def _walk(
             inner.append(outer)
     first, *rest = (tuple(row[tensor] for row in inner) for tensor in range(len(strides) + 1))
     reach = max(1 + sum((size - 1) * stride for size, stride in zip(sizes, walk, strict=True)) for walk in (first, *rest))
-    return tuple(sizes), [() if walk == first else walk for walk in rest], reach
+    return tuple(sizes), tuple(() if walk == first else walk for walk in rest), reach
 
 
 def _scale(p: float, dtype: torch.dtype) -> float:
