@@ -5,37 +5,36 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import itertools
-import operator
 import struct
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from sparseout import reference
 
-_BLOCK = 1024  # elements a program, a multiple of 32
+_BLOCK = 2048  # elements a program, a multiple of 32: 16 a thread
 _WARPS = 4
-_NARROW = 2**31  # positions and offsets below this are computed in 32 bits
+_NARROW = 2**31  # offsets below this take 32 bits
 
 
 def _why_missing() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
-        return "this build of torch has no GPU support"
+        return "this build of torch is for the CPU alone"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return "" if torch.__version__ >= (2, 7) else f"the kernel needs torch 2.7 and its triton 3.3, this is torch {torch.__version__}"
+    return "" if torch.__version__ >= "2.7" else f"it needs torch 2.7 or later, for its Triton 3.3; this is {torch.__version__}"
 
 
 MISSING = _why_missing()
 
 
 def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...]) -> Tensor:
-    """`reference.forward` of a tensor of any strides on the GPU. `seed` is read there, so that nothing waits for it."""
+    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed`, which stays there."""
     output = torch.empty_like(input)
     if reference.is_product(p, q):
-        return _launch(None, input, output, p, _scale(p, input.dtype), seed, shared_dims)
-    return _launch(input, None, output, p, _up(p, input.dtype), seed, shared_dims, q / 2)
+        return _launch(None, input, output, p, seed, shared_dims)
+    return _launch(input, None, output, p, seed, shared_dims, q / 2)
 
 
 def backward(
@@ -48,12 +47,12 @@ def backward(
     eps: float,
     shared_dims: tuple[int, ...],
 ) -> Tensor:
-    """`reference.backward` of tensors of any strides on the GPU."""
+    """`reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
     if input is None or reference.is_product(p, q):
-        return _launch(None, grad, output, p, _scale(p, grad.dtype), seed, shared_dims)
+        return _launch(None, grad, output, p, seed, shared_dims)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    return _launch(input, grad, output, p, _up(p, grad.dtype), seed, shared_dims, (q - 2) / 2, eps, coefficient)
+    return _launch(input, grad, output, p, seed, shared_dims, (q - 2) / 2, eps, coefficient)
 
 
 def _launch(
@@ -61,21 +60,23 @@ def _launch(
     grad: Tensor | None,
     output: Tensor,
     p: float,
-    up: float,
     seed: Tensor,
     shared_dims: tuple[int, ...],
     exponent: float = 0.0,
     eps: float = 0.0,
     coefficient: float = 1.0,
 ) -> Tensor:
-    """Write `output`: without `input`, `grad` times 0 or `up`; else the forward pass without `grad` and the backward with it."""
+    """Write `output`: `grad` times the mask without `input`, else the forward pass without `grad` and the backward with it."""
     from sparseout.kernels.gpu_kernel import kernel
 
     count = output.numel()
     if count == 0:
         return output
-    layouts = (tensor.stride() for tensor in (output, output if input is None else input, output if grad is None else grad))
-    sizes, strides, reach = _walk(output.shape, tuple(layouts), shared_dims)
+    limits = torch.finfo(torch.promote_types(output.dtype, torch.float32))
+    # Never 0, of which an infinite power would make NaN.
+    up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
+    strides = tuple((output if tensor is None else tensor).stride() for tensor in (output, input, grad))
+    sizes, walks, reach = _walk(output.shape, strides, shared_dims)
     quarters = 4 * exponent
     with torch.cuda.device_of(output):
         kernel[(-(-count // _BLOCK),)](
@@ -84,27 +85,36 @@ def _launch(
             output,
             seed,
             sizes,
-            *strides,
+            *walks,
             count,
             round(p * 2**32),
-            *(_bits(number) for number in (up, min(exponent, 2.0**63), eps, coefficient)),
-            QUARTERS=int(quarters) if quarters in range(-4, 9) else None,
-            WIDE=reach + _BLOCK > _NARROW,
-            BLOCK=_BLOCK,
+            _bits(up),
+            _bits(min(exponent, 2.0**63)),  # any higher power of a float64 but 1 is 0 or infinite too
+            _bits(eps),
+            _bits(min(coefficient, limits.max)),
+            quarters=int(quarters) if quarters in range(-4, 9) else None,
+            wide=reach + _BLOCK > _NARROW,
+            block_size=_BLOCK,
             num_warps=_WARPS,
+            enable_fp_fusion=True,
         )
     return output
 
 
 @functools.lru_cache(maxsize=1024)
 def _walk(
-    shape: tuple[int, ...], layouts: tuple[tuple[int, ...], ...], shared_dims: tuple[int, ...]
-) -> tuple[tuple[int, ...], list[tuple[int, ...]], int]:
-    """How to go through the tensors of `layouts`, and the mask, in the order of the first one's memory, which must be dense.
+    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], shared_dims: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]:
+    """How to go through tensors and the mask in the order in which the first tensor, which must be dense, lies in memory.
 
     Returns:
-        Sizes, the fastest first, where dimensions are one if they can be in every tensor; strides for each tensor after the first
-        and for the mask, none where they are the first one's; and the largest number of elements that any of them spans.
+        The sizes, the fastest first, with dimensions merged where they are one in every tensor; for each further tensor and for
+        the mask its strides, none where it lies as the first does; and the largest number of elements that any of them spans.
+
+    >>> _walk((2, 3, 4), ((12, 4, 1), (12, 1, 3)), ())  # the second tensor is transposed
+    ((4, 3, 2), ((3, 1, 12), ()), 24)
+    >>> _walk((2, 3, 4), ((12, 4, 1), (12, 4, 1)), (2,))
+    ((4, 6), ((), (0, 1)), 24)
     """
     mask, step = [0] * len(shape), 1
     for dim in reversed(range(len(shape))):
@@ -112,29 +122,24 @@ def _walk(
             mask[dim] = step
             step *= shape[dim]
     sizes: list[int] = []
-    steps: list[list[int]] = []
-    for size, *outer in sorted(zip(shape, *layouts, mask, strict=True), key=operator.itemgetter(1)):
-        if sizes and all(stride == inner * sizes[-1] for stride, inner in zip(outer, steps[-1], strict=True)):
+    inner: list[list[int]] = []
+    for size, *outer in sorted(zip(shape, *strides, mask, strict=True), key=itemgetter(1)):
+        if sizes and all(after == before * sizes[-1] for after, before in zip(outer, inner[-1], strict=True)):
             sizes[-1] *= size
         elif size > 1:
             sizes.append(size)
-            steps.append(outer)
-    first, *rest = (tuple(step[tensor] for step in steps) for tensor in range(len(layouts) + 1))
-    reach = max(1 + sum((size - 1) * stride for size, stride in zip(sizes, tensor)) for tensor in (first, *rest))
-    return tuple(sizes), [() if strides == first else strides for strides in rest], reach
+            inner.append(outer)
+    first, *rest = (tuple(row[tensor] for row in inner) for tensor in range(len(strides) + 1))
+    reach = max(1 + sum((size - 1) * stride for size, stride in zip(sizes, walk, strict=True)) for walk in (first, *rest))
+    return tuple(sizes), tuple(() if walk == first else walk for walk in rest), reach
 
 
 def _scale(p: float, dtype: torch.dtype) -> float:
-    """`1 / (1 - p)`, which the kernel rounds once in the dtype that it computes in; all is dropped for `p = 1`."""
+    """`1 / (1 - p)`, which becomes the reference's when the kernel rounds it to the dtype that it computes in."""
     keep = 1 - p if dtype == torch.float64 else ctypes.c_float(1 - p).value
     return 1 / keep if p < 1 else 0.0
 
 
-def _up(p: float, dtype: torch.dtype) -> float:
-    """The noise of a kept element, `p / (1 - p)`, never 0: an infinite power would make NaN of it."""
-    return max(p / (1 - p), torch.finfo(torch.promote_types(dtype, torch.float32)).tiny)
-
-
 def _bits(number: float) -> int:
-    """The bits of a float64 as an integer: Triton would round the float itself to float32."""
+    """The bits of a float64, which Triton would round to float32 if it were passed as a float."""
     return int.from_bytes(struct.pack("<d", number), "little", signed=True)

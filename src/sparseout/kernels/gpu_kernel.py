@@ -6,115 +6,129 @@ import triton.language as tl
 
 @triton.jit
 def philox(seed, counter):
-    """The four words of a counter, in 32 bits whatever the width of `counter`: `tl.randint4x` changes its generator with that."""
+    """The four words of each counter. Triton's generator is another one where its arguments have 64 bits."""
     low = counter.to(tl.uint32)
-    high = (counter >> 32).to(tl.uint32) if counter.dtype.primitive_bitwidth == 64 else low * 0
+    high = (counter >> 32).to(tl.uint32) if counter.dtype == tl.int64 else low * 0
     return tl.philox(seed, low, high, low * 0, low * 0, 7)
 
 
 @triton.jit
-def words_of_block(seed, block, BLOCK: tl.constexpr):
-    """The words of elements `block * BLOCK` to `(block + 1) * BLOCK - 1`, four from each counter."""
-    word0, word1, word2, word3 = philox(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
-    words = tl.join(tl.join(word0, word1), tl.join(word2, word3))
-    words = words.reshape(BLOCK // 32, 8, 2, 2)  # group of 32, counter mod 8, low and high bit of the word's number
-    return words.permute(0, 3, 2, 1).reshape(BLOCK)
+def kept_in_block(seed, block, threshold, block_size: tl.constexpr):
+    """The mask of elements `block * block_size` to `(block + 1) * block_size - 1`: a counter serves four."""
+    word0, word1, word2, word3 = philox(seed, block * (block_size // 4) + tl.arange(0, block_size // 4))
+    bits = (word0 >= threshold).to(tl.int32) + (word1 >= threshold).to(tl.int32) * 2
+    bits += (word2 >= threshold).to(tl.int32) * 4 + (word3 >= threshold).to(tl.int32) * 8
+    words = tl.arange(0, 4).reshape(1, 4, 1)
+    return ((bits.reshape(block_size // 32, 1, 8) >> words) & 1).reshape(block_size) != 0
 
 
 @triton.jit
-def words_of_elements(seed, index):
-    """The words of any elements, one from each counter."""
-    word0, word1, word2, word3 = philox(seed, index // 32 * 8 + index % 8)
-    number = index // 8 % 4
-    return tl.where(number < 2, tl.where(number == 0, word0, word1), tl.where(number == 2, word2, word3))
+def kept_at(seed, index, threshold):
+    """The mask of any elements: a counter serves one."""
+    word0, word1, word2, word3 = philox(seed, (index >> 5 << 3) + (index & 7))
+    odd, upper = (index & 8) != 0, (index & 16) != 0
+    return tl.where(upper, tl.where(odd, word3, word2), tl.where(odd, word1, word0)) >= threshold
 
 
 @triton.jit
 def offset_of(position, sizes, strides):
     """Where element `position` lies, by its coordinates in `sizes`, the fastest first; without strides, at `position`."""
-    if len(strides) == 0:
-        return position
-    offset = position * 0
-    for dim in tl.static_range(len(sizes)):
-        coordinate = position
-        if dim < len(sizes) - 1:
-            coordinate = position % sizes[dim]
-            position = position // sizes[dim]
-        offset += coordinate * strides[dim]
+    offset = position
+    if len(strides) > 0:
+        unsigned: tl.constexpr = tl.uint64 if position.dtype == tl.int64 else tl.uint32  # cheaper to divide
+        rest = position.to(unsigned)
+        offset *= 0
+        for dim in tl.static_range(len(sizes) - 1):
+            size = sizes[dim].to(unsigned)
+            offset += (rest % size).to(position.dtype) * strides[dim]
+            rest = rest // size
+        offset += rest.to(position.dtype) * strides[len(sizes) - 1]
     return offset
 
 
 @triton.jit
-def double(bits, dtype: tl.constexpr):
-    """A number whose float64 bits were passed as an integer: Triton rounds the floats that it is passed to float32."""
+def number(bits, dtype: tl.constexpr):
+    """The float64 of these bits, as `dtype`: a float that is passed to Triton arrives rounded to float32."""
     return bits.to(tl.int64).to(tl.float64, bitcast=True).to(dtype)
 
 
 @triton.jit
-def power_of_two(k, dtype: tl.constexpr):
-    """`2^k` for a `k` between the smallest and the largest normal exponent."""
+def power_of_2(n, dtype: tl.constexpr):
+    """`2^n` for an integer `n` that is a normal number's exponent."""
     if dtype == tl.float64:
-        return ((k.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
-    return ((k + 127) << 23).to(tl.float32, bitcast=True)
+        result = ((n.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    else:
+        result = ((n + 127) << 23).to(tl.float32, bitcast=True)
+    return result
 
 
 @triton.jit
-def general_power(x, exponent):
-    """`x^a = 2^(a log2 x)` for `x >= 0`, with `log2 x = e + log2 m` and `m` in `[sqrt(1/2), sqrt(2))`.
+def any_power(x, exponent):
+    """`x^a = 2^(a log2 x)` for `x >= 0`, where `log2 x = e + log2 m` with an integer `e` and `m` in `[sqrt(1/2), sqrt(2))`.
 
-    The leading bits of `a` times `e` is exact, so that no digit of it is lost however large it is.
+    `a` is split so that its high part times `e` is exact: no digit of `a log2 x` is lost, however large it is.
     """
-    a = double(exponent, x.dtype)
-    high = double(exponent & ~0x3FFFFFFFFF, x.dtype)
-    low = (double(exponent, tl.float64) - double(exponent & ~0x3FFFFFFFFF, tl.float64)).to(x.dtype)
+    a = number(exponent, x.dtype)
+    leading = exponent.to(tl.int64) >> 38 << 38  # 15 significant bits
+    high = number(leading, x.dtype)
+    low = (number(exponent, tl.float64) - number(leading, tl.float64)).to(x.dtype)
     if x.dtype == tl.float64:
         subnormal = x < 2.2250738585072014e-308
         bits = tl.where(subnormal, x * 18014398509481984.0, x).to(tl.int64, bitcast=True)
         e = (bits - 0x3FE6A09E667F3BCD) >> 52
         log2_m = tl.log2((bits - (e << 52)).to(tl.float64, bitcast=True))
         e = tl.where(subnormal, e - 54, e)
-        largest: tl.constexpr = 2044.0
+        limit: tl.constexpr = 2044.0
     else:
         subnormal = x < 1.1754943508222875e-38
         bits = tl.where(subnormal, x * 16777216.0, x).to(tl.int32, bitcast=True)
         e = (bits - 0x3F3504F3) >> 23
         m = (bits - (e << 23)).to(tl.float32, bitcast=True)
-        z = (m - 1) / (m + 1)  # log2 m = 2 / ln 2 (z + z^3 / 3 + z^5 / 5 + ...)
-        z2 = z * z
+        z = (m - 1) / (m + 1)
+        z2 = z * z  # log2 m = 2 / ln 2 (z + z^3 / 3 + z^5 / 5 + ...): the GPU's own is good to 2^-22 alone
         log2_m = z * (2.88539008 + z2 * (0.961796694 + z2 * (0.577078016 + z2 * (0.412198583 + z2 * 0.320598898))))
         e = tl.where(subnormal, e - 24, e)
-        largest: tl.constexpr = 252.0
+        limit: tl.constexpr = 252.0
     whole = high * e
     part = a * log2_m + low * e
-    n = tl.clamp(tl.floor(whole + part + 0.5), -largest, largest)
-    half = n.to(tl.int32) >> 1  # in two steps, so that the power may pass the range's ends
-    result = tl.exp2(whole - n + part) * power_of_two(half, x.dtype) * power_of_two(n.to(tl.int32) - half, x.dtype)
-    result = tl.where(x == 0, tl.where(a > 0, 0.0, float("inf")), result)
-    result = tl.where(x == float("inf"), tl.where(a > 0, float("inf"), 0.0), result)
+    rounded = tl.minimum(tl.maximum(tl.floor(whole + part + 0.5), -limit), limit)
+    n = rounded.to(tl.int32)
+    half = n >> 1  # in two steps, so that the result may pass the range's ends
+    result = tl.exp2(whole - rounded + part) * power_of_2(half, x.dtype) * power_of_2(n - half, x.dtype)
+    result = tl.where(x == 0, tl.where(exponent > 0, 0.0, float("inf")), result)  # its bits have the sign of `a`
+    result = tl.where(x == float("inf"), tl.where(exponent > 0, float("inf"), 0.0), result)
     return tl.where(x == x, result, x)
 
 
 @triton.jit
-def power(x, exponent, QUARTERS: tl.constexpr):
-    """`x^a` for `x >= 0`: by square roots and products where `4 a` is the integer `QUARTERS`."""
-    if QUARTERS is None:
-        return general_power(x, exponent)
-    size: tl.constexpr = QUARTERS if QUARTERS >= 0 else -QUARTERS
-    result = tl.full(x.shape, 1, x.dtype)
-    if size & 3:
-        root = tl.sqrt(x)
+def root(x):
+    """The square root, scaled where `tl.sqrt` would take a subnormal float32 for 0."""
+    subnormal = x < 1.1754943508222875e-38
+    return tl.sqrt(tl.where(subnormal, x * 18446744073709551616.0, x)) * tl.where(subnormal, 2.3283064365386963e-10, 1.0)
+
+
+@triton.jit
+def power(x, exponent, quarters: tl.constexpr):
+    """`x^a` for `x >= 0`: by square roots and products where `quarters` is `4 a`."""
+    if quarters is None:
+        result = any_power(x, exponent)
+    else:
+        size: tl.constexpr = quarters if quarters >= 0 else -quarters
+        result = tl.full(x.shape, 1, x.dtype)
         if size & 2:
-            result = root
+            result = root(x)
         if size & 1:
-            result *= tl.sqrt(root)
-    for _ in tl.static_range(size // 4):
-        result *= x
-    return result if QUARTERS >= 0 else 1 / result
+            result *= tl.sqrt(root(x))
+        for _ in tl.static_range(size // 4):
+            result *= x
+        if quarters < 0:
+            result = 1 / result
+    return result
 
 
 @triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient"])
 def kernel(
-    input_pointer,  # None where the noise is a factor
+    input_pointer,  # None where the result is the gradient times the mask
     grad_pointer,  # None in the forward pass
     output_pointer,
     seed_pointer,
@@ -128,40 +142,38 @@ def kernel(
     exponent: tl.int64,
     eps: tl.int64,
     coefficient: tl.int64,
-    QUARTERS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    quarters: tl.constexpr,
+    wide: tl.constexpr,
+    block_size: tl.constexpr,
 ):
+    """A block of the output, which is dense. Numbers come as the bits of a float64."""
+    dtype: tl.constexpr = tl.float64 if output_pointer.dtype.element_ty == tl.float64 else tl.float32
     block = tl.program_id(0)
-    if WIDE:
+    if wide:
         block = block.to(tl.int64)
-    position = block * BLOCK + tl.arange(0, BLOCK)
+    position = block * block_size + tl.arange(0, block_size)
     inside = position < count
-    seed = tl.load(seed_pointer)
+    seed, least = tl.load(seed_pointer), threshold.to(tl.uint64)
     if len(mask_strides) == 0:
-        words = words_of_block(seed, block, BLOCK)
+        kept = kept_in_block(seed, block, least, block_size)
     else:
-        words = words_of_elements(seed, offset_of(position, sizes, mask_strides))
-    kept = words.to(tl.uint64) >= threshold.to(tl.uint64)
-    number: tl.constexpr = tl.float64 if output_pointer.dtype.element_ty == tl.float64 else tl.float32
-
+        kept = kept_at(seed, offset_of(position, sizes, mask_strides), least)
     if input_pointer is not None:
-        x = tl.load(input_pointer + offset_of(position, sizes, input_strides), inside).to(number)
+        x = tl.load(input_pointer + offset_of(position, sizes, input_strides), inside).to(dtype)
     if grad_pointer is not None:
-        grad = tl.load(grad_pointer + offset_of(position, sizes, grad_strides), inside).to(number)
+        grad = tl.load(grad_pointer + offset_of(position, sizes, grad_strides), inside).to(dtype)
 
+    noise = tl.where(kept, number(up, dtype), 0.0 if input_pointer is None else -1.0)
     if input_pointer is None:
-        output = grad * tl.where(kept, double(up, number), 0.0)
+        output = grad * noise
+    elif grad_pointer is None:
+        size = power(tl.abs(x), exponent, quarters)
+        output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
     else:
-        noise = tl.where(kept, double(up, number), -1.0)
-        if grad_pointer is None:
-            size = power(tl.abs(x), exponent, QUARTERS)
-            output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
-        else:
-            c = double(coefficient, number)
-            size = power(tl.abs(x) + double(eps, number), exponent, QUARTERS)
-            scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
-            largest: tl.constexpr = 1.7976931348623157e308 if number == tl.float64 else 3.4028234663852886e38
-            factor = tl.clamp(1 + scaled * noise, -largest, largest, propagate_nan=tl.PropagateNan.ALL)
-            output = grad * factor
+        c = number(coefficient, dtype)
+        size = power(tl.abs(x) + number(eps, dtype), exponent, quarters)
+        scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
+        largest: tl.constexpr = 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38
+        factor = tl.maximum(1 + scaled * noise, -largest, propagate_nan=tl.PropagateNan.ALL)
+        output = grad * tl.minimum(factor, largest, propagate_nan=tl.PropagateNan.ALL)
     tl.store(output_pointer + position, output, inside)

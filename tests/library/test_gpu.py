@@ -1,0 +1,247 @@
+"""The GPU kernel is the reference: the same mask to the bit, the same values to rounding, for any strides.
+
+Where there is no GPU, Triton's interpreter runs the kernel on the CPU. It truncates to bfloat16 where a GPU rounds, and
+does not show what the compiler makes of the kernel, which has a file of its own.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_reference import word_in_python
+from tolerances import DTYPES, RTOL
+
+from sparseout import reference
+from sparseout.kernels import gpu
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+tl = pytest.importorskip("triton.language")
+from sparseout.kernels.gpu_kernel import kept_at, kept_in_block  # noqa: E402
+
+# The interpreter computes with NumPy, which warns of what a GPU passes over.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SPECIAL_QS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+QS = st.sampled_from(SPECIAL_QS) | st.floats(0, 8)
+PS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, 1e-12, 1 - 1e-12])
+SEEDS = st.integers(-(2**63), 2**63 - 1)
+GRADIENTS = st.sampled_from(["detached", "exact"])
+
+
+def values(shape, dtype=torch.float64, seed=1):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def forward(input, p, q, seed, shared_dims=()):
+    return gpu.forward(input, p, q, torch.tensor([seed], device=DEVICE), shared_dims)
+
+
+def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims=()):
+    return gpu.backward(grad, input, p, q, torch.tensor([seed], device=DEVICE), gradient, eps, shared_dims)
+
+
+def rounded(exact, dtype):
+    """A float32 or float64 in a narrower dtype, as the kernel stores it."""
+    if dtype == torch.bfloat16 and INTERPRETED:
+        return (exact.view(torch.int32) & -(2**16)).view(torch.float32).to(dtype)
+    return exact.to(dtype)
+
+
+@st.composite
+def layouts(draw, shape, dtype, seed):
+    """A tensor of any strides: dimensions in any order in memory, with gaps, and expanded."""
+    order = draw(st.permutations(range(len(shape))))
+    gaps = draw(st.lists(st.sampled_from([1, 1, 2]), min_size=len(shape), max_size=len(shape)))
+    expanded = draw(st.lists(st.sampled_from([False, False, True]), min_size=len(shape), max_size=len(shape)))
+    sizes = [1 if wide else size for size, wide in zip(shape, expanded, strict=True)]
+    memory = values([sizes[dim] * gaps[dim] for dim in order], dtype, seed)[tuple(slice(None, None, gaps[dim]) for dim in order)]
+    return memory.permute([order.index(dim) for dim in range(len(shape))]).expand(shape)
+
+
+@st.composite
+def problems(draw, dtype):
+    """An input, a gradient and shared dimensions."""
+    shape = draw(st.lists(st.integers(0, 9), max_size=4) | st.integers(2000, 5000).map(lambda size: [size]))
+    shared_dims = tuple(draw(st.sets(st.integers(0, len(shape) - 1)))) if shape else ()
+    return draw(layouts(shape, dtype, 1)), draw(layouts(shape, dtype, 2)), shared_dims
+
+
+def named_layouts():
+    x = torch.full((3, 4, 7, 40), 4.0, device=DEVICE)
+    return {
+        "contiguous": x,
+        "transposed": x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0),
+        "channels-last": x.to(memory_format=torch.channels_last),
+        "expanded": x[:, :1, :, :1].expand(x.shape),
+        "sliced": torch.cat([x, -x], dim=3)[..., :40],
+        "strided": torch.stack([x, -x], dim=4)[..., 0],
+        "unaligned": torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape),
+    }
+
+
+@pytest.mark.parametrize("layout", named_layouts())
+@settings(max_examples=25)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    p=PS,
+    q=QS,
+    seed=SEEDS,
+    shared_dims=st.sampled_from([(), (2, 3), (1,), (0, 3), (0, 1, 2, 3)]),
+)
+def test_the_mask_is_the_references_in_any_layout(layout, dtype, p, q, seed, shared_dims):
+    x = named_layouts()[layout].to(dtype)
+    kept = reference.keep_mask(x.shape, p, seed, shared_dims).expand(x.shape)
+    y = forward(x, p, q, seed, shared_dims)
+    assert y.stride() == torch.empty_like(x).stride()
+    assert torch.equal((y >= 4).cpu(), kept)
+    for grad in (x, x.contiguous()):
+        assert torch.equal((backward(grad, x, p, q, seed, shared_dims=shared_dims) >= 4).cpu(), kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=40)
+@given(data=st.data(), p=PS, q=QS, seed=SEEDS)
+def test_forward_is_the_references(dtype, data, p, q, seed):
+    x, _, shared_dims = data.draw(problems(dtype))
+    ours = forward(x, p, q, seed, shared_dims)
+    assert ours.dtype == dtype
+    assert ours.stride() == torch.empty_like(x).stride()
+    if reference.is_product(p, q):
+        wide = x if dtype == torch.float64 else x.float()
+        assert torch.equal(ours, rounded(reference.forward(wide, p, q, seed, shared_dims), dtype))
+    else:
+        exact = reference.forward(x.double(), p, q, seed, shared_dims)
+        largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2) * max(p / (1 - p), 1))
+        close(ours, exact, largest)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=40)
+@given(data=st.data(), p=PS, q=QS, seed=SEEDS, gradient=GRADIENTS, eps=st.floats(1e-6, 1))
+def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
+    x, grad, shared_dims = data.draw(problems(dtype))
+    ours = backward(grad, x, p, q, seed, gradient, eps, shared_dims)
+    assert ours.dtype == dtype
+    assert ours.stride() == torch.empty_like(grad).stride()
+    if reference.is_product(p, q):
+        wide = grad if dtype == torch.float64 else grad.float()
+        assert torch.equal(ours, rounded(reference.backward(wide, None, p, q, seed, gradient, eps, shared_dims), dtype))
+        assert torch.equal(ours, backward(grad, None, p, q, seed, gradient, eps, shared_dims))
+    else:
+        exact = reference.backward(grad.double(), x.double(), p, q, seed, gradient, eps, shared_dims)
+        power = (x.double().abs() + eps) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
+        close(ours, exact, grad.double().abs() * (1 + power))
+
+
+def close(ours, exact, largest):
+    """`ours` errs by a few units in the last place of the largest term or the smallest normal number; or both are infinite."""
+    limits, infinite = torch.finfo(ours.dtype), ours.isinf()
+    assert ((ours.double() - exact).abs() <= RTOL[ours.dtype] * (largest + limits.smallest_normal))[~infinite].all()
+    assert (exact.abs() >= limits.max * (1 - RTOL[ours.dtype]))[infinite].all()
+    assert torch.equal(ours.sign()[infinite], exact.sign()[infinite].to(ours.dtype))
+
+
+@pytest.mark.parametrize("q", [*SPECIAL_QS, 0.3, 1.1, 1.7, 1.9, 2.2, 3.3, 4.4])
+def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q, monkeypatch):
+    monkeypatch.setattr(gpu, "_BLOCK", 2**14)
+    x = torch.logspace(-45, 12, 30_001, dtype=torch.float64, device=DEVICE).float()
+    x = torch.cat([x, -x])
+    ulp, tiny = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+    largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2))
+    error = forward(x, 0.5, q, 3) - reference.forward(x.double(), 0.5, q, 3)
+    assert (error.abs() <= 6 * ulp * largest.clamp_min(tiny)).all()
+    largest = ((x.double().abs() + 1e-6) ** ((q - 2) / 2)).clamp_min(1)
+    ones = torch.ones_like(x)
+    error = backward(ones, x, 0.5, q, 3) - reference.backward(ones.double(), x.double(), 0.5, q, 3, "detached", 1e-6)
+    assert (error.abs() <= 6 * ulp * largest).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@given(scale=st.floats(0.5, 1, exclude_max=True))
+@settings(max_examples=5)
+def test_every_half_precision_number_is_scaled_as_the_reference_scales_it(dtype, scale):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).to(DEVICE)
+    normal = every.abs() >= torch.finfo(dtype).tiny  # the interpreter takes subnormal bfloat16 numbers for 0
+    every = every[every.isfinite() & (normal if INTERPRETED else True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "_BLOCK", 2**14)
+        ours = forward(every, 1 - scale, 2.0, 9)
+    assert torch.equal(ours, rounded(reference.forward(every.float(), 1 - scale, 2.0, 9), dtype))
+
+
+def finite(dtype):
+    largest = torch.finfo(dtype).max
+    return st.lists(st.floats(-largest, largest) | st.sampled_from([0.0, -0.0, largest, 1e-42]), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=50)
+@given(
+    data=st.data(),
+    p=PS,
+    q=st.floats(0, 50) | st.sampled_from([0.0, 5e-324, 1e10, 1e300, 1.7e308]),
+    gradient=GRADIENTS,
+    eps=st.floats(1e-6, 1) | st.sampled_from([5e-324, 1e-300, 1e-42]),
+)
+def test_finite_input_never_gives_nan(dtype, data, p, q, gradient, eps):
+    x = torch.tensor(data.draw(finite(dtype)), dtype=torch.float64).to(DEVICE, dtype).nan_to_num()
+    assert not forward(x, p, q, 1).isnan().any()
+    for grad in (torch.zeros_like(x), torch.ones_like(x)):
+        assert not backward(grad, x, p, q, 1, gradient, eps).isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", ["detached", "exact"])
+@settings(max_examples=50)
+@given(p=PS, q=st.sampled_from([*SPECIAL_QS, 1e10, 1e300]) | st.floats(1e-30, 8))
+def test_the_ends_of_the_range_are_the_references(dtype, gradient, p, q):
+    x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]).to(DEVICE, dtype).repeat(20)
+    for ours, theirs in (
+        (forward(x, p, q, 5), reference.forward(x, p, q, 5)),
+        (backward(x, x, p, q, 5, gradient), reference.backward(x, x, p, q, 5, gradient, 1e-6)),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=RTOL[dtype], atol=RTOL[dtype], equal_nan=True)
+
+
+@settings(max_examples=30)
+@given(data=st.data(), q=st.sampled_from([1.7, 2.0]), seed=SEEDS)
+def test_offsets_of_64_bits_are_those_of_32(data, q, seed):
+    x, grad, shared_dims = data.draw(problems(torch.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        narrow = forward(x, 0.5, q, seed, shared_dims), backward(grad, x, 0.5, q, seed, shared_dims=shared_dims)
+        patch.setattr(gpu, "_NARROW", 0)
+        wide = forward(x, 0.5, q, seed, shared_dims), backward(grad, x, 0.5, q, seed, shared_dims=shared_dims)
+    assert all(map(torch.equal, narrow, wide))
+
+
+def test_more_than_31_bits_of_elements_need_64_bits():
+    def reach(shape, *strides):
+        return gpu._walk(shape, strides, ())[2]
+
+    assert reach((2**16, 2**15), (2**15, 1), (2**15, 1)) == 2**31
+    assert reach((2, 3), (3, 1), (2**40, 2)) == 2**40 + 5
+    assert reach((), (), ()) == 1
+
+
+@triton.jit
+def _far_masks(in_block, at, seed, block, threshold, block_size: tl.constexpr):
+    from_block = kept_in_block(tl.load(seed), tl.load(block), tl.load(threshold).to(tl.uint64), block_size)
+    tl.store(in_block + tl.arange(0, block_size), from_block)
+    index = tl.load(block) * block_size + tl.arange(0, block_size)
+    tl.store(at + tl.arange(0, block_size), kept_at(tl.load(seed), index, tl.load(threshold).to(tl.uint64)))
+
+
+@settings(max_examples=50)
+@given(block=st.integers(0, 2**50) | st.sampled_from([2**24 - 1, 2**24, 2**27, 2**28]), seed=SEEDS, data=st.data())
+def test_the_index_rule_holds_for_any_index(block, seed, data):
+    words = [word_in_python(index, seed) for index in range(block * 128, block * 128 + 128)]
+    threshold = data.draw(st.sampled_from([words[5], words[77] + 1, 0, 2**32]))
+    results = [torch.zeros(128, dtype=torch.bool, device=DEVICE) for _ in range(2)]
+    _far_masks[(1,)](*results, *(torch.tensor([number], device=DEVICE) for number in (seed, block, threshold)), block_size=128)
+    for result in results:
+        assert result.tolist() == [word >= threshold for word in words]
