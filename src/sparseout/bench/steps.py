@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparseout.bench.models import MODELS, Noise
 from sparseout.bench.op import P, Row

@@ -27,7 +27,7 @@ def backends() -> None:
 
     >>> sparseout.backends()  # doctest: +SKIP
     cpu        takes CPU tensors: compiled kernel, avx512, 2 threads
-    gpu        not here: this build of torch has no GPU support
+    gpu        not here: this build of torch is for the CPU alone
     reference  takes all others: plain torch
     """
     kernel = f"compiled kernel, {cpu.AVAILABLE[cpu.used]}, {torch.get_num_threads()} threads" if cpu.AVAILABLE else ""
