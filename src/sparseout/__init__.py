@@ -2,8 +2,8 @@
 
 from sparseout import metrics
 from sparseout.functional import sparseout
-from sparseout.layers import Sparseout
+from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 
 __version__ = "0.1.0"
 
-__all__ = ["Sparseout", "metrics", "sparseout"]
+__all__ = ["LockedSparseout", "Sparseout", "Sparseout1d", "Sparseout2d", "Sparseout3d", "metrics", "sparseout"]
