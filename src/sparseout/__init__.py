@@ -3,7 +3,21 @@
 from sparseout import metrics
 from sparseout.functional import sparseout
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
 
 __version__ = "0.1.0"
 
-__all__ = ["LockedSparseout", "Sparseout", "Sparseout1d", "Sparseout2d", "Sparseout3d", "metrics", "sparseout"]
+__all__ = [
+    "LockedSparseout",
+    "Sparseout",
+    "Sparseout1d",
+    "Sparseout2d",
+    "Sparseout3d",
+    "SwapReport",
+    "check_swap",
+    "insert_after",
+    "metrics",
+    "restore",
+    "sparseout",
+    "swap_dropout",
+]

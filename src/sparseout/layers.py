@@ -66,7 +66,8 @@ class Sparseout(nn.Module):
         check_eps(eps)
         self._p, self._q, self.inplace = check_p(p), check_q(q), inplace
         self.gradient, self.eps = gradient, eps
-        self.shared_dims, self.generator = shared_dims, generator
+        self.shared_dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else shared_dims
+        self.generator = generator
         self._make_cells()
 
     @property
