@@ -333,12 +333,16 @@ def test_an_activation_may_be_the_model():
     assert [change.name for change in sparseout.insert_after(nn.ReLU(), nn.ReLU, q=1.0, p=0.1).changes] == [""]
 
 
-def test_a_name_that_is_taken_is_not_reached():
-    model = nn.Sequential(nn.ReLU(), nn.ReLU())
+def test_where_no_layer_can_be_inserted_is_named():
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()))
     model[0].sparseout = "mine"
-    report = sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1)
+    report = sparseout.insert_after(model, (nn.ReLU, nn.Sequential), q=1.0, p=0.1)
     assert [change.name for change in report.changes] == ["1"]
-    assert dict(report.unreachable) == {"0": "ReLU has an attribute 'sparseout' of its own"}
+    assert dict(report.unreachable) == {
+        "": "Sequential is a sequence: name the class of its last module",
+        "0": "ReLU has an attribute 'sparseout' of its own",
+        "2": "Sequential is a sequence: name the class of its last module",
+    }
 
 
 # Compiled models

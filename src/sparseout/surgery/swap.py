@@ -136,9 +136,13 @@ def insert_after(
             continue
         if _is_scripted(module, kinds):
             unreachable.append(Unreachable(names[0], _SCRIPTED))
-        elif isinstance(module, kinds) and hasattr(module, edit.INSERTED):
+        elif not isinstance(module, kinds):
+            continue
+        elif hasattr(module, edit.INSERTED):
             unreachable.append(Unreachable(names[0], f"{type(module).__name__} has an attribute {edit.INSERTED!r} of its own"))
-        elif isinstance(module, kinds):
+        elif isinstance(module, nn.Sequential):
+            unreachable.append(Unreachable(names[0], f"{type(module).__name__} is a sequence: name the class of its last module"))
+        else:
             plan.append((names, Sparseout(p, q)))
     return perform(model, "insert", plan, unreachable, inplace)
 
