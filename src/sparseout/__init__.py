@@ -1,6 +1,6 @@
 """Sparseout: control and measure how sparse the activations of a PyTorch network are."""
 
-from sparseout import metrics
+from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
@@ -18,6 +18,7 @@ __all__ = [
     "insert_after",
     "metrics",
     "restore",
+    "schedule",
     "sparseout",
     "swap_dropout",
 ]
