@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout2d, schedule
 
 # Set to True when the op compiles without a graph break.
@@ -68,3 +69,24 @@ def test_evaluation_compiles_to_the_identity():
         layer.q = q
         assert torch.equal(run(x), x)
     assert counter.frame_count <= 1
+
+
+def test_the_backward_mask_of_a_compiled_layer_is_its_forward_mask():
+    torch.compiler.reset()
+    ones = torch.ones(1000, requires_grad=True)
+    y = torch.compile(Sparseout(0.5), backend="aot_eager", fullgraph=True)(ones)
+    y.sum().backward()
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(ones.grad, y)
+
+
+def test_a_changed_model_is_one_graph():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+    model = sparseout.insert_after(sparseout.swap_dropout(model, 1.5).model, nn.ReLU, q=1.0, p=0.2).model
+    run, counter = compiled(model)
+    x = torch.randn(3, 5)
+    torch.manual_seed(0)
+    y = run(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(y, model(x))
+    assert counter.frame_count == 1
