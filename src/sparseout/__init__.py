@@ -1,10 +1,26 @@
 """Sparseout: control and measure how sparse the activations of a PyTorch network are."""
 
-from sparseout import metrics
+from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.kernels import backends
-from sparseout.layers import Sparseout
+from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
 
 __version__ = "0.1.0"
 
-__all__ = ["Sparseout", "backends", "metrics", "sparseout"]
+__all__ = [
+    "LockedSparseout",
+    "Sparseout",
+    "Sparseout1d",
+    "Sparseout2d",
+    "Sparseout3d",
+    "SwapReport",
+    "backends",
+    "check_swap",
+    "insert_after",
+    "metrics",
+    "restore",
+    "schedule",
+    "sparseout",
+    "swap_dropout",
+]

@@ -1,9 +1,10 @@
-"""Sparseout as a module, in the place of `torch.nn.Dropout`."""
+"""Sparseout as modules, in the places of `torch.nn.Dropout`, `Dropout1d/2d/3d` and the locked dropout of recurrent networks."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from sparseout.functional import sparseout
 
 class Sparseout(nn.Module):
     """`y = x + sign(x) |x|^(q/2) n` in training, `y = x` in evaluation: `sparseout.sparseout` as a layer.
+
+    `p` and `q` may be set while a model trains: they are checked when they are set, and a compiled model does not recompile.
+    Like those of `nn.Dropout`, the settings are not in the `state_dict`.
 
     Args:
         p: drop probability in [0, 1].
@@ -39,9 +43,13 @@ class Sparseout(nn.Module):
     >>> _ = torch.manual_seed(0)
     >>> layer(torch.full((6,), 0.0625))
     tensor([-0.0625,  0.1875, -0.0625, -0.0625, -0.0625,  0.1875])
+    >>> layer.q = 2.0
     >>> layer.eval()(torch.ones(3))
     tensor([1., 1., 1.])
     """
+
+    # The module whose place this layer took, where `sparseout.swap_dropout` put it: in a tuple, so that it is not a submodule.
+    replaced: tuple[nn.Module, ...] = ()
 
     def __init__(
         self,
@@ -58,15 +66,36 @@ class Sparseout(nn.Module):
         check_choice("gradient", gradient, get_args(Gradient))
         if eps is not None:
             check_eps(eps)
-        self.p, self.q, self.inplace = check_p(p), check_q(q), inplace
+        self._p, self._q, self.inplace = check_p(p), check_q(q), inplace
         self.gradient, self.eps = gradient, eps
-        self.shared_dims, self.generator = shared_dims, generator
+        self.shared_dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else shared_dims
+        self.generator = generator
+        self._make_cells()
+
+    @property
+    def p(self) -> float:
+        """Drop probability in [0, 1]."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        self._p = check_p(value)
+        self._p_cell.fill_(self._p)
+
+    @property
+    def q(self) -> float:
+        """Norm, at least 0."""
+        return self._q
+
+    @q.setter
+    def q(self, value: float) -> None:
+        self._q = check_q(value)
+        self._q_cell.fill_(self._q)
 
     def forward(self, input: Tensor) -> Tensor:
         return sparseout(
             input,
-            self.p,
-            self.q,
+            *self._dials(),
             self.training,
             self.inplace,
             gradient=self.gradient,
@@ -75,8 +104,168 @@ class Sparseout(nn.Module):
             generator=self.generator,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that would build this layer again."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
+
     def extra_repr(self) -> str:
-        shown = [f"p={self.p:g}", f"q={self.q:g}"]
-        defaults = {"inplace": False, "gradient": "detached", "eps": None, "shared_dims": (), "generator": None}
-        shown += [f"{name}={getattr(self, name)!r}" for name, default in defaults.items() if getattr(self, name) != default]
-        return ", ".join(shown)
+        defaults = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
+        others = {name: value for name, value in self.settings().items() if name not in ("p", "q")}
+        shown = [f"{name}={value!r}" for name, value in others.items() if value != defaults[name]]
+        return ", ".join([f"p={self.p:g}", f"q={self.q:g}", *shown])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_cells()  # a copy has its own
+
+    def _make_cells(self) -> None:
+        # A graph would be compiled again for each value of a module's float, but reads a tensor. These are neither parameters nor
+        # buffers, so that `.to()` leaves them on the CPU in float64.
+        with torch.inference_mode(False):
+            self._p_cell = torch.tensor(self._p, dtype=torch.float64, device="cpu")
+            self._q_cell = torch.tensor(self._q, dtype=torch.float64, device="cpu")
+
+    def _dials(self) -> tuple[Any, Any]:
+        """`p` and `q`: as tensors in a compiled graph, as floats elsewhere."""
+        return (self._p_cell, self._q_cell) if torch.compiler.is_compiling() else (self._p, self._q)
+
+
+class _Structured(Sparseout):
+    """A layer that knows the dimensions of its input, with a batch and without."""
+
+    _shapes: tuple[str, str]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self._check_shape(input))
+
+    def _check_shape(self, input: Tensor) -> Tensor:
+        batched, unbatched = self._shapes
+        if isinstance(input, Tensor) and input.dim() not in (batched.count(",") + 1, unbatched.count(",") + 1):
+            raise ValueError(f"input of {type(self).__name__} must be {batched} or {unbatched}, got shape {tuple(input.shape)}")
+        return input
+
+
+class _Channelwise(_Structured):
+    """A layer that shares draws along the positions of a channel."""
+
+    _positions: tuple[int, ...]
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        q: float = 2.0,
+        inplace: bool = False,
+        *,
+        gradient: Gradient = "detached",
+        eps: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(p, q, inplace, gradient=gradient, eps=eps, shared_dims=self._positions, generator=generator)
+
+
+class Sparseout1d(_Channelwise):
+    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout1d` does.
+
+    Args:
+        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+
+    Shape:
+        Input and output: `(N, C, L)` or `(C, L)`, the same.
+
+    Raises:
+        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+
+    >>> _ = torch.manual_seed(0)
+    >>> Sparseout1d(p=0.5, q=1.0)(torch.full((3, 2), 4.0))
+    tensor([[2., 2.],
+            [6., 6.],
+            [2., 2.]])
+    """
+
+    _shapes = ("(N, C, L)", "(C, L)")
+    _positions = (-1,)
+
+
+class Sparseout2d(_Channelwise):
+    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout2d` does.
+
+    A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns, and takes it for `(N, C, L)`: that is `Sparseout1d`'s.
+
+    Args:
+        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+
+    Shape:
+        Input and output: `(N, C, H, W)` or `(C, H, W)`, the same.
+
+    Raises:
+        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+
+    >>> _ = torch.manual_seed(0)
+    >>> Sparseout2d(p=0.5)(torch.ones(1, 3, 4, 4)).mean((2, 3))
+    tensor([[0., 2., 0.]])
+    """
+
+    _shapes = ("(N, C, H, W)", "(C, H, W)")
+    _positions = (-2, -1)
+
+
+class Sparseout3d(_Channelwise):
+    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout3d` does.
+
+    Args:
+        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+
+    Shape:
+        Input and output: `(N, C, D, H, W)` or `(C, D, H, W)`, the same.
+
+    Raises:
+        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+
+    >>> _ = torch.manual_seed(0)
+    >>> Sparseout3d(p=0.5)(torch.ones(1, 3, 2, 4, 4)).mean((2, 3, 4))
+    tensor([[0., 2., 0.]])
+    """
+
+    _shapes = ("(N, C, D, H, W)", "(C, D, H, W)")
+    _positions = (-3, -2, -1)
+
+
+class LockedSparseout(_Structured):
+    """`y_t = x_t + sign(x_t) |x_t|^(q/2) n`: one draw a sequence and feature, shared by all time steps `t`.
+
+    At `q = 2` this is the locked (variational) dropout of recurrent networks.
+
+    Args:
+        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+        batch_first: the input is `(N, T, F)` instead of `(T, N, F)`, as for `nn.LSTM`. It says nothing about one sequence.
+
+    Shape:
+        Input and output: `(T, N, F)`, or `(N, T, F)` if `batch_first`, or `(T, F)`, the same.
+
+    Raises:
+        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+
+    Source: Gal and Ghahramani (2016), arXiv:1512.05287; Merity, Keskar and Socher (2018), arXiv:1708.02182, section 4.2.
+
+    >>> _ = torch.manual_seed(0)
+    >>> LockedSparseout(p=0.5, q=1.0, batch_first=True)(torch.full((1, 2, 3), 4.0))
+    tensor([[[2., 6., 2.],
+             [2., 6., 2.]]])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        q: float = 2.0,
+        inplace: bool = False,
+        *,
+        batch_first: bool = False,
+        gradient: Gradient = "detached",
+        eps: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        # Counted so that the time steps of one sequence are found too.
+        time = -2 if batch_first else 0
+        super().__init__(p, q, inplace, gradient=gradient, eps=eps, shared_dims=(time,), generator=generator)
+        self.batch_first = batch_first
+        self._shapes = ("(N, T, F)" if batch_first else "(T, N, F)", "(T, F)")

@@ -30,10 +30,12 @@ ORDER = [
     "cli",
 ]
 EXTRAS = {
+    "accelerate",
     "datasets",
     "docstring_parser",
     "jinja2",
     "matplotlib",
+    "onnx",
     "pandas",
     "plotly",
     "pyarrow",

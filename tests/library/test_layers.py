@@ -1,9 +1,35 @@
-"""The layer is the function with its settings kept."""
+"""The layers are the function with its settings kept."""
+
+import copy
+import io
+import math
+import pickle
 
 import pytest
 import torch
 
 import sparseout
+from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+
+# A layer, the shape of a batch, the same without a batch (or None), and the dimensions of the batch that share a draw.
+KINDS = [
+    (Sparseout, {}, (4, 3), (3,), ()),
+    (Sparseout1d, {}, (4, 3, 5), (3, 5), (2,)),
+    (Sparseout2d, {}, (4, 3, 5, 6), (3, 5, 6), (2, 3)),
+    (Sparseout3d, {}, (4, 3, 2, 5, 6), (3, 2, 5, 6), (2, 3, 4)),
+    (LockedSparseout, {}, (7, 1, 3), None, (0,)),
+    (LockedSparseout, {"batch_first": True}, (4, 7, 3), (7, 3), (1,)),
+]
+KINDS = [pytest.param(*kind, id=f"{kind[0].__name__}{len(kind[1])}") for kind in KINDS]
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +45,7 @@ import sparseout
 def test_the_layer_calls_the_function(settings):
     weight = torch.linspace(-2, 2, 12).reshape(4, 3)
     grads = []
-    for op in (sparseout.Sparseout(**settings), lambda x: sparseout.sparseout(x, **settings)):
+    for op in (Sparseout(**settings), lambda x: sparseout.sparseout(x, **settings)):
         x = weight.clone().requires_grad_()
         torch.manual_seed(0)
         y = op(x * 1)
@@ -29,46 +55,163 @@ def test_the_layer_calls_the_function(settings):
     assert torch.equal(grads[0][1], grads[1][1])
 
 
-def test_evaluation_is_the_identity():
-    x = torch.randn(5)
-    assert sparseout.Sparseout().eval()(x) is x
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+@pytest.mark.parametrize("q", [1.0, 2.0])
+def test_each_layer_shares_the_draws_that_its_name_says(kind, settings, shape, unbatched, shared, q):
+    x = torch.randn(shape, generator=seeded(1))
+    layer = kind(0.4, q, gradient="exact", eps=1e-3, generator=seeded(), **settings)
+    expected = sparseout.sparseout(x, 0.4, q, gradient="exact", eps=1e-3, shared_dims=shared, generator=seeded())
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+def test_one_sample_is_a_batch_of_one(kind, settings, shape, unbatched, shared):
+    batch = torch.randn(shape, generator=seeded(1))[:1] if unbatched else torch.randn(shape, generator=seeded(1))
+    one = batch[0] if unbatched else batch[:, 0]
+    results = [kind(0.5, 1.5, generator=seeded(), **settings)(x) for x in (one, batch)]
+    assert torch.equal(results[0], results[1].reshape(one.shape))
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS[1:])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_input_of_other_dimensions_is_refused(kind, settings, shape, unbatched, shared, training):
+    layer = kind(**settings).train(training)
+    for wrong in ((3,), (*shape, 1)):
+        with pytest.raises(ValueError, match=rf"input of {kind.__name__} must be \(.*\) or \(.*\), got shape \({wrong[0]}"):
+            layer(torch.ones(wrong))
+    with pytest.raises(TypeError, match=r"input must be a torch\.Tensor"):
+        layer([1.0])
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+def test_evaluation_is_the_identity(kind, settings, shape, unbatched, shared):
+    x = torch.randn(shape)
+    assert kind(**settings).eval()(x) is x
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+def test_the_state_dict_is_empty(kind, settings, shape, unbatched, shared):
+    layer = kind(**settings)
+    assert not layer.state_dict()
+    assert not list(layer.parameters())
+    assert not list(layer.buffers())
 
 
 def test_a_generator_is_used():
     x = torch.ones(100)
-    layer = sparseout.Sparseout(generator=torch.Generator().manual_seed(1))
-    assert torch.equal(layer(x), sparseout.sparseout(x, generator=torch.Generator().manual_seed(1)))
+    layer = Sparseout(generator=seeded(1))
+    assert torch.equal(layer(x), sparseout.sparseout(x, generator=seeded(1)))
 
 
-def test_p_and_q_may_change_and_are_checked_in_use():
-    layer = sparseout.Sparseout()
-    layer.p = 0.0
+# p and q over time
+
+
+def test_p_and_q_may_be_set():
+    layer = Sparseout(generator=seeded())
+    layer.p, layer.q = 0, 1.5
     assert torch.equal(layer(torch.ones(9)), torch.ones(9))
-    layer.q = -1.0
-    with pytest.raises(ValueError, match="q must be"):
-        layer(torch.ones(9))
+    layer.p = 0.3
+    seeded_alike = Sparseout(0.3, 1.5, generator=seeded(1))
+    layer.generator = seeded(1)
+    x = torch.randn(50)
+    assert torch.equal(layer(x), seeded_alike(x))
 
 
-def test_the_state_dict_is_empty():
-    assert not sparseout.Sparseout().state_dict()
+@pytest.mark.parametrize("name", ["p", "q"])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "0.5", None])
+def test_bad_values_are_refused_and_change_nothing(name, value):
+    layer = Sparseout(0.3, 1.5)
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .* got {value!r}"):
+        setattr(layer, name, value)
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .* got {value!r}"):
+        Sparseout(**{name: value})
+    assert (layer.p, layer.q) == (0.3, 1.5)
+    assert (layer._p_cell.item(), layer._q_cell.item()) == (0.3, 1.5)
+
+
+@pytest.mark.parametrize("settings", [{"gradient": "no"}, {"eps": 0}])
+def test_bad_settings_are_refused_when_the_layer_is_built(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Sparseout(**settings)
+
+
+def test_a_graph_reads_tensors_that_follow_p_and_q_and_stay_where_they_are(monkeypatch):
+    layer = Sparseout(0.5, 2.0)
+    seen = []
+    monkeypatch.setattr("sparseout.layers.sparseout", lambda input, p, q, *_, **__: seen.append((p, q)))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    layer(torch.ones(1))
+    layer.p, layer.q = 0.1, 1.7
+    layer.half().to("meta")(torch.ones(1))
+    assert seen[0][0] is seen[1][0]
+    assert seen[0][1] is seen[1][1]
+    for tensor, value in zip(seen[1], (0.1, 1.7), strict=True):
+        assert tensor.item() == value
+        assert (tensor.dtype, tensor.device.type, tensor.dim()) == (torch.float64, "cpu", 0)
+
+
+def test_layers_built_anywhere_can_be_set():
+    with torch.inference_mode(), torch.device("meta"):
+        layer = Sparseout(0.5, 1.5)
+        unpickled = pickle.loads(pickle.dumps(layer))
+    for built in (layer, unpickled):
+        built.p = 0.25
+        assert built._p_cell.item() == 0.25
+
+
+# Copies
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+def test_a_copy_is_a_layer_of_its_own(how, kind, settings, shape, unbatched, shared):
+    layer = kind(0.25, 1.5, gradient="exact", eps=1e-3, **settings).eval()
+    copied = COPIES[how](layer)
+    assert type(copied) is kind
+    assert repr(copied) == repr(layer)
+    assert not copied.training
+    copied.p, copied.q = 0.75, 3.0
+    assert (layer.p, layer.q) == (0.25, 1.5)
+    assert (layer._p_cell.item(), layer._q_cell.item()) == (0.25, 1.5)
+    assert (copied._p_cell.item(), copied._q_cell.item()) == (0.75, 3.0)
+    layer.p = 0.5
+    assert (copied.p, copied._p_cell.item()) == (0.75, 0.75)
+
+
+def test_settings_build_the_layer_again():
+    for kind, settings, *_ in (param.values for param in KINDS):
+        layer = kind(0.25, 1.5, True, gradient="exact", eps=1e-3, **settings)
+        assert repr(kind(**layer.settings())) == repr(layer)
 
 
 @pytest.mark.parametrize(
-    ("settings", "shown"),
+    ("layer", "shown"),
     [
-        ({}, "Sparseout(p=0.5, q=2)"),
-        ({"p": 0.25, "q": 1.5, "inplace": True}, "Sparseout(p=0.25, q=1.5, inplace=True)"),
+        (Sparseout(), "Sparseout(p=0.5, q=2)"),
+        (Sparseout(0.25, 1.5, True), "Sparseout(p=0.25, q=1.5, inplace=True)"),
         (
-            {"gradient": "exact", "eps": 1e-4, "shared_dims": (1,)},
+            Sparseout(gradient="exact", eps=1e-4, shared_dims=(1,)),
             "Sparseout(p=0.5, q=2, gradient='exact', eps=0.0001, shared_dims=(1,))",
         ),
+        (Sparseout2d(q=1, gradient="exact"), "Sparseout2d(p=0.5, q=1, gradient='exact')"),
+        (LockedSparseout(), "LockedSparseout(p=0.5, q=2)"),
+        (LockedSparseout(batch_first=True, eps=1e-4), "LockedSparseout(p=0.5, q=2, batch_first=True, eps=0.0001)"),
     ],
 )
-def test_repr_shows_what_is_not_the_default(settings, shown):
-    assert repr(sparseout.Sparseout(**settings)) == shown
+def test_repr_shows_what_is_not_the_default(layer, shown):
+    assert repr(layer) == shown
 
 
-@pytest.mark.parametrize("settings", [{"p": 2}, {"q": -1}, {"gradient": "no"}, {"eps": 0}, {"p": "1"}])
-def test_bad_settings_are_refused_when_the_layer_is_built(settings):
-    with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
-        sparseout.Sparseout(**settings)
+# Export
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)
+def test_a_layer_in_evaluation_exports_as_the_identity(kind, settings, shape, unbatched, shared):
+    model = torch.nn.Sequential(torch.nn.ReLU(), kind(0.5, 1.5, **settings)).eval()
+    exported = torch.export.export(model, (torch.randn(shape),))
+    assert [node.target for node in exported.graph.nodes if node.op == "call_function"] == [torch.ops.aten.relu.default]
+    saved = io.BytesIO()
+    torch.export.save(exported, saved)
+    saved.seek(0)
+    x = torch.randn(shape)
+    assert torch.equal(torch.export.load(saved).module()(x), x.relu())

@@ -1,0 +1,184 @@
+"""`p` and `q` over time: each schedule drives the layers of a model as a learning-rate scheduler drives an optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from sparseout.checks import check_p, check_q
+from sparseout.layers import Sparseout
+
+_CHECKS: dict[str, Callable[[float], float]] = {"p": check_p, "q": check_q}
+
+
+class _Schedule:
+    """What the schedules share: the layers, the ends of each one's values, and how many steps were taken."""
+
+    def __init__(
+        self,
+        layers: nn.Module | Iterable[nn.Module],
+        steps: int,
+        *,
+        p: float | Sequence[float] | None = None,
+        q: float | Sequence[float] | None = None,
+    ) -> None:
+        self.layers, self.steps, self.step_count = _find(layers), _check_count("steps", steps, 1), 0
+        given = {name: value for name, value in (("p", p), ("q", q)) if value is not None}
+        if not given:
+            raise ValueError("p or q must be given, got None for both")
+        self._ends = {
+            name: [self._ends_of(check, given[name], getattr(layer, name)) for layer in self.layers]
+            for name, check in _CHECKS.items()
+            if name in given
+        }
+        self._set()
+
+    def step(self) -> None:
+        """Go on by one step and set `p` and `q` of the layers; after the last step they stay what they are."""
+        self.step_count = min(self.step_count + 1, self.steps)
+        self._set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is and between what, in numbers and lists: what `load_state_dict` takes."""
+        ends = {name: [list(pair) for pair in pairs] for name, pairs in self._ends.items()}
+        return {"steps": self.steps, "step_count": self.step_count, "ends": ends}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to where a schedule of as many layers was, and set `p` and `q` of the layers.
+
+        Raises:
+            ValueError: `state_dict` is not that of a schedule of as many layers. Nothing is changed then.
+        """
+        try:
+            steps = _check_count("steps", state_dict["steps"], 1)
+            step_count = _check_count("step_count", state_dict["step_count"], 0)
+            ends = {
+                name: [(_CHECKS[name](start), _CHECKS[name](end)) for start, end in pairs]
+                for name, pairs in state_dict["ends"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"state_dict must be that of a schedule, got one that is wrong at: {error}") from error
+        counts, loaded = ({name: len(pairs) for name, pairs in each.items()} for each in (self._ends, ends))
+        if loaded != counts:
+            raise ValueError(f"state_dict must drive as many layers as this schedule, {counts}, got one for {loaded}")
+        self.steps, self.step_count, self._ends = steps, step_count, ends
+        self._set()
+
+    def _set(self) -> None:
+        fraction = self._fraction(min(self.step_count / self.steps, 1.0))
+        for name, pairs in self._ends.items():
+            for layer, (start, end) in zip(self.layers, pairs, strict=True):
+                setattr(layer, name, _between(start, end, fraction))
+
+    def _fraction(self, time: float) -> float:
+        """How far the values have gone when the fraction `time` of the steps was taken."""
+        return time
+
+    def _ends_of(self, check: Callable[[float], float], given: Any, own: float) -> tuple[float, float]:
+        if isinstance(given, (list, tuple)) and len(given) == 2:
+            return check(given[0]), check(given[1])
+        return own, check(given)
+
+
+class Linear(_Schedule):
+    """`value(t) = start + (end - start) t / steps`, and `end` from then on, for `p`, `q` or both.
+
+    Building the schedule sets the values of `t = 0`. Call `step()` once a training step, or once an epoch, with `steps` in the
+    same unit. A compiled model does not recompile. `state_dict()` and `load_state_dict()` save a schedule and bring it back
+    with the values of its layers, which a model's own `state_dict` does not have.
+
+    Args:
+        layers: a model, whose Sparseout layers are driven, all of them; or some of its layers or parts.
+        steps: number of steps from start to end, at least 1.
+        p, q: the end, to which each layer goes from its own value; or `(start, end)`. Default: left alone; one must be given.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or out of range, or there is no Sparseout layer. Nothing is
+            changed then.
+
+    >>> layer = Sparseout(p=0.5, q=2.0)
+    >>> schedule = Linear(layer, steps=4, q=1.0)
+    >>> for _ in range(5):
+    ...     schedule.step()
+    ...     print(layer.q)
+    1.75
+    1.5
+    1.25
+    1.0
+    1.0
+    """
+
+
+class Cosine(_Schedule):
+    """`value(t) = start + (end - start) (1 - cos(pi t / steps)) / 2`, and `end` from then on: slow at both ends.
+
+    Args:
+        layers, steps, p, q: see `Linear`.
+
+    >>> layer = Sparseout(p=0.5, q=2.0)
+    >>> schedule = Cosine(layer, steps=4, p=(0.0, 0.4))
+    >>> for _ in range(4):
+    ...     schedule.step()
+    ...     print(round(layer.p, 4))
+    0.0586
+    0.2
+    0.3414
+    0.4
+    """
+
+    def _fraction(self, time: float) -> float:
+        return (1 - math.cos(math.pi * time)) / 2
+
+
+class WarmUp(_Schedule):
+    """`value(t) = start + (own - start) t / steps`, and each layer's own value from then on.
+
+    Args:
+        layers, steps: see `Linear`.
+        p, q: the start. Default: `p` starts at 0, so that the noise grows to its strength, and `q` is left alone. With `p=None`
+            and `q=2.0` the layers start as Dropout.
+
+    >>> layer = Sparseout(p=0.4, q=1.5)
+    >>> schedule = WarmUp(layer, steps=2)
+    >>> layer.p
+    0.0
+    >>> schedule.step(), layer.p
+    (None, 0.2)
+    >>> schedule.step(), layer.p
+    (None, 0.4)
+    """
+
+    def __init__(
+        self, layers: nn.Module | Iterable[nn.Module], steps: int, *, p: float | None = 0.0, q: float | None = None
+    ) -> None:
+        super().__init__(layers, steps, p=p, q=q)
+
+    def _ends_of(self, check: Callable[[float], float], given: Any, own: float) -> tuple[float, float]:
+        return check(given), own
+
+
+def _find(layers: nn.Module | Iterable[nn.Module]) -> list[Sparseout]:
+    parts = [layers] if isinstance(layers, nn.Module) else list(layers)
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            raise TypeError(f"layers must be a model or modules, got {type(part).__name__}")
+    found = [module for part in parts for module in part.modules() if isinstance(module, Sparseout)]
+    if not found:
+        raise ValueError("layers must hold a Sparseout layer, got none: put it in first, for example with swap_dropout")
+    return list(dict.fromkeys(found))
+
+
+def _check_count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+    return value
+
+
+def _between(start: float, end: float, fraction: float) -> float:
+    """`start + (end - start) fraction`, exact at both ends and where they are equal."""
+    return start + (end - start) * fraction if fraction < 0.5 else end - (end - start) * (1 - fraction)

@@ -1,0 +1,18 @@
+"""Sparseout in a model that exists: put it in, take it out again, and see whether it runs."""
+
+from sparseout.surgery.check import SwapCheck, check_swap
+from sparseout.surgery.edit import restore
+from sparseout.surgery.report import Change, SwapReport, Unreachable, apply_report
+from sparseout.surgery.swap import insert_after, swap_dropout
+
+__all__ = [
+    "Change",
+    "SwapCheck",
+    "SwapReport",
+    "Unreachable",
+    "apply_report",
+    "check_swap",
+    "insert_after",
+    "restore",
+    "swap_dropout",
+]

@@ -1,0 +1,206 @@
+"""Whether the layers of a changed model run, and what else still drops out: one forward pass in training mode, watched."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparseout.layers import Sparseout, Sparseout2d
+from sparseout.surgery import edit
+
+# Where the calls that drop out have their probability and their mode, and what these are when they are not given.
+_CALLS: dict[str, tuple[int, float, int, bool]] = {
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), (1, 0.5, 2, True)),
+    **dict.fromkeys(("native_dropout", "feature_dropout"), (1, 0.5, 2, True)),
+    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), (1, 0.5, 2, False)),
+    "scaled_dot_product_attention": (4, 0.0, sys.maxsize, True),
+    "multi_head_attention_forward": (10, 0.0, 13, True),
+}
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class DropoutCall(NamedTuple):
+    """A call that dropped out: the module that it was made in, the function, and its drop probability."""
+
+    name: str
+    function: str
+    p: float
+
+
+@dataclass(frozen=True, repr=False)
+class SwapCheck:
+    """What one forward pass in training mode showed.
+
+    Attributes:
+        ran: names of the Sparseout layers that ran.
+        never_ran: names of those that did not: they are in the model, and it does not call them.
+        dropout: a `(name, function, p)` for each place where dropout still runs, in a module or as a function. Inside what
+            `torch.jit` compiled and in kernels that are not PyTorch's it cannot be seen.
+        reinterpreted: names of `Sparseout2d` layers in the place of `nn.Dropout2d` whose input was 3-d: `(C, H, W)` for the new
+            layer, and `(N, C, L)` for the old one. `Sparseout1d` does what the old one did.
+    """
+
+    ran: tuple[str, ...]
+    never_ran: tuple[str, ...]
+    dropout: tuple[DropoutCall, ...]
+    reinterpreted: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a layer ran, all did, and nothing else is to be said."""
+        return bool(self.ran) and not (self.never_ran or self.dropout or self.reinterpreted)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.ran)} of {len(self.ran) + len(self.never_ran)} Sparseout layers ran"]
+        lines += [f"  {name}: never ran" for name in self.never_ran]
+        lines += [f"  {name or 'the model'}: {function} still drops out, p={p:g}" for name, function, p in self.dropout]
+        lines += [f"  {name}: reads its 3-d input as (C, H, W), not as (N, C, L)" for name in self.reinterpreted]
+        return "\n".join(lines)
+
+
+def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> SwapCheck:
+    """Run `model` on `example` once in training mode and without gradients, and say which of its Sparseout layers ran.
+
+    Afterwards the model is in the mode that it was in, and its buffers (BatchNorm's statistics) and the random states of torch,
+    Python and NumPy are what they were. A compiled model is run uncompiled.
+
+    Args:
+        model: with Sparseout layers, however they came there.
+        example: its input: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+    Returns:
+        A `SwapCheck`: `ran`, `never_ran`, `dropout`, `reinterpreted`, and `ok` if there is nothing to mend.
+
+    Raises:
+        TypeError: an argument is of the wrong type. What the model itself raises passes through.
+
+    >>> import sparseout
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.drop, self.unused = nn.Dropout(0.1), nn.Dropout(0.1)
+    ...     def forward(self, x):
+    ...         return nn.functional.dropout(self.drop(x), 0.2, self.training)
+    >>> check_swap(sparseout.swap_dropout(Net(), q=1.5).model, torch.ones(2, 3))
+    1 of 2 Sparseout layers ran
+      unused: never ran
+      the model: dropout still drops out, p=0.2
+    """
+    names = {module: found[0] for module, found in edit.names_of(model).items()}
+    args, kwargs = _arguments(example)
+    watch = _Watch(names)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_unchanged(model))
+        for module in names:
+            stack.callback(module.register_forward_pre_hook(watch.enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
+        stack.enter_context(_eager())
+        model.train()
+        with watch:
+            model(*args, **kwargs)
+    layers = {module: name for module, name in names.items() if isinstance(module, Sparseout)}
+    return SwapCheck(
+        tuple(name for module, name in layers.items() if module in watch.ran),
+        tuple(name for module, name in layers.items() if module not in watch.ran),
+        tuple(dict.fromkeys(watch.calls)),
+        tuple(dict.fromkeys(watch.reinterpreted)),
+    )
+
+
+class _Watch(TorchFunctionMode):
+    """Sees which modules run, and each call of torch that drops out."""
+
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.inside = [next(iter(names))]
+        self.ran: set[nn.Module] = set()
+        self.calls: list[DropoutCall] = []
+        self.reinterpreted: list[str] = []
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.inside.append(module)
+        self.ran.add(module)
+        if isinstance(module, Sparseout2d) and module.replaced and isinstance(module.replaced[0], nn.Dropout2d):
+            inputs = (*args, *kwargs.values())
+            self.reinterpreted += [self.names[module] for x in inputs if isinstance(x, Tensor) and x.dim() == 3]
+
+    def leave(self, module: nn.Module, *_: Any) -> None:
+        self.inside.pop()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        function = getattr(func, "__name__", "").split(".")[0].rstrip("_")
+        if p := _drop_probability(function, args, kwargs):
+            self.calls.append(DropoutCall(self.names[self.inside[-1]], function, p))
+        return func(*args, **kwargs)
+
+
+def _drop_probability(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """The probability with which a call drops out; 0 if it does not."""
+    if function in _RECURRENT:
+        # The flag before the number of layers is the first bool, whether the input is packed or not.
+        flag = next(place for place, value in enumerate(args) if isinstance(value, bool))
+        layers, p, training = args[flag + 1 : flag + 4]
+        return float(p) if training and layers > 1 else 0.0
+    if function not in _CALLS:
+        return 0.0
+    place_of_p, p, place_of_training, training = _CALLS[function]
+    p = kwargs.get("p", kwargs.get("dropout_p", args[place_of_p] if place_of_p < len(args) else p))
+    training = kwargs.get("training", kwargs.get("train", args[place_of_training] if place_of_training < len(args) else training))
+    return float(p) if training or training is None else 0.0
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), example
+    if isinstance(example, tuple):
+        return example, {}
+    if isinstance(example, Tensor):
+        return (example,), {}
+    raise TypeError(f"example must be a tensor, a tuple of arguments or a dict of them, got {type(example).__name__}")
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Without gradients; gives back the modes and buffers of `model` and the random states as they are now."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(holder, name, x, x.clone()) for holder in model.modules() for name, x in holder.named_buffers(recurse=False)]
+    generators = {layer.generator for layer in model.modules() if isinstance(layer, Sparseout) and layer.generator is not None}
+    states = [(generator, generator.get_state()) for generator in generators]
+    python, numpy = random.getstate(), sys.modules.get("numpy")
+    numpys = numpy.random.get_state() if numpy else None
+    devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.device.type not in ("cpu", "meta")}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
+        for device in devices:
+            stack.enter_context(torch.random.fork_rng(devices=[device.index], device_type=device.type))
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for holder, name, buffer, value in buffers:
+                setattr(holder, name, buffer)
+                if not (buffer.is_meta or torch.equal(buffer, value)):
+                    buffer.copy_(value)
+            for generator, state in states:
+                generator.set_state(state)
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(numpys)
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    # A compiled graph would not run hooks that were added to its modules later.
+    compiles = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()

@@ -1,0 +1,98 @@
+"""The two changes that surgery makes in a model, and their undoing. Neither adds or moves a key of the `state_dict`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseout.layers import Sparseout
+
+INSERTED = "sparseout"
+
+
+def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Each module of `model` with all the names that it goes by, in the order of `named_modules`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
+
+
+def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
+    """Put `new` in the place of the one module that goes by `names`; return that module, which `new.replaced` keeps."""
+    old = model.get_submodule(names[0])
+    new.replaced = (old,)
+    _put(model, names, old, new)
+    return old
+
+
+def insert(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
+    """Let `new` act on what the module that goes by `names` returns, as its submodule and forward hook; return the module."""
+    module = model.get_submodule(names[0])
+    new.train(module.training)
+    module.add_module(INSERTED, new)
+    module.register_forward_hook(_apply_inserted)
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # a graph that was compiled before does not look for hooks again
+    return module
+
+
+def is_inserted(module: nn.Module) -> bool:
+    """Whether `insert` has been at `module`."""
+    return _apply_inserted in module._forward_hooks.values()
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo in place what `swap_dropout` and `insert_after` did to `model`, and return it.
+
+    The modules that were replaced come back: the same objects with the settings they had, in the mode that the model is in now.
+
+    Warns:
+        UserWarning: there was nothing to undo.
+
+    Raises:
+        TypeError: `model` is not a module.
+
+    >>> import sparseout
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2))
+    >>> _ = sparseout.swap_dropout(model, q=1.5, inplace=True)
+    >>> sparseout.restore(model)[1]
+    Dropout(p=0.2, inplace=False)
+    """
+    changed = [(module, names) for module, names in names_of(model).items() if is_inserted(module) or _is_replacement(module)]
+    if not changed:
+        warnings.warn("restore changed nothing: no layer of model was put there by swap_dropout or insert_after", stacklevel=2)
+    for module, names in changed:
+        if isinstance(module, Sparseout) and module.replaced:
+            _put(model, names, module, *module.replaced)
+        else:
+            _remove_inserted(module)
+    return model
+
+
+def _is_replacement(module: nn.Module) -> bool:
+    return isinstance(module, Sparseout) and bool(module.replaced)
+
+
+def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> None:
+    new.train(old.training)
+    # The dictionaries themselves, so that a hook's handle goes on working.
+    vars(new).update({name: hooks for name, hooks in vars(old).items() if "hook" in name})
+    for name in names:
+        model.set_submodule(name, new)
+
+
+def _apply_inserted(module: nn.Module, _: Any, output: Any) -> Any:
+    return module.get_submodule(INSERTED)(output)
+
+
+def _remove_inserted(module: nn.Module) -> None:
+    delattr(module, INSERTED)
+    for key in [key for key, hook in module._forward_hooks.items() if hook is _apply_inserted]:
+        del module._forward_hooks[key]

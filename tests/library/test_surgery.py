@@ -1,0 +1,449 @@
+"""Surgery changes what it says and nothing else, says what it cannot change, and can be undone to the object."""
+
+import copy
+import functools
+import json
+import math
+import pickle
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import sparseout
+from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, surgery
+
+KINDS = {nn.Dropout: Sparseout, nn.Dropout1d: Sparseout1d, nn.Dropout2d: Sparseout2d, nn.Dropout3d: Sparseout3d}
+ACTIVATIONS = (nn.ReLU, nn.PReLU)
+
+
+class Unusual(nn.Dropout):
+    def forward(self, input):
+        return super().forward(input) + 1
+
+
+class Marker(nn.Dropout):
+    pass
+
+
+class LockedDropout(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, x):
+        return x
+
+
+class LearntDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(0.5))
+
+
+class SwiGLU(nn.Module):
+    def forward(self, x):
+        return nn.functional.silu(x)
+
+
+@st.composite
+def models(draw):
+    """Nested models in which modules may go by several names."""
+    kinds = draw(st.lists(st.sampled_from([*KINDS, Marker]), min_size=1, max_size=4))
+    pool = [kind(draw(st.floats(0, 1)), draw(st.booleans())) for kind in kinds]
+    pool += [nn.Linear(2, 2), nn.ReLU(), nn.PReLU(), nn.BatchNorm1d(2), nn.AlphaDropout(0.1), nn.LSTM(2, 2, 2, dropout=0.1)]
+    for _ in range(draw(st.integers(1, 3))):
+        chosen = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=4))
+        pool.append(nn.Sequential(*chosen) if draw(st.booleans()) else nn.ModuleDict({f"m{i}": m for i, m in enumerate(chosen)}))
+    model = nn.Sequential(*pool, nn.Sequential(*draw(st.permutations(pool))))
+    return model.train(draw(st.booleans()))
+
+
+def tree(model):
+    """Each name with the object that it stands for."""
+    return {name: id(module) for name, module in model.named_modules(remove_duplicate=False)}
+
+
+def keys(model):
+    return [(key, value.shape) for key, value in model.state_dict().items()]
+
+
+# Swapping
+
+
+@given(model=models(), q=st.floats(0, 4), p=st.none() | st.floats(0, 1), inplace=st.booleans())
+def test_swap_replaces_every_dropout_and_nothing_else(model, q, p, inplace):
+    before, original = tree(model), dict(model.named_modules(remove_duplicate=False))
+    report = sparseout.swap_dropout(model, q, p=p, inplace=inplace)
+    assert (report.model is model) == inplace
+    assert inplace or tree(model) == before
+    assert keys(report.model) == keys(model)
+    after = dict(report.model.named_modules(remove_duplicate=False))
+    assert list(after) == list(original)
+    for name, old in original.items():
+        new = after[name]
+        if isinstance(old, tuple(KINDS)):
+            kind = next(KINDS[each] for each in type(old).__mro__ if each in KINDS)
+            assert type(new) is kind
+            assert (new.p, new.q, new.inplace, new.training) == (old.p if p is None else p, q, old.inplace, old.training)
+        else:
+            assert type(new) is type(old)
+        assert [other for other, module in after.items() if module is new] == [n for n, m in original.items() if m is old]
+    expected = {name for name, old in original.items() if isinstance(old, tuple(KINDS))}
+    assert {name for name, *_ in report.changes} == expected
+    assert all(after[name] is new and type(old) is type(original[name]) for name, old, new in report.changes)
+
+
+@given(model=models(), data=st.data())
+def test_restore_brings_every_object_back(model, data):
+    before, representation, modes = tree(model), repr(model), [module.training for module in model.modules()]
+    sparseout.swap_dropout(model, 1.5, inplace=True)
+    sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
+    copied = data.draw(st.sampled_from([copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]))(model)
+    for changed in (copied, model):
+        assert sparseout.restore(changed) is changed
+        assert repr(changed) == representation
+        assert [module.training for module in changed.modules()] == modes
+        assert all(not module._forward_hooks for module in changed.modules())
+    assert tree(model) == before
+    assert not set(tree(copied).values()) & set(before.values())
+
+
+@given(model=models())
+def test_changing_twice_changes_nothing_more(model):
+    sparseout.swap_dropout(model, 1.5, inplace=True)
+    sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
+    before, representation = tree(model), repr(model)
+    with pytest.warns(UserWarning, match="the model was not changed: nothing to swap"):
+        again = sparseout.swap_dropout(model, 1.0, inplace=True)
+    with pytest.warns(UserWarning, match="the model was not changed: nothing to insert$"):
+        sparseout.insert_after(model, ACTIVATIONS, q=2.0, p=0.2, inplace=True)
+    assert not again.changes
+    assert (tree(model), repr(model)) == (before, representation)
+
+
+@given(model=models(), q=st.floats(0, 4), insert=st.booleans())
+def test_a_report_can_be_saved_and_applied_to_a_fresh_model(model, q, insert):
+    fresh = copy.deepcopy(model)
+    report = sparseout.insert_after(model, ACTIVATIONS, q=q, p=1 / 3) if insert else sparseout.swap_dropout(model, q)
+    record = report.to_dict()
+    assert json.loads(json.dumps(record)) == record
+    for source in (report, json.loads(json.dumps(record))):
+        applied = surgery.apply_report(fresh, source)
+        assert repr(applied.model) == repr(report.model)
+        assert [change.name for change in applied.changes] == [change.name for change in report.changes]
+        assert applied.to_dict()["changes"] == record["changes"]
+        assert set(tree(applied.model).values()).isdisjoint(tree(report.model).values())
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("a.*", ["a.0", "a.1"]),
+        ("*.0", ["a.0", "b.0"]),
+        (lambda name, module: isinstance(module, nn.Dropout) and module.p > 0.15, ["a.1", "b.0"]),
+        (lambda name, module: name == "b.0", ["b.0"]),
+    ],
+)
+def test_where_selects_by_pattern_and_by_predicate(where, names):
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2)), "b": nn.Sequential(nn.Dropout(0.3))})
+    assert [change.name for change in sparseout.swap_dropout(model, 1.5, where=where).changes] == names
+    model = nn.ModuleDict({"a": nn.Sequential(nn.ReLU(), nn.ReLU()), "b": nn.Sequential(nn.ReLU())})
+    if isinstance(where, str):
+        assert [change.name for change in sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, where=where).changes] == names
+
+
+def test_where_may_select_one_of_the_names_of_a_module():
+    drop = nn.Dropout(0.1)
+    model = nn.ModuleDict({"a": drop, "b": drop})
+    report = sparseout.swap_dropout(model, 1.5, where="b", inplace=True)
+    assert model["a"] is drop
+    assert isinstance(model["b"], Sparseout)
+    assert sparseout.restore(model)["b"] is drop
+    assert [change.name for change in report.changes] == ["b"]
+
+
+def test_mapping_adds_classes():
+    model = nn.Sequential(LockedDropout(0.3), Unusual(0.2), nn.Dropout(0.1), nn.AlphaDropout(0.4))
+    mapping = {
+        LockedDropout: lambda old: LockedSparseout(old.dropout, 1.5, batch_first=True),
+        Unusual: Sparseout1d,
+        nn.AlphaDropout: Sparseout,
+    }
+    changed = sparseout.swap_dropout(model, 1.5, mapping=mapping).model
+    assert repr(list(changed)) == (
+        "[LockedSparseout(p=0.3, q=1.5, batch_first=True), Sparseout1d(p=0.2, q=1.5), Sparseout(p=0.1, q=1.5), "
+        "Sparseout(p=0.4, q=1.5)]"
+    )
+    report = sparseout.swap_dropout(model, 1.5, p=0.7, mapping={LockedDropout: LockedSparseout}, where="0")
+    assert repr(report.model[0]) == "LockedSparseout(p=0.7, q=1.5)"
+
+
+def test_what_cannot_be_reached_is_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
+        one_layer = nn.LSTM(2, 2, dropout=0.1)
+    replaced = nn.Dropout(0.1)
+    replaced.forward = functools.partial(nn.Dropout.forward, replaced)
+    model = nn.ModuleDict(
+        {
+            "fine": nn.Dropout(0.5),
+            "lstm": nn.LSTM(2, 2, 2, dropout=0.1),
+            "one_layer": one_layer,
+            "encoder": nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(4, 2, 4, dropout=0.2, batch_first=True), 1, enable_nested_tensor=False
+            ),
+            "attention_without": nn.MultiheadAttention(4, 2),
+            "alpha": nn.AlphaDropout(),
+            "unusual": Unusual(),
+            "learnt": LearntDropout(),
+            "scripted": scripted,
+            "replaced": replaced,
+            "compiled": torch.compile(nn.Dropout(0.3), backend="eager"),
+        }
+    )
+    model["learnt"].__class__ = type("LearntDropout", (LearntDropout, nn.Dropout), {"forward": nn.Dropout.forward})
+    report = sparseout.swap_dropout(model, 1.5)
+    assert dict(report.unreachable) == {
+        "lstm": "LSTM drops out between its layers in one call of torch",
+        "encoder.layers.0.self_attn": "MultiheadAttention drops attention weights in one call of torch",
+        "alpha": "AlphaDropout keeps the mean and variance of SELU, which Sparseout does not: left alone",
+        "unusual": "Unusual has a forward other than Dropout's: name it in mapping",
+        "learnt": "LearntDropout holds modules, parameters or buffers, which a swap would lose",
+        "scripted.1": "compiled by torch.jit: change the model before compiling it",
+        "replaced": "the forward of this Dropout was replaced",
+        "compiled._orig_mod": "this Dropout was compiled by itself: change the model before compiling it",
+    }
+    assert [change.name for change in report.changes] == [
+        "fine",
+        *(f"encoder.layers.0.{name}" for name in ("dropout", "dropout1", "dropout2")),
+    ]
+    for name, reason in report.unreachable:
+        assert f"  {name}: {reason}" in str(report).splitlines()
+    assert sparseout.swap_dropout(model, 1.5, where="fine").unreachable == ()
+    with pytest.warns(UserWarning, match="nothing to swap but lstm: LSTM drops out"):
+        sparseout.swap_dropout(model, 1.5, where="lstm")
+    scripted_activation = torch.jit.script(nn.Sequential(nn.ReLU()))
+    with pytest.warns(UserWarning, match="nothing to insert but 0: compiled by torch.jit"):
+        sparseout.insert_after(scripted_activation, nn.ReLU, q=1.0, p=0.1, inplace=True)
+
+
+def test_no_change_is_a_warning_at_the_callers_line():
+    for change in (
+        lambda model: sparseout.swap_dropout(model, 1.5),
+        lambda model: sparseout.insert_after(model, nn.GELU, q=1.5, p=0.1),
+        sparseout.restore,
+    ):
+        with pytest.warns(UserWarning, match="changed") as caught:
+            change(nn.Sequential(nn.Linear(2, 2)))
+        assert caught[0].filename == __file__
+
+
+# Hooks
+
+
+def test_hooks_go_on_working_through_a_swap_and_back():
+    model = nn.Sequential(nn.Dropout(0.0))
+    seen = []
+    handles = {
+        "pre": model[0].register_forward_pre_hook(lambda module, args: seen.append("pre")),
+        "post": model[0].register_forward_hook(lambda module, args, kwargs, output: seen.append("post"), with_kwargs=True),
+        "back": model[0].register_full_backward_hook(lambda module, *_: seen.append("back")),
+    }
+
+    def run():
+        seen.clear()
+        model(torch.ones(2, requires_grad=True)).sum().backward()
+        return seen
+
+    sparseout.swap_dropout(model, 1.5, inplace=True)
+    assert run() == ["pre", "post", "back"]
+    handles.pop("pre").remove()
+    assert run() == ["post", "back"]
+    model[0].register_forward_hook(lambda *_: seen.append("late"))
+    sparseout.restore(model)
+    assert run() == ["post", "late", "back"]
+    handles["post"].remove()
+    assert run() == ["late", "back"]
+
+
+# Insertion
+
+
+@given(model=models(), q=st.floats(0, 4), p=st.floats(0, 1), inplace=st.booleans())
+def test_insertion_adds_a_layer_to_each_activation_and_nothing_else(model, q, p, inplace):
+    before, original = tree(model), dict(model.named_modules(remove_duplicate=False))
+    report = sparseout.insert_after(model, ACTIVATIONS, q=q, p=p, inplace=inplace)
+    assert (report.model is model) == inplace
+    assert inplace or tree(model) == before
+    assert keys(report.model) == keys(model)
+    after = dict(report.model.named_modules(remove_duplicate=False))
+    activations = [name for name, old in original.items() if isinstance(old, ACTIVATIONS)]
+    assert set(after) == {*original, *(f"{name}.sparseout" for name in activations)}
+    assert {name: type(after[name]) for name in original} == {name: type(old) for name, old in original.items()}
+    assert {change.name for change in report.changes} == set(activations)
+    for name, old, new in report.changes:
+        assert after[name] is old
+        assert after[f"{name}.sparseout"] is new
+        assert (new.p, new.q, new.training) == (p, q, original[name].training)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.PReLU, nn.GELU, SwiGLU])
+def test_an_inserted_layer_acts_on_the_activation(kind):
+    model = nn.Sequential(nn.Linear(5, 50), kind())
+    x = torch.randn(3, 5)
+    changed = sparseout.insert_after(model, kind, q=1.5, p=0.5).model
+    torch.manual_seed(0)
+    expected = sparseout.sparseout(model(x), 0.5, 1.5)
+    for trained in (changed, copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
+        torch.manual_seed(0)
+        assert torch.equal(trained(x), expected)
+        assert torch.equal(trained.eval()(x), model(x))
+    changed[1].sparseout.p = 1.0
+    assert torch.equal(changed.train()(x), torch.zeros(3, 50))
+
+
+def test_an_inserted_layer_runs_after_the_hooks_that_were_there():
+    model = nn.Sequential(nn.ReLU())
+    seen = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, inplace=True)
+    assert torch.equal(model(torch.ones(3)), torch.zeros(3))
+    assert torch.equal(seen[0], torch.ones(3))
+
+
+def test_one_activation_called_twice_draws_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(x), self.act(x)
+
+    first, second = sparseout.insert_after(Twice(), nn.ReLU, q=2.0, p=0.5).model(torch.ones(100))
+    assert not torch.equal(first, second)
+
+
+def test_an_activation_may_be_the_model():
+    assert [change.name for change in sparseout.insert_after(nn.ReLU(), nn.ReLU, q=1.0, p=0.1).changes] == [""]
+
+
+def test_where_no_layer_can_be_inserted_is_named():
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()))
+    model[0].sparseout = "mine"
+    report = sparseout.insert_after(model, (nn.ReLU, nn.Sequential), q=1.0, p=0.1)
+    assert [change.name for change in report.changes] == ["1"]
+    assert dict(report.unreachable) == {
+        "": "Sequential is a sequence: name the class of its last module",
+        "0": "ReLU has an attribute 'sparseout' of its own",
+        "2": "Sequential is a sequence: name the class of its last module",
+    }
+
+
+# Compiled models
+
+
+CHANGES = {
+    "swap": lambda model, **where: sparseout.swap_dropout(model, 2.0, p=1.0, **where),
+    "insert": lambda model, **where: sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, **where),
+}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("way", ["torch.compile", "compile"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_was_compiled_and_run_sees_the_change_and_its_undoing(way, change):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.0))
+    compiled = torch.compile(model, backend="eager") if way == "torch.compile" else model
+    if way == "compile":
+        model.compile(backend="eager")
+    x = torch.ones(2, 3)
+    clean = compiled(x)
+    zeros = torch.zeros_like(clean)
+    assert CHANGES[change](compiled, inplace=True).model is compiled
+    assert torch.equal(compiled(x), zeros)
+    sparseout.restore(compiled)
+    assert torch.equal(compiled(x), clean)
+    assert torch.equal(CHANGES[change](compiled).model(x), zeros)
+    assert torch.equal(compiled(x), clean)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"q": -1}, ValueError, "q must be a finite norm of at least 0, got -1"),
+        ({"p": 1.5}, ValueError, "p must be a drop probability"),
+        ({"q": math.nan}, ValueError, "q must be"),
+        ({"model": torch.ones(2)}, TypeError, r"model must be a torch\.nn\.Module, got Tensor"),
+        ({"model": nn.Dropout()}, ValueError, "model must hold the dropout to be swapped, got a Dropout itself"),
+        ({"where": 5}, TypeError, "where must be a name pattern or a function of name and module, got 5"),
+        ({"mapping": [nn.Dropout]}, TypeError, "mapping must be a dict .* got list"),
+        ({"mapping": {"Dropout": Sparseout}}, TypeError, "mapping must lead from classes .* got 'Dropout'"),
+        ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must lead from classes"),
+        ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must lead from classes"),
+        ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be given, because LockedDropout has no attribute p"),
+        ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must lead to layers of Sparseout, got ReLU"),
+    ],
+)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, message, inplace):
+    model = nn.Sequential(nn.Dropout(), LockedDropout(0.1))
+    before = tree(model)
+    with pytest.raises(error, match=message):
+        sparseout.swap_dropout(**{"model": model, "q": 1.5, "inplace": inplace, **arguments})
+    assert tree(model) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kind": "ReLU"}, TypeError, "kind must be a class of modules or a tuple of them, got 'ReLU'"),
+        ({"kind": (nn.ReLU, torch.relu)}, TypeError, "kind must be"),
+        ({"q": -1}, ValueError, "q must be"),
+        ({"p": None}, TypeError, "p must be"),
+        ({"where": 5}, TypeError, "where must be"),
+        ({"model": None}, TypeError, "model must be"),
+    ],
+)
+def test_a_bad_insertion_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sparseout.insert_after(**{"model": nn.Sequential(nn.ReLU()), "kind": nn.ReLU, "q": 1.0, "p": 0.1, **arguments})
+
+
+def with_change(**changed):
+    change = {"name": "0", "old": "torch.nn.modules.dropout.Dropout", "new": {"layer": "Sparseout", "p": 0.5, "q": 1.0}}
+    return {"action": "swap", "changes": [{**change, **changed}]}
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({}, "report must be .* wrong at: 'action'"),
+        (5, "report must be"),
+        ({"action": "explode", "changes": []}, "report must be .* action must be one of 'swap', 'insert', got 'explode'"),
+        (with_change(new={"layer": "os.system", "p": 0.5}), "report must be .* wrong at: 'os.system'"),
+        (with_change(new={"layer": "Sparseout", "p": 7}), "report must be .* wrong at: p must be"),
+        (with_change(new={"layer": "Sparseout", "command": 7}), "report must be .* 'command'"),
+        (with_change(name="9"), "report does not fit model: it changed a .*Dropout at '9', and there is nothing"),
+        (with_change(name="1"), "report does not fit model: .* there is a torch.nn.modules.activation.ReLU"),
+        (
+            {**with_change(name="1", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
+            "'1' has an inserted layer already",
+        ),
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused_before_anything_is_changed(report, message):
+    model = nn.Sequential(nn.Dropout(), nn.ReLU())
+    sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, inplace=True)
+    before = tree(model)
+    with pytest.raises(ValueError, match=message):
+        surgery.apply_report(model, report, inplace=True)
+    assert tree(model) == before
