@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Gradient = Literal["detached", "exact"]
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +12,17 @@ from torch._C import _functorch, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 
 from sparseout import kernels, operators, reference
-from sparseout.checks import Gradient, check_choice, check_eps, check_generator, check_input, check_p, check_q, check_shared_dims
+from sparseout.checks import (
+    GRADIENTS,
+    Gradient,
+    check_choice,
+    check_eps,
+    check_generator,
+    check_input,
+    check_p,
+    check_q,
+    check_shared_dims,
+)
 from sparseout.derivatives import Eager, Transformed
 from sparseout.kernels import Backend
 
@@ -81,7 +90,7 @@ def sparseout(
     p = p if compiling and isinstance(p, Tensor) else check_p(p)
     q = q if compiling and isinstance(q, Tensor) else check_q(q)
     if gradient != "detached":
-        check_choice("gradient", gradient, get_args(Gradient))
+        check_choice("gradient", gradient, GRADIENTS)
     eps = 1e-6 if eps is None else check_eps(eps)
     if input.dtype is torch.float16:
         eps = max(eps, 1e-4)

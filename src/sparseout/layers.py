@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparseout.checks import Gradient, check_choice, check_eps, check_p, check_q
+from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_p, check_q
 from sparseout.functional import sparseout
 
 
@@ -63,7 +63,7 @@ class Sparseout(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_choice("gradient", gradient, get_args(Gradient))
+        check_choice("gradient", gradient, GRADIENTS)
         if eps is not None:
             check_eps(eps)
         self._p, self._q, self.inplace = check_p(p), check_q(q), inplace

@@ -17,7 +17,7 @@ from tolerances import DTYPES, RTOL
 from sparseout import reference
 from sparseout.kernels import gpu
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 tl = pytest.importorskip("triton.language")
 from sparseout.kernels.gpu_kernel import kept_at, kept_in_block  # noqa: E402
 

@@ -11,7 +11,7 @@ from tolerances import DTYPES
 from sparseout import reference
 from sparseout.kernels import gpu
 
-pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
