@@ -99,7 +99,8 @@ def test_swap_replaces_every_dropout_and_nothing_else(model, q, p, inplace):
 
 @given(model=models(), data=st.data())
 def test_restore_brings_every_object_back(model, data):
-    before, representation, modes = tree(model), repr(model), [module.training for module in model.modules()]
+    before, representation = tree(model), repr(model)
+    kinds, modes = [type(module) for module in model.modules()], [module.training for module in model.modules()]
     sparseout.swap_dropout(model, 1.5, inplace=True)
     sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
     copied = data.draw(st.sampled_from([copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]))(model)
@@ -107,7 +108,7 @@ def test_restore_brings_every_object_back(model, data):
         assert sparseout.restore(changed) is changed
         assert repr(changed) == representation
         assert [module.training for module in changed.modules()] == modes
-        assert all(not module._forward_hooks for module in changed.modules())
+        assert [type(module) for module in changed.modules()] == kinds
     assert tree(model) == before
     assert not set(tree(copied).values()) & set(before.values())
 
@@ -277,6 +278,7 @@ def test_hooks_go_on_working_through_a_swap_and_back():
 @given(model=models(), q=st.floats(0, 4), p=st.floats(0, 1), inplace=st.booleans())
 def test_insertion_adds_a_layer_to_each_activation_and_nothing_else(model, q, p, inplace):
     before, original = tree(model), dict(model.named_modules(remove_duplicate=False))
+    kinds = {name: type(module) for name, module in original.items()}
     report = sparseout.insert_after(model, ACTIVATIONS, q=q, p=p, inplace=inplace)
     assert (report.model is model) == inplace
     assert inplace or tree(model) == before
@@ -284,7 +286,10 @@ def test_insertion_adds_a_layer_to_each_activation_and_nothing_else(model, q, p,
     after = dict(report.model.named_modules(remove_duplicate=False))
     activations = [name for name, old in original.items() if isinstance(old, ACTIVATIONS)]
     assert set(after) == {*original, *(f"{name}.sparseout" for name in activations)}
-    assert {name: type(after[name]) for name in original} == {name: type(old) for name, old in original.items()}
+    for name, kind in kinds.items():
+        assert isinstance(after[name], kind)
+        assert (type(after[name]) is kind) == (name not in activations)
+        assert repr(after[name]).startswith(f"{kind.__name__}(")
     assert {change.name for change in report.changes} == set(activations)
     for name, old, new in report.changes:
         assert after[name] is old
@@ -307,13 +312,18 @@ def test_an_inserted_layer_acts_on_the_activation(kind):
     assert torch.equal(changed.train()(x), torch.zeros(3, 50))
 
 
-def test_an_inserted_layer_runs_after_the_hooks_that_were_there():
+def test_an_activation_keeps_its_hooks():
     model = nn.Sequential(nn.ReLU())
     seen = []
-    model[0].register_forward_hook(lambda module, args, output: seen.append(output))
-    sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, inplace=True)
-    assert torch.equal(model(torch.ones(3)), torch.zeros(3))
-    assert torch.equal(seen[0], torch.ones(3))
+    handle = model[0].register_forward_hook(lambda module, args, output: seen.append((*args, output)))
+    for change in (lambda: sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, inplace=True), lambda: sparseout.restore(model)):
+        change()
+        x = torch.ones(3)
+        y = model(x)
+        assert all(ours is theirs for ours, theirs in zip(seen.pop(), (x, y), strict=True))
+    handle.remove()
+    model(x)
+    assert not seen
 
 
 def test_one_activation_called_twice_draws_twice():
@@ -334,14 +344,16 @@ def test_an_activation_may_be_the_model():
 
 
 def test_where_no_layer_can_be_inserted_is_named():
-    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()))
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()), nn.ReLU())
     model[0].sparseout = "mine"
+    model[3].forward = functools.partial(nn.ReLU.forward, model[3])
     report = sparseout.insert_after(model, (nn.ReLU, nn.Sequential), q=1.0, p=0.1)
     assert [change.name for change in report.changes] == ["1"]
     assert dict(report.unreachable) == {
         "": "Sequential is a sequence: name the class of its last module",
         "0": "ReLU has an attribute 'sparseout' of its own",
         "2": "Sequential is a sequence: name the class of its last module",
+        "3": "the forward of this ReLU was replaced",
     }
 
 
