@@ -193,3 +193,12 @@ def test_an_example_is_a_tensor_a_tuple_or_a_dict():
         check_swap(Two(), [X])
     with pytest.raises(TypeError, match="model must be"):
         check_swap(X, X)
+
+
+def test_a_lazy_model_is_refused_and_stays_lazy():
+    model = nn.Sequential(nn.LazyLinear(3), Sparseout())
+    with pytest.raises(ValueError, match="model must know its shapes, got one with lazy modules"):
+        check_swap(model, X)
+    assert isinstance(model[0], nn.LazyLinear)
+    model(X)
+    assert check_swap(model, X).ok

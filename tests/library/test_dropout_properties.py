@@ -137,6 +137,7 @@ def test_forward_mode_is_backward_mode(given):
         torch.testing.assert_close(ours, call(x, arguments), rtol=RTOL[x.dtype], atol=RTOL[x.dtype])
 
 
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap` instead:FutureWarning")  # gradcheck's own, in older versions
 @given(q=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]), data=st.data())
 def test_exact_gradients_of_shared_draws_and_strides_are_the_derivative(q, data):
     x = data.draw(inputs(dtypes=(torch.float64,), least=1))

@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-import math
 import pickle
 import warnings
 
@@ -99,7 +98,8 @@ def test_swap_replaces_every_dropout_and_nothing_else(model, q, p, inplace):
 
 @given(model=models(), data=st.data())
 def test_restore_brings_every_object_back(model, data):
-    before, representation, modes = tree(model), repr(model), [module.training for module in model.modules()]
+    before, representation = tree(model), repr(model)
+    kinds, modes = [type(module) for module in model.modules()], [module.training for module in model.modules()]
     sparseout.swap_dropout(model, 1.5, inplace=True)
     sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
     copied = data.draw(st.sampled_from([copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]))(model)
@@ -107,7 +107,7 @@ def test_restore_brings_every_object_back(model, data):
         assert sparseout.restore(changed) is changed
         assert repr(changed) == representation
         assert [module.training for module in changed.modules()] == modes
-        assert all(not module._forward_hooks for module in changed.modules())
+        assert [type(module) for module in changed.modules()] == kinds
     assert tree(model) == before
     assert not set(tree(copied).values()) & set(before.values())
 
@@ -277,6 +277,7 @@ def test_hooks_go_on_working_through_a_swap_and_back():
 @given(model=models(), q=st.floats(0, 4), p=st.floats(0, 1), inplace=st.booleans())
 def test_insertion_adds_a_layer_to_each_activation_and_nothing_else(model, q, p, inplace):
     before, original = tree(model), dict(model.named_modules(remove_duplicate=False))
+    kinds = {name: type(module) for name, module in original.items()}
     report = sparseout.insert_after(model, ACTIVATIONS, q=q, p=p, inplace=inplace)
     assert (report.model is model) == inplace
     assert inplace or tree(model) == before
@@ -284,7 +285,10 @@ def test_insertion_adds_a_layer_to_each_activation_and_nothing_else(model, q, p,
     after = dict(report.model.named_modules(remove_duplicate=False))
     activations = [name for name, old in original.items() if isinstance(old, ACTIVATIONS)]
     assert set(after) == {*original, *(f"{name}.sparseout" for name in activations)}
-    assert {name: type(after[name]) for name in original} == {name: type(old) for name, old in original.items()}
+    for name, kind in kinds.items():
+        assert isinstance(after[name], kind)
+        assert (type(after[name]) is kind) == (name not in activations)
+        assert repr(after[name]).startswith(f"{kind.__name__}(")
     assert {change.name for change in report.changes} == set(activations)
     for name, old, new in report.changes:
         assert after[name] is old
@@ -307,13 +311,18 @@ def test_an_inserted_layer_acts_on_the_activation(kind):
     assert torch.equal(changed.train()(x), torch.zeros(3, 50))
 
 
-def test_an_inserted_layer_runs_after_the_hooks_that_were_there():
+def test_an_activation_keeps_its_hooks():
     model = nn.Sequential(nn.ReLU())
     seen = []
-    model[0].register_forward_hook(lambda module, args, output: seen.append(output))
-    sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, inplace=True)
-    assert torch.equal(model(torch.ones(3)), torch.zeros(3))
-    assert torch.equal(seen[0], torch.ones(3))
+    handle = model[0].register_forward_hook(lambda module, args, output: seen.append((*args, output)))
+    for change in (lambda: sparseout.insert_after(model, nn.ReLU, q=2.0, p=1.0, inplace=True), lambda: sparseout.restore(model)):
+        change()
+        x = torch.ones(3)
+        y = model(x)
+        assert all(ours is theirs for ours, theirs in zip(seen.pop(), (x, y), strict=True))
+    handle.remove()
+    model(x)
+    assert not seen
 
 
 def test_one_activation_called_twice_draws_twice():
@@ -334,14 +343,16 @@ def test_an_activation_may_be_the_model():
 
 
 def test_where_no_layer_can_be_inserted_is_named():
-    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()))
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()), nn.ReLU())
     model[0].sparseout = "mine"
+    model[3].forward = functools.partial(nn.ReLU.forward, model[3])
     report = sparseout.insert_after(model, (nn.ReLU, nn.Sequential), q=1.0, p=0.1)
     assert [change.name for change in report.changes] == ["1"]
     assert dict(report.unreachable) == {
         "": "Sequential is a sequence: name the class of its last module",
         "0": "ReLU has an attribute 'sparseout' of its own",
         "2": "Sequential is a sequence: name the class of its last module",
+        "3": "the forward of this ReLU was replaced",
     }
 
 
@@ -371,79 +382,3 @@ def test_a_model_that_was_compiled_and_run_sees_the_change_and_its_undoing(way, 
     assert torch.equal(compiled(x), clean)
     assert torch.equal(CHANGES[change](compiled).model(x), zeros)
     assert torch.equal(compiled(x), clean)
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"q": -1}, ValueError, "q must be a finite norm of at least 0, got -1"),
-        ({"p": 1.5}, ValueError, "p must be a drop probability"),
-        ({"q": math.nan}, ValueError, "q must be"),
-        ({"model": torch.ones(2)}, TypeError, r"model must be a torch\.nn\.Module, got Tensor"),
-        ({"model": nn.Dropout()}, ValueError, "model must hold the dropout to be swapped, got a Dropout itself"),
-        ({"where": 5}, TypeError, "where must be a name pattern or a function of name and module, got 5"),
-        ({"mapping": [nn.Dropout]}, TypeError, "mapping must be a dict .* got list"),
-        ({"mapping": {"Dropout": Sparseout}}, TypeError, "mapping must lead from classes .* got 'Dropout'"),
-        ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must lead from classes"),
-        ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must lead from classes"),
-        ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be given, because LockedDropout has no attribute p"),
-        ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must lead to layers of Sparseout, got ReLU"),
-    ],
-)
-@pytest.mark.parametrize("inplace", [False, True])
-def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, message, inplace):
-    model = nn.Sequential(nn.Dropout(), LockedDropout(0.1))
-    before = tree(model)
-    with pytest.raises(error, match=message):
-        sparseout.swap_dropout(**{"model": model, "q": 1.5, "inplace": inplace, **arguments})
-    assert tree(model) == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"kind": "ReLU"}, TypeError, "kind must be a class of modules or a tuple of them, got 'ReLU'"),
-        ({"kind": (nn.ReLU, torch.relu)}, TypeError, "kind must be"),
-        ({"q": -1}, ValueError, "q must be"),
-        ({"p": None}, TypeError, "p must be"),
-        ({"where": 5}, TypeError, "where must be"),
-        ({"model": None}, TypeError, "model must be"),
-    ],
-)
-def test_a_bad_insertion_is_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        sparseout.insert_after(**{"model": nn.Sequential(nn.ReLU()), "kind": nn.ReLU, "q": 1.0, "p": 0.1, **arguments})
-
-
-def with_change(**changed):
-    change = {"name": "0", "old": "torch.nn.modules.dropout.Dropout", "new": {"layer": "Sparseout", "p": 0.5, "q": 1.0}}
-    return {"action": "swap", "changes": [{**change, **changed}]}
-
-
-@pytest.mark.parametrize(
-    ("report", "message"),
-    [
-        ({}, "report must be .* wrong at: 'action'"),
-        (5, "report must be"),
-        ({"action": "explode", "changes": []}, "report must be .* action must be one of 'swap', 'insert', got 'explode'"),
-        (with_change(new={"layer": "os.system", "p": 0.5}), "report must be .* wrong at: 'os.system'"),
-        (with_change(new={"layer": "Sparseout", "p": 7}), "report must be .* wrong at: p must be"),
-        (with_change(new={"layer": "Sparseout", "command": 7}), "report must be .* 'command'"),
-        (with_change(name="9"), "report does not fit model: it changed a .*Dropout at '9', and there is nothing"),
-        (with_change(name="1"), "report does not fit model: .* there is a torch.nn.modules.activation.ReLU"),
-        (
-            {**with_change(name="1", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
-            "'1' has an inserted layer already",
-        ),
-    ],
-)
-def test_a_report_that_does_not_fit_is_refused_before_anything_is_changed(report, message):
-    model = nn.Sequential(nn.Dropout(), nn.ReLU())
-    sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, inplace=True)
-    before = tree(model)
-    with pytest.raises(ValueError, match=message):
-        surgery.apply_report(model, report, inplace=True)
-    assert tree(model) == before

@@ -80,7 +80,8 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str
         A `SwapCheck`: `ran`, `never_ran`, `dropout`, `reinterpreted`, and `ok` if there is nothing to mend.
 
     Raises:
-        TypeError: an argument is of the wrong type. What the model itself raises passes through.
+        TypeError: an argument is of the wrong type.
+        ValueError: `model` has lazy modules that were never called. What the model itself raises passes through.
 
     >>> import sparseout
     >>> class Net(nn.Module):
@@ -96,6 +97,8 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str
     """
     names = {module: found[0] for module, found in edit.names_of(model).items()}
     args, kwargs = _arguments(example)
+    if any(nn.parameter.is_lazy(x) for x in (*model.parameters(), *model.buffers())):
+        raise ValueError("model must know its shapes, got one with lazy modules: call it once first")
     watch = _Watch(names)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_unchanged(model))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparseout.layers import Sparseout
@@ -33,19 +32,24 @@ def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
 
 
 def insert(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
-    """Let `new` act on what the module that goes by `names` returns, as its submodule and forward hook; return the module."""
+    """Let `new` act on what the module that goes by `names` returns, as its submodule; return the module."""
     module = model.get_submodule(names[0])
     new.train(module.training)
     module.add_module(INSERTED, new)
-    module.register_forward_hook(_apply_inserted)
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # a graph that was compiled before does not look for hooks again
+    kind: Any = type(module)
+    # A forward hook would not do: a graph that was compiled before does not look for new ones.
+    module.__class__ = _followed(kind)
     return module
 
 
-def is_inserted(module: nn.Module) -> bool:
-    """Whether `insert` has been at `module`."""
-    return _apply_inserted in module._forward_hooks.values()
+class Followed(nn.Module):
+    """What the class of a module becomes by `insert`: a subclass whose output goes through the layer."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.get_submodule(INSERTED)(super().forward(*args, **kwargs))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (type(self).__bases__[1],), super().__reduce_ex__(protocol)[2]
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -65,19 +69,20 @@ def restore(model: nn.Module) -> nn.Module:
     >>> sparseout.restore(model)[1]
     Dropout(p=0.2, inplace=False)
     """
-    changed = [(module, names) for module, names in names_of(model).items() if is_inserted(module) or _is_replacement(module)]
+    changed = [(module, names) for module, names in names_of(model).items() if _is_changed(module)]
     if not changed:
         warnings.warn("restore changed nothing: no layer of model was put there by swap_dropout or insert_after", stacklevel=2)
     for module, names in changed:
         if isinstance(module, Sparseout) and module.replaced:
             _put(model, names, module, *module.replaced)
         else:
-            _remove_inserted(module)
+            delattr(module, INSERTED)
+            module.__class__ = type(module).__bases__[1]
     return model
 
 
-def _is_replacement(module: nn.Module) -> bool:
-    return isinstance(module, Sparseout) and bool(module.replaced)
+def _is_changed(module: nn.Module) -> bool:
+    return isinstance(module, Followed) or (isinstance(module, Sparseout) and bool(module.replaced))
 
 
 def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> None:
@@ -88,11 +93,11 @@ def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> 
         model.set_submodule(name, new)
 
 
-def _apply_inserted(module: nn.Module, _: Any, output: Any) -> Any:
-    return module.get_submodule(INSERTED)(output)
+@functools.cache
+def _followed(kind: Any) -> type[nn.Module]:
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (Followed, kind), names)
 
 
-def _remove_inserted(module: nn.Module) -> None:
-    delattr(module, INSERTED)
-    for key in [key for key, hook in module._forward_hooks.items() if hook is _apply_inserted]:
-        del module._forward_hooks[key]
+def _rebuild(kind: Any) -> nn.Module:
+    return object.__new__(_followed(kind))

@@ -129,7 +129,7 @@ def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, in
         if module is None or class_of(module) != old:
             here = "nothing" if module is None else f"a {class_of(module)}"
             raise ValueError(f"report does not fit model: it changed a {old} at {name!r}, and there is {here}")
-        if edit.is_inserted(module):
+        if isinstance(module, edit.Followed):
             raise ValueError(f"report does not fit model: {name!r} has an inserted layer already")
         plan.setdefault(module, ([], layer))[0].append(name)
     return perform(model, action, list(plan.values()), (), inplace)

@@ -103,9 +103,9 @@ def insert_after(
 ) -> SwapReport:
     """Let `Sparseout(p, q)` act on what each module of class `kind` returns: for models that have activations but no dropout.
 
-    The layer becomes the submodule `sparseout` of the activation and runs in a forward hook after its others, so the activation
-    stays what it is and the `state_dict` keeps its keys. An activation that has several names, or that a model calls several
-    times, gets one layer, which draws anew at each call. Those that have a layer already are left alone.
+    The layer becomes the submodule `sparseout` of the activation, and the activation's class a subclass of what it was, which
+    calls it: the object stays the same and the `state_dict` keeps its keys. An activation that has several names, or that a
+    model calls several times, gets one layer, which draws anew at each call. Those that have a layer already are left alone.
 
     Args:
         model: any module.
@@ -132,12 +132,14 @@ def insert_after(
     plan: Plan = []
     unreachable: list[Unreachable] = []
     for module, names in edit.names_of(model).items():
-        if not any(selects(name, module) for name in names) or edit.is_inserted(module):
+        if not any(selects(name, module) for name in names) or isinstance(module, edit.Followed):
             continue
         if _is_scripted(module, kinds):
             unreachable.append(Unreachable(names[0], _SCRIPTED))
         elif not isinstance(module, kinds):
             continue
+        elif "forward" in vars(module):
+            unreachable.append(Unreachable(names[0], f"the forward of this {type(module).__name__} was replaced"))
         elif hasattr(module, edit.INSERTED):
             unreachable.append(Unreachable(names[0], f"{type(module).__name__} has an attribute {edit.INSERTED!r} of its own"))
         elif isinstance(module, nn.Sequential):
