@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_reference import word_in_python
 from tolerances import DTYPES, RTOL
@@ -19,7 +19,7 @@ from sparseout.kernels import gpu
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
-from sparseout.kernels.gpu_kernel import kept_at, kept_in_block  # noqa: E402
+from sparseout.kernels.gpu_kernel import kept_at, kept_in_block, offset_of  # noqa: E402
 
 # The interpreter computes with NumPy, which warns of what a GPU passes over.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
@@ -147,18 +147,18 @@ def close(ours, exact, largest):
 
 
 @pytest.mark.parametrize("q", [*SPECIAL_QS, 0.3, 1.1, 1.7, 1.9, 2.2, 3.3, 4.4])
-def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q, monkeypatch):
+@pytest.mark.parametrize(("dtype", "smallest"), [(torch.float32, -45), (torch.float64, -323)])
+def test_any_exponent_errs_by_at_most_6_ulp(dtype, smallest, q, monkeypatch):
     monkeypatch.setattr(gpu, "_BLOCK", 2**14)
-    x = torch.logspace(-45, 12, 30_001, dtype=torch.float64, device=DEVICE).float()
+    x = torch.logspace(smallest, 12, 15_001, dtype=torch.float64, device=DEVICE).to(dtype)
     x = torch.cat([x, -x])
-    ulp, tiny = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+    limits, ones = torch.finfo(dtype), torch.ones_like(x)
     largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2))
     error = forward(x, 0.5, q, 3) - reference.forward(x.double(), 0.5, q, 3)
-    assert (error.abs() <= 6 * ulp * largest.clamp_min(tiny)).all()
+    assert (error.abs() <= 6 * limits.eps * largest.clamp_min(limits.tiny)).all()
     largest = ((x.double().abs() + 1e-6) ** ((q - 2) / 2)).clamp_min(1)
-    ones = torch.ones_like(x)
     error = backward(ones, x, 0.5, q, 3) - reference.backward(ones.double(), x.double(), 0.5, q, 3, "detached", 1e-6)
-    assert (error.abs() <= 6 * ulp * largest).all()
+    assert (error.abs() <= 6 * limits.eps * largest).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -203,7 +203,10 @@ def test_the_ends_of_the_range_are_the_references(dtype, gradient, p, q):
     x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]).to(DEVICE, dtype).repeat(20)
     for ours, theirs in (
         (forward(x, p, q, 5), reference.forward(x, p, q, 5)),
-        (backward(x, x, p, q, 5, gradient), reference.backward(x, x, p, q, 5, gradient, 1e-6)),
+        *(
+            (backward(g, x, p, q, 5, gradient), reference.backward(g, x, p, q, 5, gradient, 1e-6))
+            for g in (x, torch.ones_like(x))
+        ),
     ):
         torch.testing.assert_close(ours, theirs, rtol=RTOL[dtype], atol=RTOL[dtype], equal_nan=True)
 
@@ -245,3 +248,22 @@ def test_the_index_rule_holds_for_any_index(block, seed, data):
     _far_masks[(1,)](*results, *(torch.tensor([number], device=DEVICE) for number in (seed, block, threshold)), block_size=128)
     for result in results:
         assert result.tolist() == [word >= threshold for word in words]
+
+
+@triton.jit
+def _far_offset(offset, position, sizes, strides):
+    tl.store(offset, offset_of(tl.load(position), sizes, strides))
+
+
+@given(
+    sizes=st.lists(st.integers(2, 2**33), min_size=1, max_size=3),
+    strides=st.lists(st.integers(0, 2**20), min_size=3, max_size=3),
+    data=st.data(),
+)
+def test_an_offset_has_64_bits(sizes, strides, data):
+    coordinates = [data.draw(st.integers(0, size - 1)) for size in sizes]
+    position = sum(c * math.prod(sizes[:dim]) for dim, c in enumerate(coordinates))
+    assume(position < 2**62)
+    offset = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    _far_offset[(1,)](offset, torch.tensor([position], device=DEVICE), tuple(sizes), tuple(strides[: len(sizes)]))
+    assert offset.item() == sum(c * stride for c, stride in zip(coordinates, strides, strict=False))
