@@ -198,7 +198,7 @@ def test_finite_input_never_gives_nan(dtype, data, p, q, gradient, eps):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
 @settings(max_examples=50)
-@given(p=PS, q=st.sampled_from([*SPECIAL_QS, 1e10, 1e300]) | st.floats(1e-30, 8))
+@given(p=PS, q=st.sampled_from([*SPECIAL_QS, 1e10, 1e30]) | st.floats(1e-30, 8))
 def test_the_ends_of_the_range_are_the_references(dtype, gradient, p, q):
     x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]).to(DEVICE, dtype).repeat(20)
     for ours, theirs in (
