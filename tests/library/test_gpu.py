@@ -138,6 +138,14 @@ def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
         close(ours, exact, grad.double().abs() * (1 + power))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(p=PS, q=st.just(2.0) | st.floats(0, 8), seed=SEEDS)
+def test_dropout_is_the_references_to_the_bit(dtype, p, q, seed):
+    x = values(100, dtype)
+    p = p if q == 2 else round(p)
+    assert torch.equal(forward(x, p, q, seed), reference.forward(x, p, q, seed))
+
+
 def close(ours, exact, largest):
     """`ours` errs by a few units in the last place of the largest term or the smallest normal number; or both are infinite."""
     limits, infinite = torch.finfo(ours.dtype), ours.isinf()
