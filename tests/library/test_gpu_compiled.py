@@ -81,6 +81,11 @@ def test_every_path_compiles(compiled):
     assert [".entry kernel" in ptx for ptx in dense + strided] == [True] * (24 + 8)
 
 
+def test_64_bit_offsets_are_a_kernel_of_their_own(compiled):
+    strided = compiled[1]
+    assert not set(strided[:4]) & set(strided[4:])
+
+
 def test_a_dense_tensor_is_read_and_written_in_16_bytes_at_a_time(compiled):
     for ptx in compiled[0]:
         assert "ld.global.v4.b32" in ptx or "ld.global.v2.b64" in ptx
