@@ -3,7 +3,8 @@
 from sparseout import metrics
 from sparseout.functional import sparseout
 from sparseout.layers import Sparseout
+from sparseout.probe import Probe
 
 __version__ = "0.1.0"
 
-__all__ = ["Sparseout", "metrics", "sparseout"]
+__all__ = ["Probe", "Sparseout", "metrics", "sparseout"]

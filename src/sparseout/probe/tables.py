@@ -1,0 +1,38 @@
+"""Cells of text as a table: plain, or for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; a dash for what does not exist."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> str:
+    """Aligned columns, of which the first `left` are text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        cells = enumerate(zip(row, widths, strict=True))
+        lines.append("  ".join(cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, left: int = 2) -> Table:
+    """The same for the terminal. Names are data, so nothing in them is markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
+    for i, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
