@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparseout.probe import tables
@@ -80,9 +81,9 @@ class Comparison:
         ]
         return pandas.DataFrame(rows)
 
-    def table(self) -> Table:
-        """A table for the terminal. Needs rich."""
-        return tables.rich_table(*self._cells(), caption="\n".join(self.remarks()), left=1)
+    def table(self, *measures: str) -> Table:
+        """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
+        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()), left=1)
 
     def remarks(self) -> list[str]:
         """Which layers could not be compared."""
@@ -92,8 +93,8 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        names = [name for name in self.before.measured() if name in self.after.measured()]
+    def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+        names = measures or tables.telling([name for name in self.before.measured() if name in self.after.measured()])
         rows = []
         for (before, _), row in zip(self.pairs, self.differences(), strict=True):
             changes = (row["measures"].get(name) for name in names)

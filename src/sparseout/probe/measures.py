@@ -96,7 +96,7 @@ class Settings:
         values["hoyer"] = totals["hoyer"].item() / per_vector if per_vector else math.nan
         if "sum" in totals:
             values["mean"] = totals["sum"].item() / elements
-            values["std"] = math.sqrt(max(0.0, rms**2 - values["mean"] ** 2))
+            values["std"] = math.sqrt(max(0.0, (rms - values["mean"]) * (rms + values["mean"])))
         for name in ("gini", "treves_rolls", "kurtosis", "participation_ratio"):
             if name in totals:
                 values[name] = totals[name].item() / vectors

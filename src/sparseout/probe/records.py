@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,9 +174,9 @@ class Summary:
         ]
         return pandas.DataFrame(rows)
 
-    def table(self) -> Table:
-        """A table for the terminal. Needs rich."""
-        return tables.rich_table(*self._cells(), caption="\n".join(self.remarks()))
+    def table(self, *measures: str) -> Table:
+        """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
+        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
         """What to know beside the numbers: sampling, layers that were not seen, vectors that are special."""
@@ -190,11 +190,10 @@ class Summary:
         return lines
 
     def __str__(self) -> str:
-        header, rows = self._cells()
-        return "\n".join([tables.plain_table(header, rows), *self.remarks()])
+        return "\n".join([tables.plain_table(*self._cells()), *self.remarks()])
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        names = self.measured()
+    def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+        names = measures or tables.telling(self.measured())
         modes = len({record.mode for record in self.layers}) > 1
         header = ["layer", "type", *(["mode"] if modes else []), "units", "vectors", *names]
         rows = []

@@ -100,7 +100,7 @@ def _selected(modules: Mapping[str, nn.Module], layers: Layers) -> set[str]:
                 f"name what to measure with layers=, of the types {kinds}"
             )
         return chosen
-    selectors = [layers] if isinstance(layers, str | type) or callable(layers) else list(layers)
+    selectors = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     if not selectors:
         raise ValueError("layers must name at least one layer, got an empty sequence")
     return {name for selector in selectors for name in _matches(modules, selector)}

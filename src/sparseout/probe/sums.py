@@ -117,7 +117,8 @@ class Summer:
         absolute, norms = [], []
         zeros = torch.zeros((), dtype=torch.float64, device=vectors.device)
         for block in _blocks(vectors):
-            magnitudes = torch.abs(block, out=self._workspaces(block, torch.float32)[0])
+            magnitudes = self._workspaces(block, torch.float32)[0]
+            torch.abs(block if block.dtype == torch.float32 else magnitudes.copy_(block), out=magnitudes)
             norms.append(torch.linalg.vector_norm(magnitudes, dim=-1))
             absolute.append(magnitudes.sum(-1))
             if magnitudes.amin() == 0:

@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_TELLING = ("zeros", "hoyer", "rms", "gini", "dead")
+
+
+def telling(measures: Sequence[str]) -> list[str]:
+    """As many of `measures` as fit beside the layers' names."""
+    return list(measures) if len(measures) <= len(_TELLING) else [name for name in measures if name in _TELLING]
+
+
 def number(value: float | None) -> str:
     """Three significant digits; a dash for what does not exist."""
     return "-" if value is None else f"{value:.3g}"
@@ -32,7 +40,7 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
 
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
     for i, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if i < left else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
