@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tolerances import DTYPES
 
 from sparseout import metrics
+from sparseout.probe import sums as sums_module
 from sparseout.probe.measures import MEASURES, Settings
 from sparseout.probe.sums import Summer, Sums
 
@@ -92,16 +93,32 @@ def test_large_batches_in_every_dtype(kind, chosen, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_is_left_where_it_would_be_seen(kind):
-    x = activations(kind, 400, 384).float()
-    found = streamed(x, BASIC, 400)
-    assert_close(found, at_once(x, BASIC.measures))
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vectors", [3, 400])
+def test_the_basic_sums_by_compiled_code_and_without(kind, compiled, dtype, vectors, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(sums_module, "LIBRARY", None)
+    x = activations(kind, vectors, 384).to(dtype)
+    if x.isfinite().all():
+        assert_close(streamed(x, BASIC, 250), at_once(x, BASIC.measures))
 
 
-def test_basic_measures_of_a_large_batch_take_the_fast_path(monkeypatch):
+@pytest.mark.skipif(sums_module.LIBRARY is None, reason="there is no compiled code")
+def test_basic_measures_are_taken_by_the_compiled_code(monkeypatch):
     monkeypatch.setattr(Summer, "_add_block", None)
-    for kind in ("relu", "gelu", "signed", "sparse"):
-        streamed(activations(kind, 400, 384).float(), BASIC, 400)
+    streamed(activations("relu", 400, 384), BASIC, 250)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(threads):
+    x = activations("gelu", 401, 385)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_close(streamed(x, BASIC, 300), at_once(x, BASIC.measures))
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(parts=st.lists(st.integers(0, 9), min_size=1, max_size=6))

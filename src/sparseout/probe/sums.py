@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import math
 
 import torch
 from torch import Tensor
+
+from sparseout.kernels.cpu import LIBRARY
 
 # Bins of |x|, eight an octave from 2^-64 to 2^64 and equally wide within it: a float64's exponent and the first three bits of its
 # mantissa. Below them lies the first bin; above them, with Inf and NaN, the last.
@@ -19,7 +22,12 @@ _BINS_BELOW = (1023 - OCTAVES) * BINS_AN_OCTAVE - 1
 
 # Elements worked on at a time: few enough to stay in the cache while they are read several times.
 BLOCK = 2**18
-_HALF_OR_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
+
+_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_BASIC = ("zeros", "squares", "hoyer", "zero_vectors", "nonfinite")
+if LIBRARY is not None:
+    _number, _pointer = ctypes.c_int64, ctypes.c_void_p
+    LIBRARY.sparseout_basic_sums.argtypes = (ctypes.c_int, _pointer, _number, _number, ctypes.c_int, _pointer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +93,7 @@ class Sums:
 
 
 class Summer:
-    """Takes sums in float64, in workspaces that are allocated once.
-
-    Where nothing but `zeros`, `hoyer` and `rms` is asked for, the sums *within* the vectors of a large CPU tensor run in float32,
-    unless they are so flat, small or large that the relative error of a result could come near 1e-6.
-    """
+    """Takes sums in float64, in workspaces that are allocated once. On the CPU compiled code takes the basic ones in one pass."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -105,34 +109,14 @@ class Summer:
         sums.units = vectors.shape[-1]
         sums.elements = vectors.numel()
         sums.vectors = sums.elements // sums.units
-        large = vectors.device.type == "cpu" and vectors.numel() >= 2**15
-        if large and self._parts == Parts() and vectors.dtype in _HALF_OR_SINGLE and self._add_in_float32(vectors, sums):
+        if self._parts == Parts() and vectors.device.type == "cpu" and LIBRARY is not None:
+            at_once = vectors.is_contiguous() and vectors.dtype in _KINDS
+            for block in [vectors.view(-1, sums.units)] if at_once else _blocks(vectors):
+                _add_basic(block, sums)
             return sums
         rows = [self._add_block(block, sums) for block in _blocks(vectors)]
         self._add_vectors({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, sums)
         return sums
-
-    def _add_in_float32(self, vectors: Tensor, sums: Sums) -> bool:
-        """Add the basic sums in four passes over each block, or return False where float32 would be seen."""
-        absolute, norms = [], []
-        zeros = torch.zeros((), dtype=torch.float64, device=vectors.device)
-        for block in _blocks(vectors):
-            magnitudes = self._workspaces(block, torch.float32)[0]
-            torch.abs(block if block.dtype == torch.float32 else magnitudes.copy_(block), out=magnitudes)
-            norms.append(torch.linalg.vector_norm(magnitudes, dim=-1))
-            absolute.append(magnitudes.sum(-1))
-            if magnitudes.amin() == 0:
-                zeros += magnitudes.eq_(0).sum()
-        norm = torch.cat(norms).double()
-        ratio = torch.cat(absolute).double().div_(norm)
-        root = math.sqrt(vectors.shape[-1])
-        smallest, largest = norm.aminmax()
-        if not (smallest > 1e-15 and largest < 1e15 and ratio.max() < 0.9 * root):
-            return False
-        none = torch.zeros_like(zeros)
-        hoyer = (sums.vectors * root - ratio.sum()) / (root - 1)
-        sums.totals = {"zeros": zeros, "squares": norm.dot(norm), "zero_vectors": none, "nonfinite": none, "hoyer": hoyer}
-        return True
 
     def _add_block(self, block: Tensor, sums: Sums) -> dict[str, Tensor]:
         """Add the sums over the elements and the units of a block `(vectors, units)`, and return those of each vector."""
@@ -189,6 +173,19 @@ class Summer:
         if key not in self._buffers or self._buffers[key].shape[1] < block.numel():
             self._buffers[key] = torch.empty(2, max(BLOCK, block.numel()), dtype=dtype, device=block.device)
         return self._buffers[key][:, : block.numel()].view(2, *block.shape)
+
+
+def _add_basic(block: Tensor, sums: Sums) -> None:
+    """Add the basic sums of a block `(vectors, units)` by the compiled code."""
+    vectors, units = block.shape
+    block = (block if block.dtype in _KINDS else block.float()).contiguous()
+    threads = torch.get_num_threads()
+    shares = torch.zeros(threads, len(_BASIC), dtype=torch.float64)
+    assert LIBRARY is not None
+    LIBRARY.sparseout_basic_sums(_KINDS[block.dtype], block.data_ptr(), vectors, units, threads, shares.data_ptr())
+    for name, total in zip(_BASIC, shares.sum(0).unbind(), strict=True):
+        _increase(sums.totals, name, total)
+    sums.singles += vectors if units == 1 else 0
 
 
 def _blocks(vectors: Tensor) -> list[Tensor]:
