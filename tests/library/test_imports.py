@@ -22,6 +22,7 @@ ORDER = [
     "glm",
     "report",
     "studies",
+    "probing",
     "bench",
     "cli",
 ]

@@ -83,7 +83,7 @@ class Comparison:
 
     def table(self, *measures: str) -> Table:
         """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
-        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()), left=1)
+        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
         """Which layers could not be compared."""

@@ -176,12 +176,14 @@ class Summary:
 
     def table(self, *measures: str) -> Table:
         """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
-        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
+        return tables.rich_table(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
         """What to know beside the numbers: sampling, layers that were not seen, vectors that are special."""
         lines = [f"{mode}: {seen['measured']} of {seen['seen']} forward passes measured" for mode, seen in self.forwards.items()]
-        lines += [f"not seen: {name or '(model)'}: {reason}" for name, reason in self.unseen.items()]
+        for reason in dict.fromkeys(self.unseen.values()):
+            names = [name or "(model)" for name, why in self.unseen.items() if why == reason]
+            lines.append(f"not seen: {', '.join(names)}: {reason}")
         for record in self.layers:
             if record.nonfinite_vectors:
                 lines.append(f"{record.name}: {record.nonfinite_vectors} vectors with NaN or Inf")
@@ -192,14 +194,14 @@ class Summary:
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells()), *self.remarks()])
 
-    def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    def _cells(self, measures: Sequence[str] = (), types: bool = True) -> tuple[list[str], list[list[str]]]:
         names = measures or tables.telling(self.measured())
         modes = len({record.mode for record in self.layers}) > 1
-        header = ["layer", "type", *(["mode"] if modes else []), "units", "vectors", *names]
+        header = ["layer", *(["type"] if types else []), *(["mode"] if modes else []), "units", "vectors", *names]
         rows = []
         for record in self.layers:
             values = record.measures()
-            own = [record.name, record.type, *([record.mode] if modes else [])]
+            own = [record.name, *([record.type] if types else []), *([record.mode] if modes else [])]
             counts = ["varies" if record.units is None else str(record.units), str(record.vectors)]
             rows.append([*own, *counts, *(tables.number(values.get(name)) for name in names)])
         return header, rows

@@ -32,7 +32,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
     return "\n".join(line.rstrip() for line in lines)
 
 
-def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, left: int = 2) -> Table:
+def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
     """The same for the terminal. Names are data, so nothing in them is markup."""
     from rich import box
     from rich.table import Table
@@ -40,7 +40,7 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
 
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
     for i, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
