@@ -18,14 +18,20 @@ function againstQ() {
       y: flat ? [mean[0], mean[0]] : mean,
       customdata: flat ? [start, start] : curve.q.map((_, place) => start + place),
       error_y: { type: "data", array: flat ? [] : curve.spreads[state.measure], thickness: 1.2 },
-      name: plain(curve.label), mode: flat ? "lines" : "lines+markers",
+      name: plain(curve.label),
+      mode: flat ? "lines" : "lines+markers",
       line: { color: flat ? GREY : PALETTE[i % PALETTE.length], dash: flat ? "dot" : "solid" },
       marker: { size: curve.q.map((_, place) => (start + place === state.setting ? 13 : 7)) },
       hovertemplate: "q %{x}: %{y:.4f}<extra></extra>",
     };
   });
   const pairs = data.settings.map((setting) => [setting.name, setting.values[state.measure]]);
-  draw("against", traces, { x: { title: "q" }, y: { title: title() }, alt: spread(title(), pairs), showlegend: traces.length > 1 });
+  draw("against", traces, {
+    x: { title: "q" },
+    y: { title: title() },
+    alt: spread(title(), pairs),
+    showlegend: traces.length > 1,
+  });
   document.getElementById("against-title").textContent = `${title()} against q`;
   document.getElementById("against-note").textContent = `${spread(title(), pairs)} Bars: one standard deviation over the seeds.`;
 }
@@ -33,56 +39,88 @@ function againstQ() {
 // A line for each setting of the chosen one's curve, and for those without q.
 function lines(id, x, y, xTitle, yTitle) {
   const near = data.settings.filter((setting) => setting.curve === data.settings[state.setting].curve || setting.shade === null);
-  draw(id, near.map((setting) => ({
-    x: x(setting), y: y(setting), name: plain(setting.short), mode: "lines", line: { color: colour(setting), width: setting === data.settings[state.setting] ? 4 : 1.6 },
-    hovertemplate: `${plain(setting.name)}<br>%{x:.4g}: %{y:.4f}<extra></extra>`,
-  })), { x: { title: xTitle }, y: { title: yTitle }, alt: `${yTitle} by ${xTitle}, a line each setting; the values are in the table below.` });
+  draw(
+    id,
+    near.map((setting) => ({
+      x: x(setting),
+      y: y(setting),
+      name: plain(setting.short),
+      mode: "lines",
+      line: { color: colour(setting), width: setting === data.settings[state.setting] ? 4 : 1.6 },
+      hovertemplate: `${plain(setting.name)}<br>%{x:.4g}: %{y:.4f}<extra></extra>`,
+    })),
+    {
+      x: { title: xTitle },
+      y: { title: yTitle },
+      alt: `${yTitle} by ${xTitle}, a line each setting; the values are in the table below.`,
+    },
+  );
 }
 
 function heat() {
   const names = Object.keys(data.measures);
   const columns = names.map((name) => data.settings.map((setting) => setting.values[name]));
-  const scaled = columns.map((column) => {
-    const known = column.filter(isNumber);
-    const [low, high] = [Math.min(...known), Math.max(...known)];
-    return column.map((value) => (!isNumber(value) ? null : high > low ? (value - low) / (high - low) : 0.5));
+  heatmap("heat", columns, {
+    names,
+    rows: data.settings.map((setting) => shortened(setting.name, 28)),
+    text: (i, j) => `${plain(data.settings[j].name)}<br>${plain(data.measures[names[i]])} ${shown(columns[i][j])}`,
   });
-  draw("heat", [{
-    type: "heatmap", z: data.settings.map((_, row) => scaled.map((column) => column[row])), xgap: 1, ygap: 1, colorscale: "Viridis", zmin: 0, zmax: 1,
-    showscale: false, hoverongaps: false, hovertemplate: "%{text}<extra></extra>",
-    text: data.settings.map((setting, row) => names.map((name, i) => `${plain(setting.name)}<br>${plain(data.measures[name])} ${shown(columns[i][row])}`)),
-  }], {
-    x: { tickvals: names.map((_, i) => i), ticktext: names.map(plain), showgrid: false, side: "top" },
-    y: { tickvals: data.settings.map((_, i) => i), ticktext: data.settings.map((setting) => shortened(setting.name, 28)), autorange: "reversed", showgrid: false },
-    height: Math.max(340, 60 + 18 * data.settings.length), alt: "Heat map of the settings and the measures; the values are in the table below.",
-  });
-  document.getElementById("heat-note").textContent = "Dark is the lowest and bright the highest value of each measure.";
 }
 
 function update() {
   againstQ();
-  lines("time", (setting) => setting.history.map((epoch) => epoch.epoch), (setting) => setting.history.map((epoch) => epoch[state.measure] ?? null), "epoch", title());
+  lines(
+    "time",
+    (setting) => setting.history.map((epoch) => epoch.epoch),
+    (setting) => setting.history.map((epoch) => epoch[state.measure] ?? null),
+    "epoch",
+    title(),
+  );
   document.getElementById("time-title").textContent = `${title()} over training${curve()}, the first seed`;
-  lines("profile", (setting) => setting.profile[0], (setting) => setting.profile[1], "units, most active first (%)", "magnitude / largest");
+  lines(
+    "profile",
+    (setting) => setting.profile[0],
+    (setting) => setting.profile[1],
+    "units, most active first (%)",
+    "magnitude / largest",
+  );
   document.getElementById("profile-title").textContent = `Activity of a sample's units, by rank${curve()}`;
   heat();
   if (document.getElementById("depth")) {
     const measured = data.settings.some((setting) => state.measure in Object.values(setting.layers)[0]);
-    lines("depth", () => data.layers.map(plain), (setting) => data.layers.map((layer) => setting.layers[layer][state.measure] ?? null), "layer", title());
+    lines(
+      "depth",
+      () => data.layers.map(plain),
+      (setting) => data.layers.map((layer) => setting.layers[layer][state.measure] ?? null),
+      "layer",
+      title(),
+    );
     document.getElementById("depth-title").textContent = `${title()} by depth${curve()}`;
     document.getElementById("depth-note").textContent = measured ? "" : "This is no measure of a layer.";
   }
-  for (const row of document.querySelectorAll("tr[data-layer]")) row.setAttribute("aria-selected", Number(row.dataset.layer) === state.setting);
+  for (const row of document.querySelectorAll("tr[data-layer]"))
+    row.setAttribute("aria-selected", Number(row.dataset.layer) === state.setting);
   document.getElementById("measure").value = state.measure;
   document.getElementById("setting").value = state.setting;
 }
-const choose = (changes) => { Object.assign(state, changes); update(); };
+const choose = (changes) => {
+  Object.assign(state, changes);
+  update();
+};
 
 if (data.settings.length) {
   choices("measure", Object.entries(data.measures), state.measure, (measure) => choose({ measure }));
-  choices("setting", data.settings.map((setting, i) => [i, setting.name]), 0, (setting) => choose({ setting: Number(setting) }));
+  choices(
+    "setting",
+    data.settings.map((setting, i) => [i, setting.name]),
+    0,
+    (setting) => choose({ setting: Number(setting) }),
+  );
   update();
   document.getElementById("against").on("plotly_click", ({ points: [{ customdata }] }) => choose({ setting: customdata }));
-  document.getElementById("heat").on("plotly_click", ({ points: [{ x, y }] }) => choose({ setting: y, measure: Object.keys(data.measures)[x] }));
-  for (const row of document.querySelectorAll("tr[data-layer]")) row.addEventListener("click", () => choose({ setting: Number(row.dataset.layer) }));
+  document
+    .getElementById("heat")
+    .on("plotly_click", ({ points: [{ x, y }] }) => choose({ setting: y, measure: Object.keys(data.measures)[x] }));
+  for (const row of document.querySelectorAll("tr[data-layer]"))
+    row.addEventListener("click", () => choose({ setting: Number(row.dataset.layer) }));
 }
