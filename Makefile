@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
-KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch])
+KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch] src/sparseout/probe/*.c)
 
 .PHONY: demo test test-slow test-oldest figures bench build format clean
 

@@ -4,12 +4,14 @@ from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.kernels import backends
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.probe import Probe
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LockedSparseout",
+    "Probe",
     "Sparseout",
     "Sparseout1d",
     "Sparseout2d",

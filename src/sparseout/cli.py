@@ -18,12 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import tyro
 
         from sparseout.bench.command import bench
+        from sparseout.probing.command import probe
         from sparseout.studies.commands import study_app
         from sparseout.studies.config import UserError
     except ModuleNotFoundError as error:
         print(f"sparseout: this command needs {error.name}: pip install 'sparseout[studies]'", file=sys.stderr)
         return 2
     app = tyro.extras.SubcommandApp()
+    app.command(name="probe")(probe)
     app.command(study_app(), name="study", help="Run one of the paper's experiments.")
     app.command(name="bench")(bench)
     try:

@@ -26,6 +26,7 @@ ORDER = [
     "glm",
     "report",
     "studies",
+    "probing",
     "bench",
     "cli",
 ]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseout.report.figure import write_figure
-from sparseout.report.page import write_page
+from sparseout.report.probe import write_probe
+from sparseout.report.study import write_page
 from sparseout.report.table import table
 
-__all__ = ["table", "write"]
+__all__ = ["table", "write", "write_probe"]
 
 
 def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:

@@ -45,6 +45,11 @@ class Setting:
         values = self.each(measure)
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
+    def layer_mean(self, layer: str, measure: str) -> float | None:
+        """Mean over the seeds of one layer's measure; None where a record has none."""
+        values = [run["layers"].get(layer, {}).get(measure) for run in self.runs]
+        return None if None in values else statistics.fmean(values)
+
     def profile(self) -> tuple[list[float], list[float]]:
         """Ranks in percent, and the relative magnitude at each: means over layers and seeds; empty where no record has one."""
         profiles = [layer["profile"] for run in self.runs for layer in run["layers"].values() if "profile" in layer]

@@ -17,6 +17,8 @@ from sparseout.studies.config import Config
 from sparseout.studies.records import Record
 from sparseout.studies.study import Study, Training
 
+BATCH = 1000  # test images at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig(Config):
@@ -72,21 +74,32 @@ def load(config: AutoencoderConfig, data_dir: Path | None) -> data.Images:
     return data.load(config.dataset, data_dir)
 
 
+def model(config: AutoencoderConfig, images: data.Images) -> Autoencoder:
+    """The autoencoder of `config` for images of that size."""
+    return Autoencoder(images.train.shape[1], config.hidden, config.noise_layer())
+
+
+def test_batches(images: data.Images) -> tuple[Tensor, ...]:
+    """The test images."""
+    batches: tuple[Tensor, ...] = images.test.split(BATCH)
+    return batches
+
+
 def train(config: AutoencoderConfig, images: data.Images, training: Training) -> tuple[nn.Module, Record]:
     """Train one run; the results are those of its last epoch on the test images."""
     images = images.to(training.device)
-    model = Autoencoder(images.train.shape[1], config.hidden, config.noise_layer()).to(training.device)
+    network = model(config, images).to(training.device)
     torch.manual_seed(config.seed_of("noise"))
     order = torch.Generator().manual_seed(config.seed_of("order"))
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    state = TrainingState(model, optimizer, order, training.device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
+    state = TrainingState(network, optimizer, order, training.device)
     for epoch in training.epochs(state, config.epochs):
         start = time.perf_counter()
-        train_loss = _train_epoch(model, images.train, optimizer, order, config.batch_size)
-        results = evaluate(model, images.test)
+        train_loss = _train_epoch(network, images.train, optimizer, order, config.batch_size)
+        results = evaluate(network, images.test)
         metrics = {"train_loss": train_loss, **{name: value for name, value in results.items() if name != "layers"}}
         training.end_epoch(state, epoch, metrics, time.perf_counter() - start)
-    return model, evaluate(model, images.test)
+    return network, evaluate(network, images.test)
 
 
 def _train_epoch(
@@ -106,14 +119,14 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Record:
+def evaluate(model: nn.Module, images: Tensor) -> Record:
     """Mean binary cross entropy a pixel, in nats, and the sparsity of the clean representations."""
     model.eval()
     total = 0.0
     with measure.measuring(model, ["noise"]) as layers:
-        for target in images.split(batch_size):
+        for target in images.split(BATCH):
             total += F.binary_cross_entropy_with_logits(model(target), target, reduction="sum").item()
     return {"test_loss": total / images.numel(), **measure.results(layers)}
 
 
-STUDY = Study(AutoencoderConfig, load, train, axes={"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)})
+STUDY = Study(AutoencoderConfig, load, model, train, test_batches, axes={"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)})

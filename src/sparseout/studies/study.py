@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from sparseout import report
 from sparseout.studies.checkpoint import TrainingState, save_tensors
@@ -87,13 +87,17 @@ class Study:
     Attributes:
         config: the configuration's class; its `study` is the experiment's name.
         load: the data that a configuration asks for, from a folder or where it comes from by default; cheap when called again.
+        model: a configuration's network for its data, untrained.
         train: trains one run on its data and returns the trained model and its results.
+        test_batches: the inputs of the data that a trained model is judged on.
         axes: what is studied unless asked otherwise: settings with several values.
     """
 
     config: type[Config]
     load: Callable[[Any, Path | None], Any]
+    model: Callable[[Any, Any], nn.Module]
     train: Callable[[Any, Any, Training], tuple[nn.Module, Record]]
+    test_batches: Callable[[Any], Sequence[Tensor]]
     axes: dict[str, tuple[Any, ...]]
 
     def grid(self, axes: dict[str, Sequence[Any]]) -> list[Config]:

@@ -91,15 +91,16 @@ def test_the_finding_says_whether_sparseness_falls():
     assert "does not fall monotonically with q" in finding(curve)
 
 
+HISTORIES = {record["run"]: [{"epoch": epoch, "hoyer": record["hoyer"] / epoch} for epoch in (1, 2)] for record in RECORDS}
+
+
 def test_the_figure_and_the_page(tmp_path):
-    histories = {RECORDS[0]["run"]: [{"epoch": 1, "hoyer": 0.5}, {"epoch": 2, "hoyer": 0.4}]}
-    report.write(RECORDS, histories, tmp_path)
+    report.write(RECORDS, HISTORIES, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "sparsity.png"]
     with Image.open(tmp_path / "sparsity.png") as image:
         assert image.width > 1500
     page = (tmp_path / "report.html").read_text()
     assert "0.505 ± 0.007" in page
-    assert page.count('class="plotly-graph-div"') == 6
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)', page)
 
 
@@ -110,6 +111,79 @@ def test_names_are_data(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
-def test_no_runs_leave_an_empty_report(tmp_path):
+def test_no_runs_leave_an_empty_report(tmp_path, visit):
     report.write([], {}, tmp_path)
-    assert (tmp_path / "report.html").exists()
+    assert visit(tmp_path / "report.html").locator("h1").inner_text() == "Sparseout study: no runs"
+
+
+EXACT = [record(q, seed, q / 10, gradient="exact", test_loss=0.1 * q) for q in (1.0, 2.0, 3.0) for seed in (0, 1)]
+
+
+@pytest.fixture
+def page(tmp_path, visit):
+    report.write([*RECORDS, *EXACT, record(2.0, 0, 0.2, noise="none", p=0.0)], HISTORIES, tmp_path)
+    return visit(tmp_path / "report.html")
+
+
+def data_of(page, plot):
+    return page.evaluate(f"document.getElementById('{plot}').data")
+
+
+def test_the_chosen_measure_against_q(page):
+    detached, exact, none = data_of(page, "against")
+    assert (detached["name"], detached["x"], detached["y"]) == (
+        "detached",
+        [1, 2, 3],
+        pytest.approx([0.505, 1 / 3 + 0.005, 0.255]),
+    )
+    assert detached["error_y"]["array"] == pytest.approx([0.01 / 2**0.5] * 3)
+    assert (none["name"], none["y"]) == ("no noise", [0.2, 0.2])
+    page.select_option("#measure", "test_loss")
+    _, exact, _ = data_of(page, "against")
+    assert exact["y"] == pytest.approx([0.1, 0.2, 0.3])
+    assert page.locator("#against-title").inner_text() == "test loss against q"
+
+
+def test_the_chosen_setting_stands_out(page):
+    page.locator("tr[data-layer]").nth(1).click()
+    assert page.locator("#setting").input_value() == "1"
+    lines = data_of(page, "time")
+    assert [line["name"] for line in lines] == ["q 1", "q 2", "q 3", "no noise"]
+    assert [line["line"]["width"] for line in lines] == [1.6, 4, 1.6, 1.6]
+    assert lines[1]["y"] == pytest.approx([1 / 3, 1 / 6])
+    page.select_option("#setting", label="q 3, exact")
+    assert page.locator("#profile-title").inner_text() == "Activity of a sample's units, by rank: exact"
+    assert [line["y"] for line in data_of(page, "profile")] == [[1.0, 0.5, 0.0]] * 4
+
+
+def test_the_settings_and_the_runs_sort(page):
+    settings, runs = page.locator("table.sortable").all()
+    button = settings.locator("th", has_text="Hoyer").locator("button")
+    button.click()
+    hoyer = settings.locator("tbody tr td:nth-child(5)").all_inner_texts()
+    assert [float(cell.split(" ")[0]) for cell in hoyer] == sorted(float(cell.split(" ")[0]) for cell in hoyer)
+    runs.locator("th", has_text="seed").locator("button").click()
+    seeds = runs.locator("tbody tr td:nth-child(3)").all_inner_texts()
+    assert seeds == sorted(seeds)
+    assert len(seeds) == 13
+
+
+def test_layers_by_depth_where_there_are_several(tmp_path, visit):
+    records = [
+        record(
+            q, 0, 0.4, layers={name: {"hoyer": q / place, "zero_vectors": 0, "vectors": 9} for place, name in enumerate("abc", 1)}
+        )
+        for q in (1.0, 2.0)
+    ]
+    report.write(records, {}, tmp_path)
+    page = visit(tmp_path / "report.html")
+    first, second = data_of(page, "depth")
+    assert (first["x"], first["y"], second["y"]) == (["a", "b", "c"], [1, 1 / 2, 1 / 3], [2, 1, 2 / 3])
+    page.select_option("#measure", "test_loss")
+    assert page.locator("#depth-note").inner_text() == "This is no measure of a layer."
+
+
+def test_it_fits_a_phone(tmp_path, visit):
+    report.write(RECORDS, HISTORIES, tmp_path)
+    page = visit(tmp_path / "report.html", viewport={"width": 390, "height": 844}, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

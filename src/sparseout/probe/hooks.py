@@ -1,0 +1,335 @@
+"""The probe: hooks that take the sums of a model's activations while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+import sparseout
+from sparseout.probe import history, tables
+from sparseout.probe.findings import Findings, Tally
+from sparseout.probe.masks import MaskStack, Padding
+from sparseout.probe.measures import Calls, Settings
+from sparseout.probe.records import Summary
+from sparseout.probe.selection import Layer, Layers, UnitDim, choose
+from sparseout.probe.sums import Summer
+from sparseout.probe.unseen import FunctionalCalls
+
+
+class Probe:
+    """Measures `S(x) = mean of s(x_v)` over the vectors `x_v` of each chosen layer's activations `x`, while the model runs.
+
+    A *vector* is the units of one sample: the last dimension, or the channels of a position in a convolution. A Dropout's or
+    Sparseout's `x` is its clean input, any other layer's is its output. Each batch is reduced to sums as it passes, so memory
+    does not grow and no activation is kept; training and evaluation are counted apart.
+
+    Use it as a context, or with `start` and `stop`. Contexts nest, and several probes may watch one model. The hooks come off
+    when it ends, when the model or a hook raises, and when the probe is deleted.
+
+    Args:
+        model: any module. One that was compiled runs eagerly while it is probed, as compiled code ignores new hooks.
+        layers: what to measure: names or patterns such as `"encoder.*.act"`, types, predicates of `(name, module)`, or several of
+            these. Default: activation functions, Sparseout and Dropout layers, and recurrent layers.
+        measures: `"basic"` (`zeros`, `hoyer` and `rms`), `"all"`, or names out of `sparseout.probe.MEASURES`.
+        thresholds: magnitudes `t`, positive, for the fractions of `|x| < t`, and of `|x| < t RMS` where there is a histogram.
+            Default: (1e-3, 1e-2, 1e-1) with `"all"`, otherwise none.
+        histogram: count magnitudes in bins, eight an octave. Default: with `"all"`.
+        unit_dim: dimensions that hold the units of a vector, for all layers, or by name or pattern; several are taken as one.
+            Default: -1, or the channels of a module that belongs to a convolution.
+        every: measure one forward pass in so many; the first is one.
+        calls: count several calls of a layer in one forward pass `"together"` or `"apart"`.
+
+    Attributes:
+        layers: what was chosen. Printing the probe lists it.
+        settings: what is measured.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range, or names what the model does not have.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+    >>> with Probe(model, measures=["zeros", "hoyer", "dead"]) as probe:
+    ...     _ = model(torch.eye(4))
+    >>> probe
+    Probe of Sequential: zeros, hoyer, dead
+    layer  type     of           units along
+    1      ReLU     output       last dimension
+    2      Dropout  clean input  last dimension
+    >>> record = probe.summary()["1"]
+    >>> record.units, record.vectors, record.zeros == (model[1](model[0](torch.eye(4))) == 0).float().mean().item()
+    (8, 4, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        measures: str | Iterable[str] = "basic",
+        thresholds: Iterable[float] | None = None,
+        histogram: bool | None = None,
+        unit_dim: UnitDim | Mapping[str, UnitDim] | None = None,
+        every: int = 1,
+        calls: Calls = "together",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self.settings = Settings.of(measures, thresholds, histogram, every, calls)
+        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+        self._model: nn.Module = getattr(model, "_orig_mod", model)
+        self.layers = choose(self._model, layers, unit_dim)
+        self._summer = Summer(self.settings.parts)
+        self._masks = MaskStack()
+        self._starts = self._depth = 0
+        self._measuring = True
+        self._calls: Counter[str] = Counter()
+        self._outside: Counter[str] = Counter()
+        self._functional: FunctionalCalls | None = None
+        self._last: _Taken | None = None
+        self.reset()
+
+    def start(self) -> Probe:
+        """Begin to measure; each `start` needs a `stop`."""
+        self._starts += 1
+        if self._starts == 1:
+            self._attach()
+        return self
+
+    def stop(self) -> None:
+        """End what the last `start` began; the findings stay. Does nothing where none is open."""
+        self._starts = max(0, self._starts - 1)
+        if not self._starts:
+            self._detach()
+
+    __enter__ = start
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._findings = Findings()
+
+    def summary(self) -> Summary:
+        """What was found so far, in this process."""
+        return self._summary(self._findings)
+
+    def gather(self) -> Summary:
+        """What all ranks found so far, together: where `torch.distributed` is in use, every rank calls this."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.summary()
+        parts: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, self._findings.cpu())
+        total = Findings()
+        for part in parts:
+            total.add(part)
+        return self._summary(total)
+
+    def log(self, step: int, path: str | Path = "probe.jsonl") -> Summary:
+        """Append what was found since the last `log` to `path`, a line of JSON, and begin anew.
+
+        With `torch.distributed`, every rank calls it, and the first writes what all found.
+        """
+        summary = self.gather()
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0:
+            history.append(Path(path), step, summary)
+        self.reset()
+        return summary
+
+    def __repr__(self) -> str:
+        settings = self.settings
+        sampling = f", one forward pass in {settings.every}" if settings.every > 1 else ""
+        head = f"Probe of {type(self._model).__name__}: {', '.join(settings.measures)}{sampling}"
+        rows = [[layer.name or "(model)", type(layer.module).__name__, layer.value, layer.units] for layer in self.layers]
+        return f"{head}\n{tables.plain_table(['layer', 'type', 'of', 'units along'], rows, left=4)}"
+
+    def _summary(self, findings: Findings) -> Summary:
+        device = next((str(p.device.type) for p in self._model.parameters()), "cpu")
+        return Summary(
+            model=type(self._model).__name__,
+            layers=findings.records(self.layers, self.settings),
+            unseen=findings.unseen(self.layers),
+            settings=self.settings,
+            forwards={mode: {"seen": seen, "measured": findings.measured[mode]} for mode, seen in findings.forwards.items()},
+            provenance={
+                "sparseout": sparseout.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "device": device,
+                "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            },
+        )
+
+    def _attach(self) -> None:
+        """Set the hooks. None of them holds the probe, so that deleting it ends them."""
+        self._depth = 0
+        inner, outer = contextlib.ExitStack(), contextlib.ExitStack()
+        self._end_layers, self._end = (weakref.finalize(self, stack.close) for stack in (inner, outer))
+        model = self._model
+        if self._compiled:
+            outer.enter_context(torch.compiler.set_stance("force_eager"))
+        outer.callback(model.register_forward_pre_hook(_weak(self._enter)).remove)
+        for layer in self.layers:
+            observe = _weak(self._observe, layer)
+            if layer.value == "output":
+                handle = layer.module.register_forward_hook(observe)
+            else:
+                handle = layer.module.register_forward_pre_hook(observe, with_kwargs=True)
+            inner.callback(handle.remove)
+        for module in model.modules():
+            for handle in self._masks.hook(module):
+                inner.callback(handle.remove)
+        outer.callback(model.register_forward_hook(_weak(self._leave), always_call=True).remove)
+
+    def _detach(self) -> None:
+        if self._starts or not hasattr(self, "_end"):
+            return
+        self._end_layers()
+        if not self._depth:  # otherwise at the end of the forward pass that runs
+            self._end()
+
+    def _enter(self, *_: Any) -> None:
+        """A forward pass of the model begins."""
+        if _in_backward():
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        findings, mode = self._findings, _mode(self._model)
+        self._masks.clear()
+        self._calls.clear()
+        self._measuring = findings.forwards[mode] % self.settings.every == 0
+        if not findings.forwards[mode]:
+            self._functional = FunctionalCalls({id(module): name for name, module in self._model.named_modules()})
+            self._functional.__enter__()
+        findings.forwards[mode] += 1
+        findings.measured[mode] += self._measuring
+
+    def _leave(self, *_: Any) -> None:
+        """It ends, or raises."""
+        if _in_backward() or not self._depth:
+            return
+        self._depth -= 1
+        if self._depth:
+            return
+        if self._functional:
+            self._functional.__exit__(None, None, None)
+            for name, functions in self._functional.found.items():
+                self._findings.functional[name] |= functions
+            self._functional = None
+        self._detach()
+
+    def _observe(self, layer: Layer, module: nn.Module, args: Any, value: Any) -> None:
+        """A layer was called: `value` is its output, or its keyword arguments where its input is measured."""
+        if module is not layer.module or _in_backward() or not self._is_sampled(layer):
+            return
+        if layer.value == "clean input":
+            value = args or tuple(value.values())
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._take(layer, value)
+        except Exception as error:
+            self._starts = 0
+            self._detach()
+            raise RuntimeError(f"probing {layer.name or 'the model'} ({type(module).__name__}) failed: {error}") from error
+
+    def _is_sampled(self, layer: Layer) -> bool:
+        """Whether this forward pass is measured; a part of the model that is called by itself counts its own calls."""
+        if self._depth:
+            return self._measuring
+        self._outside[layer.name] += 1
+        return (self._outside[layer.name] - 1) % self.settings.every == 0
+
+    def _take(self, layer: Layer, value: Any) -> None:
+        """Add one call's sums to the layer's."""
+        tensor = _tensor(value)
+        if tensor is None or tensor.is_complex() or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+            self._findings.unmeasurable[layer.name] = f"its {layer.value} is no dense, real tensor"
+            return
+        call = None
+        if self.settings.calls == "apart":
+            self._calls[layer.name] += 1
+            call = self._calls[layer.name] if self._depth else 1
+        tally = self._tally(tensor, layer.dims(tensor.dim()))
+        self._findings.tallies[layer.name, _mode(layer.module), call].add(tally)
+
+    def _tally(self, tensor: Tensor, dims: tuple[int, ...]) -> Tally:
+        """The sums of one value, or those just taken of the same tensor: a Dropout's input is often an activation's output."""
+        padding = self._masks.current
+        version = None if tensor.is_inference() else tensor._version
+        if version is not None and self._last and self._last.is_of(tensor, version, dims, padding):
+            return self._last.tally
+        vectors = _units_last(tensor, dims)
+        tally = Tally(unit_dim=dims, calls=1)
+        if padding is not None:
+            kept = padding.keep(vectors)
+            tally.misfits = int(kept is None)
+            if kept is not None:
+                tally.padding = (vectors.numel() - kept.numel()) // max(1, vectors.shape[-1])
+                vectors = kept
+        tally.sums = self._summer.sums(vectors)
+        self._last = _Taken(weakref.ref(tensor), version, dims, padding, tally)
+        return tally
+
+
+@dataclasses.dataclass
+class _Taken:
+    """The value whose sums were taken last, without keeping it."""
+
+    tensor: Callable[[], Tensor | None]
+    version: int | None
+    dims: tuple[int, ...]
+    padding: Padding | None
+    tally: Tally
+
+    def is_of(self, tensor: Tensor, *seen: Any) -> bool:
+        return self.tensor() is tensor and seen == (self.version, self.dims, self.padding)
+
+
+def _weak(method: Callable[..., None], *first: Any) -> Callable[..., None]:
+    """`method(*first, ...)` for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def hook(*args: Any) -> None:
+        if bound := reference():
+            bound(*first, *args)
+
+    return hook
+
+
+def _in_backward() -> bool:
+    """Whether a checkpoint runs its part of the forward pass again."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _mode(module: nn.Module) -> str:
+    return "train" if module.training else "eval"
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """The first tensor in a tensor, a tuple (an LSTM's, a packed sequence), a mapping (a `ModelOutput`)."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return next((tensor for item in value if (tensor := _tensor(item)) is not None), None)
+    return None
+
+
+def _units_last(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """`(..., units)`: a view where that can be."""
+    if dims == (-1,):
+        return tensor if tensor.dim() else tensor[None]
+    if any(not -tensor.dim() <= dim < tensor.dim() for dim in dims) or len({dim % tensor.dim() for dim in dims}) < len(dims):
+        raise ValueError(f"unit_dim must name dimensions of its value, of shape {tuple(tensor.shape)}, once each, got {dims}")
+    return tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))

@@ -1,0 +1,166 @@
+"""Which modules of a model are measured, what of each, and along which dimensions lie the units of a vector."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from torch import nn
+
+from sparseout.layers import Sparseout
+
+Selector = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+Layers = Selector | Sequence[Selector] | None
+UnitDim = int | Sequence[int]
+Value = Literal["output", "clean input"]
+
+_DROPOUTS = (Sparseout, nn.modules.dropout._DropoutNd)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_UNITS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.MultiheadAttention, nn.Flatten, *_RECURRENT)
+_ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
+_ACTIVATION_NAMES = re.compile("relu|gelu|selu|celu|silu|swish|mish|sigmoid|tanh|softplus|softmax|glu$|activation", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A chosen module.
+
+    Attributes:
+        name: its path in the model; `""` is the model itself.
+        module: the module.
+        value: what is measured: a Dropout's or Sparseout's clean input, any other module's output.
+        spatial_dims: how many spatial dimensions follow the channels, where the module belongs to a convolution; otherwise 0.
+        unit_dim: the dimensions that were asked for, if any were.
+    """
+
+    name: str
+    module: nn.Module
+    value: Value
+    spatial_dims: int
+    unit_dim: tuple[int, ...] | None
+
+    def dims(self, ndim: int) -> tuple[int, ...]:
+        """The dimensions that hold the units of a vector, in a value of `ndim` dimensions."""
+        if self.unit_dim is not None:
+            return self.unit_dim
+        return (-(self.spatial_dims + 1),) if self.spatial_dims and ndim == self.spatial_dims + 2 else (-1,)
+
+    @property
+    def units(self) -> str:
+        """Where the units lie, in words."""
+        if self.unit_dim is not None:
+            return "dimension " + ", ".join(map(str, self.unit_dim))
+        return f"channels (of a {self.spatial_dims + 2}-D value)" if self.spatial_dims else "last dimension"
+
+
+def choose(model: nn.Module, layers: Layers, unit_dim: UnitDim | Mapping[str, UnitDim] | None) -> list[Layer]:
+    """The modules of `model` that `layers` names, in the order of registration.
+
+    Raises:
+        ValueError: a selector or a pattern of `unit_dim` matches nothing, or nothing is left to measure.
+        TypeError: a selector is of no kind that is known.
+    """
+    modules = dict(model.named_modules())
+    chosen = _selected(modules, layers)
+    dims = _unit_dims(modules, unit_dim)
+    spatial = dict(_spatial_dims(modules))
+    return [
+        Layer(name, module, "clean input" if isinstance(module, _DROPOUTS) else "output", spatial[name], dims.get(name))
+        for name, module in modules.items()
+        if name in chosen
+    ]
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether this is an activation function: torch's, `transformers`', or one that is called so and has no parts."""
+    if isinstance(module, nn.MultiheadAttention):
+        return False
+    kind = type(module)
+    return kind.__module__ in _ACTIVATION_FILES or (
+        not any(True for _ in module.children()) and bool(_ACTIVATION_NAMES.search(kind.__name__))
+    )
+
+
+def is_default(module: nn.Module) -> bool:
+    """Whether a module is measured unless asked otherwise: an activation function, a Dropout or Sparseout, a recurrent layer."""
+    return isinstance(module, _DROPOUTS + _RECURRENT) or is_activation(module)
+
+
+def _selected(modules: Mapping[str, nn.Module], layers: Layers) -> set[str]:
+    if layers is None:
+        chosen = {name for name, module in modules.items() if is_default(module)}
+        if not chosen:
+            kinds = ", ".join(sorted({type(module).__name__ for module in modules.values()}))
+            raise ValueError(
+                "the model has no activation function, dropout or recurrent layer that is a module: "
+                f"name what to measure with layers=, of the types {kinds}"
+            )
+        return chosen
+    selectors = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
+    if not selectors:
+        raise ValueError("layers must name at least one layer, got an empty sequence")
+    return {name for selector in selectors for name in _matches(modules, selector)}
+
+
+def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
+    """The names that a selector matches, at least one."""
+    if isinstance(selector, str):
+        return _named(modules, selector, "layers")
+    if isinstance(selector, type):
+        matches = [name for name, module in modules.items() if isinstance(module, selector)]
+        if not matches:
+            kinds = {type(module).__name__ for module in modules.values()}
+            raise ValueError(f"layers={selector.__name__} matches no module{_hint(selector.__name__, kinds)}")
+        return matches
+    if not callable(selector):
+        raise TypeError(f"layers must be names, types or predicates of (name, module), got {selector!r}")
+    matches = [name for name, module in modules.items() if selector(name, module)]
+    if not matches:
+        raise ValueError(f"layers={getattr(selector, '__name__', selector)} is true of no module")
+    return matches
+
+
+def _named(modules: Mapping[str, nn.Module], pattern: str, argument: str) -> list[str]:
+    matches = [name for name in modules if fnmatch.fnmatchcase(name, pattern)]
+    if not matches:
+        raise ValueError(f"{argument}={pattern!r} matches no module{_hint(pattern, modules)}")
+    return matches
+
+
+def _hint(wanted: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(wanted, [name for name in names if name], n=3, cutoff=0.4)
+    return f": the closest names are {', '.join(map(repr, close))}" if close else ""
+
+
+def _unit_dims(modules: Mapping[str, nn.Module], unit_dim: UnitDim | Mapping[str, UnitDim] | None) -> dict[str, tuple[int, ...]]:
+    if unit_dim is None:
+        return {}
+    by_pattern = unit_dim if isinstance(unit_dim, Mapping) else {"*": unit_dim}
+    result: dict[str, tuple[int, ...]] = {}
+    for pattern, value in by_pattern.items():
+        dims = (value,) if isinstance(value, int) else tuple(value)
+        if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in dims):
+            raise TypeError(f"unit_dim must be integers, or a mapping from names to integers, got {value!r}")
+        result |= dict.fromkeys(_named(modules, pattern, "unit_dim"), dims)
+    return result
+
+
+def _spatial_dims(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, int]]:
+    """Each module's spatial dimensions: its own, or those of the nearest module with any before it (at the start: after it)."""
+    own = {name: _layout(module) for name, module in modules.items()}
+    current = next((layout for layout in own.values() if layout is not None), 0)
+    for name, layout in own.items():
+        current = current if layout is None else layout
+        yield name, current
+
+
+def _layout(module: nn.Module) -> int | None:
+    """Spatial dimensions after the channels, 0 for units in the last dimension, None for a module that takes what it is given."""
+    if isinstance(module, _UNITS_LAST):
+        return 0
+    names = (kind.__name__ for kind in type(module).__mro__)
+    return next((int(found[1]) for found in (re.search(r"([123])d$", name) for name in names) if found), None)

@@ -1,0 +1,95 @@
+// The sums of zeros, hoyer and rms over contiguous vectors, in one pass and in double precision.
+#include <math.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#include <pthread.h>
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FAST __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FAST
+#endif
+
+enum { FLOAT32, FLOAT64, BFLOAT16 };
+enum { ZEROS, SQUARES, HOYER, ZERO_VECTORS, NONFINITE, SUMS };
+enum { GRAIN = 32768 };  // elements below which threads cost more than they save
+enum { RUN = 4096 };     // elements whose zeros are counted in 32 bits
+
+// A forked child has none of its parent's OpenMP threads, and would wait for them forever.
+static int forked = 0;
+#if !defined(_WIN32)
+static void in_child(void) { forked = 1; }
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(0, 0, in_child); }
+#endif
+
+static inline double widened(uint16_t bfloat16) {
+  union {
+    uint32_t bits;
+    float value;
+  } single = {(uint32_t)bfloat16 << 16};
+  return single.value;
+}
+
+#define VECTOR_SUMS(name, type, value)                                                                         \
+  FAST static void name(const type* x, int64_t units, double* absolute, double* squares, double* zeros) {      \
+    double sum = 0, square = 0;                                                                                \
+    int64_t count = 0;                                                                                         \
+    for (int64_t begin = 0; begin < units; begin += RUN) {                                                     \
+      int64_t end = begin + RUN < units ? begin + RUN : units;                                                 \
+      int32_t zero = 0;                                                                                        \
+      _Pragma("omp simd reduction(+ : sum, square, zero)") for (int64_t i = begin; i < end; ++i) {             \
+        double magnitude = fabs(value(x[i]));                                                                  \
+        sum += magnitude;                                                                                      \
+        square += magnitude * magnitude;                                                                       \
+        zero += magnitude == 0;                                                                                \
+      }                                                                                                        \
+      count += zero;                                                                                           \
+    }                                                                                                          \
+    *absolute = sum, *squares = square, *zeros = (double)count;                                                \
+  }
+
+VECTOR_SUMS(of_float32, float, (double))
+VECTOR_SUMS(of_float64, double, (double))
+VECTOR_SUMS(of_bfloat16, uint16_t, widened)
+
+static void of_vectors(int dtype, const void* x, int64_t units, int64_t begin, int64_t end, double* sums) {
+  double root = sqrt((double)units);
+  for (int64_t vector = begin; vector < end; ++vector) {
+    double absolute, squares, zeros;
+    int64_t first = vector * units;
+    if (dtype == FLOAT32) of_float32((const float*)x + first, units, &absolute, &squares, &zeros);
+    if (dtype == FLOAT64) of_float64((const double*)x + first, units, &absolute, &squares, &zeros);
+    if (dtype == BFLOAT16) of_bfloat16((const uint16_t*)x + first, units, &absolute, &squares, &zeros);
+    double ratio = absolute == 0 ? 1 : absolute / sqrt(squares);
+    if (ratio < 1) ratio = 1;  // fmin and fmax would lose a NaN
+    if (ratio > root) ratio = root;
+    sums[ZEROS] += zeros;
+    sums[SQUARES] += squares;
+    sums[HOYER] += units > 1 ? (root - ratio) / (root - 1) : 0;
+    sums[ZERO_VECTORS] += absolute == 0;
+    sums[NONFINITE] += !isfinite(squares);
+  }
+}
+
+// Writes SUMS numbers for each of up to `threads` shares of the vectors; returns how many shares there are.
+EXPORT int sparseout_basic_sums(int dtype, const void* x, int64_t vectors, int64_t units, int threads, double* sums) {
+  int64_t shares = (vectors * units + GRAIN - 1) / GRAIN;
+  if (shares > vectors) shares = vectors;
+  if (threads > shares) threads = (int)shares;
+  if (threads < 2 || forked) {
+    of_vectors(dtype, x, units, 0, vectors, sums);
+    return 1;
+  }
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int thread = 0; thread < threads; ++thread) {
+    double own[SUMS] = {0};  // threads that write side by side would wait for each other
+    of_vectors(dtype, x, units, vectors * thread / threads, vectors * (thread + 1) / threads, own);
+    for (int i = 0; i < SUMS; ++i) sums[thread * SUMS + i] = own[i];
+  }
+  return threads;
+}

@@ -1,0 +1,86 @@
+"""What `sparseout probe` looks at: a model and the batches to run it on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseout.studies.config import UserError
+
+KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A model that was asked for.
+
+    Attributes:
+        model: in evaluation mode.
+        batches: inputs, in as many calls: a tensor, a tuple or list of arguments, or a mapping of arguments by name.
+        count: how many batches there are; None where that is not known.
+        remarks: what to know about the model.
+        history: its measures over training, an epoch a record, where they are known.
+    """
+
+    model: nn.Module
+    batches: Iterable[Any]
+    count: int | None
+    remarks: Sequence[str] = ()
+    history: Sequence[dict[str, Any]] = ()
+
+    def run(self, batch: Any, device: torch.device) -> None:
+        """Call the model on one batch.
+
+        Raises:
+            UserError: it cannot take it.
+        """
+        batch = _on(device, batch)
+        try:
+            if isinstance(batch, dict):
+                self.model(**batch)
+            else:
+                self.model(*(batch if isinstance(batch, tuple) else (batch,)))
+        except Exception as error:
+            raise UserError(f"the model cannot run on this data: {type(error).__name__}: {first_line(error)}") from error
+
+
+def find(name: str, data: Sequence[Path], batch_size: int) -> Target:
+    """The target called `name`, with the files `data` as its input.
+
+    Raises:
+        UserError: there is none, or the data does not suit it.
+    """
+    kind, _, rest = name.partition(":")
+    if not rest:
+        raise UserError(f"TARGET must be {KINDS}, got {name!r}")
+    if kind == "hf":
+        from sparseout.probing import hub
+
+        return hub.load(rest, data, batch_size)
+    if kind == "run":
+        from sparseout.probing import run
+
+        return run.load(Path(rest), data)
+    from sparseout.probing import factory
+
+    return factory.load(kind, rest, data, batch_size)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _on(device: torch.device, batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, list | tuple):
+        return tuple(_on(device, item) for item in batch)
+    if hasattr(batch, "items"):
+        return {name: _on(device, item) for name, item in batch.items()}
+    return batch

@@ -1,0 +1,163 @@
+"""The page of a probe, or of two side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparseout.probe import MEASURES, Comparison, LayerRecord, Summary
+from sparseout.report import page
+from sparseout.report.page import Cell, number, text
+
+Sides = Sequence[tuple[str, Summary, Sequence[LayerRecord]]]
+
+
+def write_probe(
+    shown: Summary | Comparison, path: Path, *, title: str | None = None, history: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write a page with sparsity by depth, each layer's magnitudes, a heat map, the table, and what was not seen.
+
+    Args:
+        shown: a summary, or the comparison of two.
+        path: the HTML file to write.
+        title: the page's; by default it names the model.
+        history: the lines of `sparseout.probe.read_history`, for the plot over training.
+
+    Raises:
+        ValueError: no layer was measured.
+    """
+    sides: Sides
+    if isinstance(shown, Comparison):
+        before, after = zip(*shown.pairs, strict=True) if shown.pairs else ((), ())
+        sides = [("before", shown.before, before), ("after", shown.after, after)]
+    else:
+        sides = [("", shown, shown.layers)]
+    records = sides[0][2]
+    if not records:
+        raise ValueError("there is no layer to report: none was measured, or the two sides have none in common")
+    names = [name for name in sides[0][1].measured() if all(name in summary.measured() for _, summary, _ in sides)]
+    modes = list(dict.fromkeys(record.mode for record in records))
+    steps = [_step(line) for line in history]
+    page.write(
+        "probe.html",
+        path,
+        title=title or f"Sparsity of {sides[0][1].model}",
+        findings=_findings(sides, names),
+        modes=modes,
+        comparison=len(sides) > 1,
+        histograms=all(record.histogram for _, _, of in sides for record in of),
+        history=steps,
+        header=_header(names, len(modes) > 1),
+        rows=[_row(place, [of[i] for _, _, of in sides], names, len(modes) > 1) for i, place in enumerate(_places(records))],
+        layers=list(range(len(records))),
+        remarks=[line for label, summary, _ in sides for line in _labelled(label, summary.remarks())]
+        + (shown.remarks() if isinstance(shown, Comparison) else []),
+        measured=_measured(sides[-1][1]),
+        provenance={" ".join(filter(None, ("Provenance", label))): summary.provenance for label, summary, _ in sides},
+        data={
+            "measure": "hoyer" if "hoyer" in names else names[0],
+            "measures": {name: MEASURES.get(name, f"fraction of {name}") for name in names},
+            "modes": modes,
+            "layers": [
+                {"index": i, "place": place, "name": record.name, "type": record.type, "mode": record.mode, "units": record.units}
+                for i, (place, record) in enumerate(zip(_places(records), records, strict=True))
+            ],
+            "sides": [{"label": label, "records": [_data(record) for record in of]} for label, _, of in sides],
+            "history": steps,
+            "step": "step",
+        },
+    )
+
+
+def _data(record: LayerRecord) -> dict[str, Any]:
+    return {
+        "values": record.measures(),
+        "near_zero": record.near_zero,
+        "near_zero_rms": record.near_zero_rms,
+        "histogram": record.histogram and dataclasses.asdict(record.histogram),
+    }
+
+
+def _places(records: Sequence[LayerRecord]) -> list[int]:
+    """Each record's place in depth, from 1: the same in training and evaluation."""
+    places: dict[str, int] = {}
+    return [places.setdefault(record.name, len(places) + 1) for record in records]
+
+
+def _step(line: Mapping[str, Any]) -> dict[str, Any]:
+    layers = {
+        f"{layer['layer'] or '(model)'}" + (f" #{layer['call']}" if layer.get("call") else ""): layer for layer in line["layers"]
+    }
+    return {"step": line["step"], "layers": layers}
+
+
+def _header(names: Sequence[str], modes: bool) -> list[tuple[str, str]]:
+    """Each column's title, and its class."""
+    own = [("#", "number"), ("layer", "text name"), ("type", "text"), ("of", "text"), *([("mode", "text")] if modes else [])]
+    return [*own, *((name, "number") for name in ("units", "vectors", *names))]
+
+
+def _row(place: int, records: Sequence[LayerRecord], names: Sequence[str], modes: bool) -> list[Cell]:
+    first, last = records[0], records[-1]
+    types = text(first.type if first.type == last.type else f"{first.type} → {last.type}")
+    own = [number(place), text(first.name), types, text(last.value), *([text(first.mode)] if modes else [])]
+    counts = [number(last.units, "{:d}"), number(last.vectors, "{:d}")]
+    return [*own, *counts, *(_cell([record.measures().get(name) for record in records]) for name in names)]
+
+
+def _cell(values: Sequence[float | None]) -> Cell:
+    """One side's number, or both and their difference, which is then what is sorted by."""
+    if len(values) == 1:
+        return number(values[0])
+    before, after = values
+    if before is None or after is None:
+        return number(None)
+    return Cell(f"{before:.3g} → {after:.3g} ({after - before:+.2g})", after - before)
+
+
+def _findings(sides: Sides, names: Sequence[str]) -> list[str]:
+    """What the Hoyer sparseness and the zeros do, in sentences."""
+    sentences = []
+    for name in ("hoyer", "zeros"):
+        if name not in names:
+            continue
+        both = [[getattr(of[i], name) for _, _, of in sides] for i in range(len(sides[0][2]))]
+        known = [(values, sides[0][2][i].name) for i, values in enumerate(both) if None not in values]
+        if not known:
+            continue
+        if len(sides) > 1:
+            changes = [values[1] - values[0] for values, _ in known]
+            rising, mean = sum(by > 0 for by in changes), statistics.fmean(changes)
+            falling = sum(by < 0 for by in changes)
+            sentences.append(
+                f"The {MEASURES[name]} rises in {rising} and falls in {falling} of {len(known)} layers; "
+                f"the mean change is {mean:+.3g}."
+            )
+        else:
+            low, high = min(known), max(known)
+            mean = statistics.fmean(values[0] for values, _ in known)
+            sentences.append(
+                f"The {MEASURES[name]} is {mean:.3g} on average over {len(known)} layers, "
+                f"from {low[0][0]:.3g} ({low[1]}) to {high[0][0]:.3g} ({high[1]})."
+            )
+    return sentences
+
+
+def _measured(summary: Summary) -> dict[str, str]:
+    settings = summary.settings
+    facts = {"model": summary.model, "measures": ", ".join(settings.measures)}
+    if settings.thresholds:
+        facts["thresholds"] = ", ".join(f"{threshold:g}" for threshold in settings.thresholds)
+    facts["forward passes"] = "; ".join(
+        f"{counts['measured']} of {counts['seen']} in {mode}" for mode, counts in summary.forwards.items()
+    )
+    facts["several calls of a layer"] = f"counted {settings.calls}"
+    dims = {", ".join(map(str, record.unit_dim)) for record in summary.layers}
+    return facts | {"dimension of the units": "; ".join(sorted(dims))}
+
+
+def _labelled(label: str, remarks: Sequence[str]) -> list[str]:
+    return [f"{label}: {remark}" if label else remark for remark in remarks]

@@ -1,0 +1,128 @@
+"use strict";
+// What every page has: its data, plots that fit, names that stay text, and tables that sort.
+const data = JSON.parse(document.getElementById("data").textContent);
+const PALETTE = ["#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#c98b1a", "#5f7aa8"];
+const GREY = "#808080";
+const CHANGES = [
+  [0, PALETTE[1]],
+  [0.5, "rgba(128,128,128,0.12)"],
+  [1, PALETTE[0]],
+];
+
+// Plotly reads a little HTML in its texts.
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const shortened = (name, length) => plain(name.length > length ? "…" + name.slice(1 - length) : name);
+const isNumber = (value) => typeof value === "number";
+const shown = (value) => (isNumber(value) ? Number(value.toPrecision(3)).toString() : "-");
+const narrow = () => window.innerWidth < 640;
+
+function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", ...layout } = {}) {
+  const div = document.getElementById(id);
+  const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true };
+  const axis = ({ title, ...rest }) => ({ ...grid, ...rest, ...(title && { title: { text: plain(title), standoff: 8 } }) });
+  Plotly.react(
+    div,
+    traces,
+    {
+      xaxis: axis(x),
+      yaxis: axis(y),
+      height,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: GREY, family: "system-ui, sans-serif", size: narrow() ? 11 : 12 },
+      margin: { l: 50, r: 15, t: 10, b: 45 },
+      hovermode: "closest",
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      ...layout,
+    },
+    { displayModeBar: false, responsive: true },
+  );
+  div.setAttribute("aria-label", alt);
+  return div;
+}
+
+// Each column on a scale of its own: from its lowest to its highest value, or to both sides of no change.
+function scaled(column, changes) {
+  const known = column.filter(isNumber);
+  const [low, high, most] = [Math.min(...known), Math.max(...known), Math.max(...known.map(Math.abs))];
+  const scale = (value) => (changes ? (most ? value / most : 0) : high > low ? (value - low) / (high - low) : 0.5);
+  return column.map((value) => (isNumber(value) ? scale(value) : null));
+}
+
+// `columns[i][j]` is the value of the measure `names[i]` in the row `rows[j]`.
+function heatmap(id, columns, { names, rows, text, changes = false, top = 90 }) {
+  const colours = columns.map((column) => scaled(column, changes));
+  const trace = {
+    type: "heatmap",
+    x: names.map((_, i) => i),
+    y: rows.map((_, j) => j),
+    z: rows.map((_, j) => colours.map((column) => column[j])),
+    text: rows.map((_, j) => names.map((_, i) => text(i, j))),
+    hovertemplate: "%{text}<extra></extra>",
+    colorscale: changes ? CHANGES : "Viridis",
+    zmin: changes ? -1 : 0,
+    zmax: 1,
+    xgap: 1,
+    ygap: 1,
+    showscale: false,
+    hoverongaps: false,
+  };
+  const tickfont = { size: narrow() ? 9 : 12 };
+  draw(id, [trace], {
+    x: { tickvals: trace.x, ticktext: names.map(plain), tickangle: narrow() ? -90 : -50, side: "top", showgrid: false, tickfont },
+    y: { tickvals: trace.y, ticktext: rows, autorange: "reversed", showgrid: false },
+    height: top + 60 + rows.length * (rows.length > 60 ? 14 : 20),
+    margin: { l: 50, r: 15, t: top, b: 15 },
+    alt: `Heat map of ${rows.length} rows and ${names.length} measures; its values are in the table below.`,
+  });
+  document.getElementById(`${id}-note`).textContent = changes
+    ? "Blue rises and red falls from before to after, relative to the largest change of each measure."
+    : "Dark is the lowest and bright the highest value of each measure.";
+}
+
+// What a plot of (name, value) pairs shows, in a sentence.
+function spread(title, pairs) {
+  const known = pairs.filter(([, value]) => isNumber(value)).sort((a, b) => a[1] - b[1]);
+  if (!known.length) return `${title}: not measured.`;
+  const [low, high] = [known[0], known[known.length - 1]];
+  return `${title}: from ${shown(low[1])} (${low[0]}) to ${shown(high[1])} (${high[0]}), ${known.length} values.`;
+}
+
+function choices(id, options, value, change) {
+  const select = document.getElementById(id);
+  for (const [name, title] of options) select.add(new Option(title, name));
+  select.value = value;
+  select.addEventListener("change", () => change(select.value));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) =>
+    header.querySelector("button").addEventListener("click", () => {
+      const direction = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      for (const other of headers) other.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+      const key = (row) => {
+        const text = row.cells[column].dataset.value;
+        const number = text === "" ? NaN : Number(text);
+        return header.classList.contains("text") ? text : number;
+      };
+      const order = (a, b) => {
+        const [first, second] = [key(a), key(b)];
+        if (typeof first === "string") return direction * first.localeCompare(second, "en", { numeric: true });
+        if (Number.isNaN(first) || Number.isNaN(second)) return Number.isNaN(first) - Number.isNaN(second);
+        return direction * (first - second);
+      };
+      table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+    }),
+  );
+}
+
+// On paper a plot is scaled, by the style sheet, from the size that it has on the screen.
+window.addEventListener("beforeprint", () => {
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    const { width, height } = plot.getBoundingClientRect();
+    plot.querySelector(".svg-container").style.aspectRatio = `${width} / ${height}`;
+    for (const svg of plot.querySelectorAll(".main-svg")) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  }
+});
