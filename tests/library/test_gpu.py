@@ -233,13 +233,23 @@ def test_offsets_of_64_bits_are_those_of_32(data, q, seed):
     assert all(map(torch.equal, narrow, wide))
 
 
-def test_more_than_31_bits_of_elements_need_64_bits():
-    def reach(shape, *strides):
-        return gpu._walk(shape, strides, ())[2]
+def test_the_walk_is_one_dimension_where_it_can_be_and_knows_how_far_it_reaches():
+    def walk(shape, *strides):
+        return gpu._walk(shape, strides, ())
 
-    assert reach((2**16, 2**15), (2**15, 1), (2**15, 1)) == 2**31
-    assert reach((2, 3), (3, 1), (2**40, 2)) == 2**40 + 5
-    assert reach((), (), ()) == 1
+    assert walk((4, 1, 5), (5, 7, 1), (5, 9, 1)) == ((20,), ((), ()), 20)
+    assert walk((4, 1, 5), (1, 7, 4), (1, 9, 4)) == ((4, 5), ((), (5, 1)), 20)
+    assert walk((2**16, 2**15), (2**15, 1), (2**15, 1)) == ((2**31,), ((), ()), 2**31)
+    assert walk((2, 3), (3, 1), (2**40, 2)) == ((3, 2), ((2, 2**40), ()), 2**40 + 5)
+    assert walk((), (), ()) == ((), ((), ()), 1)
+
+
+@given(seed=SEEDS, place=st.integers(0, 99))
+def test_p_is_compared_with_all_32_bits(seed, place):
+    word = word_in_python(place, seed)
+    x = torch.ones(100, device=DEVICE)
+    assert forward(x, word / 2**32, 1.7, seed)[place] > 0.5
+    assert forward(x, (word + 0.75) / 2**32, 1.7, seed)[place] < 0.5
 
 
 @triton.jit

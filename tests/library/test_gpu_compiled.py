@@ -81,6 +81,10 @@ def test_every_path_compiles(compiled):
     assert [".entry kernel" in ptx for ptx in dense + strided] == [True] * (24 + 8)
 
 
+def test_multiples_of_a_half_need_no_exponential(compiled):
+    assert ["ex2." in ptx for ptx in compiled[0][-8:]] == [False] * 8
+
+
 def test_64_bit_offsets_are_a_kernel_of_their_own(compiled):
     strided = compiled[1]
     assert not set(strided[:4]) & set(strided[4:])

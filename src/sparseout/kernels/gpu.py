@@ -70,8 +70,6 @@ def _launch(
     from sparseout.kernels.gpu_kernel import kernel
 
     count = output.numel()
-    if count == 0:
-        return output
     limits = torch.finfo(torch.promote_types(output.dtype, torch.float32))
     # Never 0, of which an infinite power would make NaN.
     up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
