@@ -12,7 +12,7 @@ from torch import Tensor
 from sparseout.checks import check_choice, check_generator, check_number, check_q
 from sparseout.functional import sparseout
 from sparseout.glm.families import Family, Name, predictor
-from sparseout.glm.penalty import check_arguments, odds, powers, second_order
+from sparseout.glm.penalty import check_arguments, check_p_below_1, odds, powers, second_order
 
 Method = Literal["closed_form", "enumeration", "monte_carlo"]
 
@@ -84,8 +84,7 @@ def expected_loss(
         raise ValueError("X must be dense: its expectation is computed element by element")
     if family == "multinomial" and not bool(((y >= 0) & (y < len(coef)) & (y == y.round())).all()):
         raise ValueError(f"y must hold the numbers of {len(coef)} classes, 0 to {len(coef) - 1}")
-    odds(p)
-    p, q = float(p), check_q(q)
+    p, q = check_p_below_1(p), check_q(q)
     closed = family == "gaussian" or chosen.sign != 0
     if method is None:
         method = "closed_form" if closed else "enumeration" if X.shape[1] <= 12 else "monte_carlo"

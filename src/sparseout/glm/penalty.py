@@ -58,13 +58,17 @@ def penalty(
     chosen = check_arguments(X, coef, intercept, family, y)
     check_choice("reduction", reduction, ("mean", "none"))
     eta = predictor(X, coef, intercept)
-    values = second_order(chosen, eta, powers(X, check_q(q)), coef, odds(p), y)
+    values = second_order(chosen, eta, powers(X, check_q(q)), coef, odds(check_p_below_1(p)), y)
     return values.mean() if reduction == "mean" else values
 
 
+def check_p_below_1(p: float) -> float:
+    """`p` as a float, or raise unless it lies in [0, 1): at 1 the variance of the noise is infinite."""
+    return check_number("p", p, 0.0, math.nextafter(1, 0), "a drop probability in [0, 1)")
+
+
 def odds(p: float) -> float:
-    """`p / (1 - p)`, the variance of the noise, or raise unless `p` lies in [0, 1)."""
-    p = check_number("p", p, 0.0, math.nextafter(1, 0), "a drop probability in [0, 1)")
+    """`p / (1 - p)`, the variance of the noise."""
     return p / (1 - p)
 
 
