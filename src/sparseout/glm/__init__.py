@@ -1,6 +1,6 @@
 """Sparseout in generalized linear models: the penalty that the noise amounts to, and estimators that use it.
 
-`penalty` and `expected_loss` need torch alone; `SparseoutRegressor` and `SparseoutClassifier` need scikit-learn, which is
+`penalty` and `expected_loss` need torch alone; `SparseoutRegressor`, `SparseoutClassifier` and `path` need scikit-learn, which is
 imported when they are first asked for.
 """
 
@@ -14,10 +14,11 @@ from sparseout.glm.penalty import penalty
 
 if TYPE_CHECKING:
     from sparseout.glm.estimators import SparseoutClassifier, SparseoutRegressor
+    from sparseout.glm.paths import Path, path
 
-__all__ = ["ExpectedLoss", "SparseoutClassifier", "SparseoutRegressor", "expected_loss", "penalty"]
+__all__ = ["ExpectedLoss", "Path", "SparseoutClassifier", "SparseoutRegressor", "expected_loss", "path", "penalty"]
 
-_LAZY = {"SparseoutClassifier": "estimators", "SparseoutRegressor": "estimators"}
+_LAZY = {"SparseoutClassifier": "estimators", "SparseoutRegressor": "estimators", "Path": "paths", "path": "paths"}
 
 
 def __getattr__(name: str) -> Any:
