@@ -1,4 +1,4 @@
-"""Before Triton is imported: its interpreter runs the GPU kernel where there is no GPU."""
+"""Before Triton is imported: its interpreter runs the GPU kernel where there is no GPU. Files of absent extras are left out."""
 
 import importlib.util
 import os
@@ -9,3 +9,5 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 collect_ignore = [] if importlib.util.find_spec("triton") else ["src/sparseout/kernels/gpu_kernel.py"]
+if not importlib.util.find_spec("sklearn"):
+    collect_ignore += [f"src/sparseout/glm/{name}.py" for name in ("estimators", "paths", "problem", "solvers")]
