@@ -39,6 +39,7 @@ EXTRAS = {
     "scipy",
     "sklearn",
     "transformers",
+    "triton",
     "tyro",
 }
 
