@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_reference import word_in_python
 from tolerances import DTYPES, RTOL
+from torch.torch_version import TorchVersion
 
 from sparseout import reference
 from sparseout.kernels import gpu
@@ -231,6 +232,20 @@ def test_offsets_of_64_bits_are_those_of_32(data, q, seed):
         patch.setattr(gpu, "_NARROW", 0)
         wide = forward(x, 0.5, q, seed, shared_dims), backward(grad, x, 0.5, q, seed, shared_dims=shared_dims)
     assert all(map(torch.equal, narrow, wide))
+
+
+def test_what_is_missing_is_said_in_words(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    for cuda, version, spec, reason in (
+        (None, "2.13.0", "triton", "this build of torch is for the CPU alone"),
+        ("13.0", "2.13.0", None, "triton is not installed"),
+        ("12.4", "2.6.0", "triton", "it needs torch 2.7 or later, for its Triton 3.3; this is 2.6.0"),
+        ("12.6", "2.10.1", "triton", ""),
+    ):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
+        assert gpu._why_missing() == reason
 
 
 def test_the_walk_is_one_dimension_where_it_can_be_and_knows_how_far_it_reaches():

@@ -46,6 +46,7 @@ EXTRAS = {
     "scipy",
     "sklearn",
     "transformers",
+    "triton",
     "tyro",
 }
 
