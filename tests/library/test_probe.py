@@ -322,6 +322,22 @@ def test_no_activation_is_kept():
         assert [reference() for reference in kept] == [None] * 3
 
 
+def test_memory_is_the_same_after_ten_batches_and_a_thousand():
+    def held():
+        gc.collect()
+        return sum(item.numel() * item.element_size() for item in gc.get_objects() if type(item) is torch.Tensor)
+
+    model = mlp(nn.Tanh()).eval()
+    with Probe(model, measures="all", calls="apart") as probe, torch.no_grad():
+        sizes = []
+        for count in (10, 990):
+            for i in range(count):
+                model(inputs(8, seed=i))
+            sizes.append(held())
+    assert sizes[0] == sizes[1]
+    assert probe.summary().layers[0].vectors == 8000
+
+
 def test_copies_of_the_model_are_not_the_model():
     model = mlp()
     with Probe(model) as probe:

@@ -117,14 +117,14 @@ class RunFolder:
             **config,
             **results,
             "seconds": round(seconds, 3),
-            "provenance": provenance(self.config, device),
+            "provenance": provenance(self.config.command, device),
         }
         write_whole(self.path / "summary.json", to_json(summary).encode())
         return summary
 
 
-def provenance(config: Config, device: torch.device) -> Record:
-    """Where a run's numbers come from: versions, machine, date, and the command that repeats it."""
+def provenance(command: str, device: torch.device) -> Record:
+    """Where numbers come from: versions, machine, date, and the command that repeats it."""
     return {
         "sparseout": sparseout.__version__,
         "commit": _commit(),
@@ -135,7 +135,7 @@ def provenance(config: Config, device: torch.device) -> Record:
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": config.command,
+        "command": command,
     }
 
 
