@@ -147,6 +147,8 @@ def test_calls_in_a_forward_pass_are_counted_together_or_apart():
         model(x)
     record = together.summary()["cell"]
     assert (record.call, record.calls, record.vectors) == (None, 8, 24)
+    assert "cell: 8 calls in 2 forward passes, counted together" in together.summary().remarks()
+    assert apart.summary().remarks() == ["train: 2 of 2 forward passes measured"]
     assert [(r.call, r.calls, r.vectors, r.name) for r in apart.summary().layers] == [
         (i, 2, 6, f"cell #{i}") for i in (1, 2, 3, 4)
     ]
