@@ -147,6 +147,8 @@ def test_calls_in_a_forward_pass_are_counted_together_or_apart():
         model(x)
     record = together.summary()["cell"]
     assert (record.call, record.calls, record.vectors) == (None, 8, 24)
+    assert "cell: 8 calls in 2 forward passes, counted together" in together.summary().remarks()
+    assert apart.summary().remarks() == ["train: 2 of 2 forward passes measured"]
     assert [(r.call, r.calls, r.vectors, r.name) for r in apart.summary().layers] == [
         (i, 2, 6, f"cell #{i}") for i in (1, 2, 3, 4)
     ]
@@ -320,6 +322,22 @@ def test_no_activation_is_kept():
             model(inputs())
         gc.collect()
         assert [reference() for reference in kept] == [None] * 3
+
+
+def test_memory_is_the_same_after_ten_batches_and_a_thousand():
+    def held():
+        gc.collect()
+        return sum(item.numel() * item.element_size() for item in gc.get_objects() if type(item) is torch.Tensor)
+
+    model = mlp(nn.Tanh()).eval()
+    with Probe(model, measures="all", calls="apart") as probe, torch.no_grad():
+        sizes = []
+        for count in (10, 990):
+            for i in range(count):
+                model(inputs(8, seed=i))
+            sizes.append(held())
+    assert sizes[0] == sizes[1]
+    assert probe.summary().layers[0].vectors == 8000
 
 
 def test_copies_of_the_model_are_not_the_model():

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from sparseout import Probe, Sparseout, metrics
+from sparseout.cli import main
+from sparseout.probe import Summary
 
 transformers = pytest.importorskip("transformers")
 
@@ -153,6 +155,20 @@ def test_real_weights_on_real_sentences(minilm):
             assert getattr(record, measure) == pytest.approx(getattr(metrics, measure)(x).mean().item(), rel=1e-6)
         assert 0.2 < record.hoyer < 0.6
     assert summary.unseen["encoder.layer.0.attention.self.dropout"] == "never called"
+
+
+def test_the_table_in_the_documentation(minilm, tmp_path):
+    docs = Path(__file__).parents[2] / "docs"
+    table = (docs / "probe.md").read_text().split("<!-- tests/studies/test_probe_models.py -->\n")[1].split("\n\n")[0]
+    shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    folder = minilm[0].config._name_or_path
+    out = tmp_path / "summary.json"
+    flags = ["--data", str(docs / "sentences.txt"), "--layers", "*intermediate_act_fn", "--json", str(out)]
+    assert main(["probe", f"hf:{folder}", *flags]) == 0
+    for (layer, *cells), record in zip(shown, Summary.read(out).layers, strict=True):
+        assert record.layer == f"encoder.layer.{layer}.intermediate.intermediate_act_fn"
+        values = [record.zeros, record.near_zero_rms["0.01"], record.hoyer, record.gini, record.lifetime]
+        assert [float(cell) for cell in cells] == pytest.approx(values, abs=6e-4)
 
 
 def test_a_swap_before_and_after(minilm):

@@ -94,8 +94,9 @@ class Probe:
         self._calls: Counter[str] = Counter()
         self._outside: Counter[str] = Counter()
         self._functional: FunctionalCalls | None = None
+        self._scanned: set[str] = set()
         self._last: _Taken | None = None
-        self.reset()
+        self._findings = Findings()
 
     def start(self) -> Probe:
         """Begin to measure; each `start` needs a `stop`."""
@@ -116,8 +117,9 @@ class Probe:
         self.stop()
 
     def reset(self) -> None:
-        """Forget what was measured."""
-        self._findings = Findings()
+        """Forget what was measured; which functions the model calls stays known."""
+        self._findings, before = Findings(), self._findings
+        self._findings.functional.update(before.functional)
 
     def summary(self) -> Summary:
         """What was found so far, in this process."""
@@ -208,7 +210,8 @@ class Probe:
         self._masks.clear()
         self._calls.clear()
         self._measuring = findings.forwards[mode] % self.settings.every == 0
-        if not findings.forwards[mode]:
+        if mode not in self._scanned:
+            self._scanned.add(mode)
             self._functional = FunctionalCalls({id(module): name for name, module in self._model.named_modules()})
             self._functional.__enter__()
         findings.forwards[mode] += 1

@@ -179,12 +179,15 @@ class Summary:
         return tables.rich_table(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
-        """What to know beside the numbers: sampling, layers that were not seen, vectors that are special."""
+        """What to know beside the numbers: sampling, layers that were not seen or ran several times, vectors that are special."""
         lines = [f"{mode}: {seen['measured']} of {seen['seen']} forward passes measured" for mode, seen in self.forwards.items()]
         for reason in dict.fromkeys(self.unseen.values()):
             names = [name or "(model)" for name, why in self.unseen.items() if why == reason]
             lines.append(f"not seen: {', '.join(names)}: {reason}")
         for record in self.layers:
+            passes = self.forwards.get(record.mode, {}).get("measured", 0)
+            if record.call is None and record.calls > passes > 0:
+                lines.append(f"{record.name}: {record.calls} calls in {passes} forward passes, counted together")
             if record.nonfinite_vectors:
                 lines.append(f"{record.name}: {record.nonfinite_vectors} vectors with NaN or Inf")
             if record.padding is None:
