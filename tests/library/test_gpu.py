@@ -291,6 +291,7 @@ def _far_offset(offset, position, sizes, strides):
     tl.store(offset, offset_of(tl.load(position), sizes, strides))
 
 
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(2, 2**33), min_size=1, max_size=3),
     strides=st.lists(st.integers(0, 2**20), min_size=3, max_size=3),
