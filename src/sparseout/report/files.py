@@ -1,9 +1,11 @@
-"""Writing a file so that no reader ever meets half of it."""
+"""Writing a file so that no reader ever meets half of it, nor a number that its format does not have."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -14,3 +16,12 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON can have it: None for each float in it that is NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sparseout.report.files import write_whole
+from sparseout.report.files import finite, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,12 @@ def text(value: object) -> Cell:
 
 def number(value: float | None, shown: str = "{:.3g}") -> Cell:
     """A cell with a number; a dash for what does not exist."""
+    value = finite(value)
     return Cell("-" if value is None else shown.format(value), value)
 
 
-def write(template: str, path: Path, **context: Any) -> None:
-    """Fill the template called `template`. What comes from records is text wherever it appears, never markup."""
+def write(template: str, path: Path, *, data: Any, **context: Any) -> None:
+    """Fill the template called `template`; `data` is for its script. What comes from records is text wherever it appears."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -36,5 +37,5 @@ def write(template: str, path: Path, **context: Any) -> None:
         loader=jinja2.PackageLoader("sparseout.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
-    html = environment.get_template(template).render(plotlyjs=get_plotlyjs(), **context)
+    html = environment.get_template(template).render(plotlyjs=get_plotlyjs(), data=finite(data), **context)
     write_whole(path, html.encode())

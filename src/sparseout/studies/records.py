@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 import sparseout
-from sparseout.report.files import write_whole
+from sparseout.report.files import finite, write_whole
 from sparseout.studies.config import Config, UserError
 
 Record = dict[str, Any]
@@ -22,14 +21,6 @@ Record = dict[str, Any]
 
 def to_json(record: Any) -> str:
     """`record` in JSON, which has no NaN: those become null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: finite(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [finite(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     return json.dumps(finite(record), allow_nan=False)
 
 
