@@ -73,7 +73,9 @@ def test_killed_twice_it_ends_with_the_same_numbers(uninterrupted, tmp_path):
 
 def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
-    process = start("study", "autoencoder", *FAST, "--out", out)
+    # A test run in the background ignores the signal, and so would its children.
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start("study", "autoencoder", *FAST, "--out", out, **heed)
     wait_for_epochs(out, 5)
     process.send_signal(signal.SIGINT)
     printed, err = process.communicate(timeout=60)
