@@ -415,6 +415,15 @@ def test_half_precision_and_float64_models():
         assert probe.summary()["1"].gini == pytest.approx(metrics.gini(y.double()).mean().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("measures", ["basic", "all"])
+def test_a_default_device_of_the_users_own(measures):
+    model = mlp()
+    x = inputs(400)
+    with Probe(model, measures=measures) as probe, torch.device("meta"):
+        model(x)
+    assert probe.summary()["1"].vectors == 400
+
+
 def test_autocast():
     model = mlp()
     with Probe(model, measures="all") as probe, torch.autocast("cpu", torch.bfloat16):

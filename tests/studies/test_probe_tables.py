@@ -3,6 +3,7 @@
 import io
 
 import pandas
+import pytest
 import torch
 from rich.console import Console
 from torch import nn
@@ -56,6 +57,8 @@ def test_the_terminals_table_has_the_most_telling_measures_or_those_that_are_nam
     assert printed(summary.table("kurtosis")).splitlines()[1].split()[-1] == "kurtosis"
     assert printed(probed(measures=["std", "mean"]).table()).splitlines()[1].split()[-2:] == ["mean", "std"]
     assert "train: 1 of 1 forward passes measured" in text
+    with pytest.raises(ValueError, match="measures must be one of 'zeros', .*, got 'entropy'"):
+        summary.table("entropy")
 
 
 def test_the_terminals_table_of_a_comparison():

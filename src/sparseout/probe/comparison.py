@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparseout.functional import check_choice
 from sparseout.probe import tables
 from sparseout.probe.records import LayerRecord, Summary
 
@@ -94,7 +95,8 @@ class Comparison:
         return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])
 
     def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-        names = measures or tables.telling([name for name in self.before.measured() if name in self.after.measured()])
+        both = [name for name in self.before.measured() if name in self.after.measured()]
+        names = [check_choice("measures", name, both) for name in measures] or tables.telling(both)
         rows = []
         for (before, _), row in zip(self.pairs, self.differences(), strict=True):
             changes = (row["measures"].get(name) for name in names)

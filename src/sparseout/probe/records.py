@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparseout.functional import check_choice
 from sparseout.probe import tables
 from sparseout.probe.measures import MEASURES, Histogram, Settings
 
@@ -198,7 +199,7 @@ class Summary:
         return "\n".join([tables.plain_table(*self._cells()), *self.remarks()])
 
     def _cells(self, measures: Sequence[str] = (), types: bool = True) -> tuple[list[str], list[list[str]]]:
-        names = measures or tables.telling(self.measured())
+        names = [check_choice("measures", name, self.measured()) for name in measures] or tables.telling(self.measured())
         modes = len({record.mode for record in self.layers}) > 1
         header = ["layer", *(["type"] if types else []), *(["mode"] if modes else []), "units", "vectors", *names]
         rows = []

@@ -180,7 +180,7 @@ def _add_basic(block: Tensor, sums: Sums) -> None:
     vectors, units = block.shape
     block = (block if block.dtype in _KINDS else block.float()).contiguous()
     threads = torch.get_num_threads()
-    shares = torch.zeros(threads, len(_BASIC), dtype=torch.float64)
+    shares = torch.zeros(threads, len(_BASIC), dtype=torch.float64, device="cpu")
     assert LIBRARY is not None
     LIBRARY.sparseout_basic_sums(_KINDS[block.dtype], block.data_ptr(), vectors, units, threads, shares.data_ptr())
     for name, total in zip(_BASIC, shares.sum(0).unbind(), strict=True):
