@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparseout.functional import check_choice
+from sparseout.checks import check_choice
 from sparseout.probe import tables
 from sparseout.probe.records import LayerRecord, Summary
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseout.functional import check_choice
+from sparseout.checks import check_choice
 from sparseout.probe import tables
 from sparseout.probe.measures import MEASURES, Histogram, Settings
 
