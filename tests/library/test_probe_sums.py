@@ -126,7 +126,7 @@ def _in_child(x, queue):
     # torch's own operations would wait for the parent's threads, as they do in any forked child: only our code is told of two.
     torch.set_num_threads(1)
     torch.get_num_threads = lambda: 2
-    queue.put(Summer(BASIC.parts).sums(x).totals["squares"].item())
+    queue.put(Summer(BASIC.parts).sums(x).basic["squares"])
 
 
 @pytest.mark.skipif(sums_module.LIBRARY is None, reason="there is no compiled code")
@@ -173,7 +173,7 @@ def test_adding_leaves_the_part_alone():
     total = Sums()
     total.add(part)
     total.add(part)
-    assert (part.vectors, part.totals["squares"], total.totals["squares"]) == (3, 12, 24)
+    assert (part.vectors, part.basic["squares"], total.basic["squares"]) == (3, 12, 24)
     assert torch.equal(part.by_unit["absolute"], torch.full((4,), 3.0, dtype=torch.float64))
 
 
@@ -232,7 +232,7 @@ def test_what_is_not_finite_is_counted_and_hides_no_zeros(value, vectors, chosen
     x = activations("relu", vectors, 384).float()
     x[1, 2], x[3, 4], x[3, 5] = value, value, value
     sums = Summer(chosen.parts).sums(x)
-    assert sums.totals["nonfinite"] == 2
+    assert sums.basic["nonfinite"] == 2
     found = chosen.values(sums)
     assert found["zeros"] == (x == 0).double().mean()
     assert found["hoyer"] is None

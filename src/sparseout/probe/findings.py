@@ -105,9 +105,9 @@ def _record(layer: Layer, key: Key, tally: Tally, settings: Settings) -> LayerRe
         units=sums.units,
         calls=tally.calls,
         vectors=sums.vectors,
-        zero_vectors=int(sums.totals["zero_vectors"]),
+        zero_vectors=int(sums.basic["zero_vectors"]),
         single_vectors=sums.singles,
-        nonfinite_vectors=int(sums.totals["nonfinite"]),
+        nonfinite_vectors=int(sums.basic["nonfinite"]),
         padding=None if tally.misfits else tally.padding,
         **settings.values(sums),
     )

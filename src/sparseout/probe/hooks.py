@@ -238,8 +238,7 @@ class Probe:
         if layer.value == "clean input":
             value = args or tuple(value.values())
         try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._take(layer, value)
+            self._take(layer, value)
         except Exception as error:
             self._starts = 0
             self._detach()
@@ -271,7 +270,7 @@ class Probe:
         version = None if tensor.is_inference() else tensor._version
         if version is not None and self._last and self._last.is_of(tensor, version, dims, padding):
             return self._last.tally
-        vectors = _units_last(tensor, dims)
+        vectors = _units_last(tensor.detach(), dims)
         tally = Tally(unit_dim=dims, calls=1)
         if padding is not None:
             kept = padding.keep(vectors)

@@ -89,11 +89,11 @@ class Settings:
 
     def values(self, sums: Sums) -> dict[str, Any]:
         """The measures of the vectors whose `sums` these are: what a record holds; None for what does not exist."""
-        totals, vectors, elements = sums.totals, sums.vectors, sums.elements
+        totals, vectors, elements, basic = sums.totals, sums.vectors, sums.elements, sums.basic
         per_vector = vectors - sums.singles
-        rms = math.sqrt(totals["squares"].item() / elements)
-        values: dict[str, float] = {"zeros": totals["zeros"].item() / elements, "rms": rms}
-        values["hoyer"] = totals["hoyer"].item() / per_vector if per_vector else math.nan
+        rms = math.sqrt(basic["squares"] / elements)
+        values: dict[str, float] = {"zeros": basic["zeros"] / elements, "rms": rms}
+        values["hoyer"] = basic["hoyer"] / per_vector if per_vector else math.nan
         if "sum" in totals:
             values["mean"] = totals["sum"].item() / elements
             values["std"] = math.sqrt(max(0.0, (rms - values["mean"]) * (rms + values["mean"])))
@@ -109,8 +109,7 @@ class Settings:
             counts = totals["histogram"].tolist()
             result["histogram"] = Histogram.of(counts)
             if self.thresholds and math.isfinite(rms):
-                zeros = totals["zeros"].item()
-                result["near_zero_rms"] = {_key(t): _below(counts, zeros, t * rms) / elements for t in self.thresholds}
+                result["near_zero_rms"] = {_key(t): _below(counts, basic["zeros"], t * rms) / elements for t in self.thresholds}
         return result
 
 

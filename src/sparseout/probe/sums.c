@@ -18,7 +18,8 @@
 enum { FLOAT32, FLOAT64, BFLOAT16 };
 enum { ZEROS, SQUARES, HOYER, ZERO_VECTORS, NONFINITE, SUMS };
 enum { GRAIN = 32768 };  // elements below which threads cost more than they save
-enum { RUN = 4096 };     // elements whose zeros are counted in 32 bits
+enum { MOST_THREADS = 256 };
+enum { RUN = 4096 };  // elements whose zeros are counted in 32 bits
 
 // A forked child has none of its parent's OpenMP threads, and would wait for them forever.
 static int forked = 0;
@@ -76,20 +77,22 @@ static void of_vectors(int dtype, const void* x, int64_t units, int64_t begin, i
   }
 }
 
-// Writes SUMS numbers for each of up to `threads` shares of the vectors; returns how many shares there are.
-EXPORT int sparseout_basic_sums(int dtype, const void* x, int64_t vectors, int64_t units, int threads, double* sums) {
+EXPORT void sparseout_basic_sums(int dtype, const void* x, int64_t vectors, int64_t units, int threads, double* sums) {
   int64_t shares = (vectors * units + GRAIN - 1) / GRAIN;
   if (shares > vectors) shares = vectors;
+  if (shares > MOST_THREADS) shares = MOST_THREADS;
   if (threads > shares) threads = (int)shares;
   if (threads < 2 || forked) {
     of_vectors(dtype, x, units, 0, vectors, sums);
-    return 1;
+    return;
   }
+  double shared[MOST_THREADS][SUMS];
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) {
     double own[SUMS] = {0};  // threads that write side by side would wait for each other
     of_vectors(dtype, x, units, vectors * thread / threads, vectors * (thread + 1) / threads, own);
-    for (int i = 0; i < SUMS; ++i) sums[thread * SUMS + i] = own[i];
+    for (int i = 0; i < SUMS; ++i) shared[thread][i] = own[i];
   }
-  return threads;
+  for (int thread = 0; thread < threads; ++thread)
+    for (int i = 0; i < SUMS; ++i) sums[i] += shared[thread][i];
 }

@@ -20,11 +20,13 @@ BINS = 2 * OCTAVES * BINS_AN_OCTAVE + 2
 _MANTISSA_BITS_LEFT = 49
 _BINS_BELOW = (1023 - OCTAVES) * BINS_AN_OCTAVE - 1
 
+# Zeros, squares, Hoyer sparseness, all-zero vectors, vectors with a NaN or Inf: what every probe sums.
+BASIC = ("zeros", "squares", "hoyer", "zero_vectors", "nonfinite")
+
 # Elements worked on at a time: few enough to stay in the cache while they are read several times.
 BLOCK = 2**18
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_BASIC = ("zeros", "squares", "hoyer", "zero_vectors", "nonfinite")
 if LIBRARY is not None:
     _number, _pointer = ctypes.c_int64, ctypes.c_void_p
     LIBRARY.sparseout_basic_sums.argtypes = (ctypes.c_int, _pointer, _number, _number, ctypes.c_int, _pointer)
@@ -58,7 +60,7 @@ class Sums:
         vectors, elements: how many were seen.
         singles: vectors of one unit, which have no Hoyer sparseness.
         units: of each vector; None once vectors differ, which ends the sums by unit.
-        totals: float64 sums over all vectors or elements, by name.
+        totals: float64 sums over all vectors or elements, by name; `"basic"` has those of `BASIC`.
         by_unit: float64 sums over the vectors, of shape `(units,)`, by name.
     """
 
@@ -67,6 +69,11 @@ class Sums:
         self.units: int | None = None
         self.totals: dict[str, Tensor] = {}
         self.by_unit: dict[str, Tensor] = {}
+
+    @property
+    def basic(self) -> dict[str, float]:
+        """The sums of `BASIC`."""
+        return dict(zip(BASIC, self.totals["basic"].tolist(), strict=True))
 
     def add(self, other: Sums) -> None:
         """Take the vectors of `other` into account."""
@@ -114,8 +121,9 @@ class Summer:
             for block in [vectors.view(-1, sums.units)] if at_once else _blocks(vectors):
                 _add_basic(block, sums)
             return sums
-        rows = [self._add_block(block, sums) for block in _blocks(vectors)]
-        self._add_vectors({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, sums)
+        with torch.inference_mode(False), torch.no_grad():  # the workspaces are written in every mode
+            rows = [self._add_block(block, sums) for block in _blocks(vectors)]
+            self._add_vectors({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, sums)
         return sums
 
     def _add_block(self, block: Tensor, sums: Sums) -> dict[str, Tensor]:
@@ -153,11 +161,11 @@ class Summer:
         absolute, norm, root = rows["absolute"], rows["norm"], math.sqrt(units)
         empty = absolute == 0
         ratio = (absolute / norm).clamp_(1, root).masked_fill_(empty, 1)
-        totals["squares"] = norm.dot(norm)
-        totals["zero_vectors"] = empty.sum().double()
-        totals["nonfinite"] = (~norm.isfinite()).sum().double()
         sums.singles = count if units == 1 else 0
-        totals["hoyer"] = (count * root - ratio.sum()) / (root - 1) if units > 1 else 0 * norm.sum()
+        hoyer = (count * root - ratio.sum()) / (root - 1) if units > 1 else torch.zeros_like(ratio[0])
+        totals["basic"] = torch.stack(
+            [totals.pop("zeros"), norm.dot(norm), hoyer, empty.sum().double(), (~norm.isfinite()).sum().double()]
+        )
         if parts.treves_rolls:
             totals["treves_rolls"] = (1 - ratio.square() / units).masked_fill_(empty, 1).sum()
         if parts.fourth:
@@ -179,12 +187,11 @@ def _add_basic(block: Tensor, sums: Sums) -> None:
     """Add the basic sums of a block `(vectors, units)` by the compiled code."""
     vectors, units = block.shape
     block = (block if block.dtype in _KINDS else block.float()).contiguous()
-    threads = torch.get_num_threads()
-    shares = torch.zeros(threads, len(_BASIC), dtype=torch.float64, device="cpu")
+    basic = torch.zeros(len(BASIC), dtype=torch.float64, device="cpu")
     assert LIBRARY is not None
-    LIBRARY.sparseout_basic_sums(_KINDS[block.dtype], block.data_ptr(), vectors, units, threads, shares.data_ptr())
-    for name, total in zip(_BASIC, shares.sum(0).unbind(), strict=True):
-        _increase(sums.totals, name, total)
+    threads = torch.get_num_threads()
+    LIBRARY.sparseout_basic_sums(_KINDS[block.dtype], block.data_ptr(), vectors, units, threads, basic.data_ptr())
+    _increase(sums.totals, "basic", basic)
     sums.singles += vectors if units == 1 else 0
 
 
