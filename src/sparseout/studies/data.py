@@ -99,7 +99,7 @@ def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset
 
 
 def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tensor:
-    """The encoded pictures in a column, as uint8 `(rows, *shape)`: `(height, width)` if they are grey, `(height, width, 3)` in colour.
+    """The encoded pictures in a column, as uint8 `(rows, *shape)`: `(height, width)` for grey, `(height, width, 3)` for colour.
 
     Raises:
         UserError: there is no such column, or it holds anything else.

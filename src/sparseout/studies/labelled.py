@@ -64,7 +64,8 @@ class LabelledImages:
 
     def normalised(self, images: Tensor) -> Tensor:
         """`(x - mean) / std`: a network's input `(samples, channels, height, width)`, in `torch.channels_last` memory."""
-        return ((images - self.mean) / self.std).permute(0, 3, 1, 2)
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        return ((images - mean) / std).permute(0, 3, 1, 2)
 
     def to(self, device: torch.device) -> LabelledImages:
         """The same on `device`."""

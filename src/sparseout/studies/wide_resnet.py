@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """`y = shortcut + conv2(noise(relu(norm2(conv1(o)))))` with `o = relu(norm1(x))`; or `norm2(noise(conv1(o)))` by its placement.
+    """`y = shortcut + conv2(noise(relu(norm2(conv1(o)))))` with `o = relu(norm1(x))`; or `norm2(noise(conv1(o)))`, as placed.
 
     The shortcut is `x`, or a 1 x 1 convolution of `o` where the number of channels changes.
     """
