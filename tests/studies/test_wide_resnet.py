@@ -18,8 +18,7 @@ def network(depth=10, width=1, channels=3, classes=10, noise=nn.Identity, placem
     ("depth", "width", "classes", "count"), [(28, 10, 10, 36_479_194), (28, 10, 100, 36_536_884), (40, 4, 10, 8_949_210)]
 )
 def test_the_official_parameter_counts(depth, width, classes, count):
-    with torch.device("meta"):
-        assert sum(p.numel() for p in network(depth, width, classes=classes).parameters()) == count
+    assert sum(p.numel() for p in network(depth, width, classes=classes).parameters()) == count
 
 
 def official(images, state, blocks):
@@ -41,10 +40,10 @@ def official(images, state, blocks):
     return F.linear(F.avg_pool2d(x, x.shape[-1]).flatten(1), state["linear.weight"], state["linear.bias"])
 
 
-@pytest.mark.parametrize(("depth", "width", "channels", "size"), [(10, 2, 3, 32), (16, 1, 1, 8), (16, 2, 2, 11)])
+@pytest.mark.parametrize(("depth", "width", "channels", "size"), [(10, 2, 3, 32), (16, 1, 1, 8), (10, 1, 2, 11)])
 def test_it_computes_what_the_official_network_does(depth, width, channels, size):
     ours = network(depth, width, channels, classes=7).double()
-    images = torch.randn(5, channels, size, size, dtype=torch.float64)
+    images = torch.randn(3, channels, size, size, dtype=torch.float64)
     # For images of an odd size the whole map is averaged.
     expected = official(images, ours.state_dict(), (depth - 4) // 6)
     torch.testing.assert_close(ours.train()(images), expected, rtol=1e-10, atol=1e-10)

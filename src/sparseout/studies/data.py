@@ -119,7 +119,7 @@ def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tens
                     raise ValueError(f"that of row {row} has {' x '.join(map(str, found.shape))}")
                 pixels[row] = found
                 row += 1
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
         kind = f"{'grey' if len(shape) == 2 else 'colour'} pictures of {' x '.join(map(str, shape))} values"
         raise UserError(f"the column {column!r} must hold encoded {kind}: {error}") from error
     return torch.from_numpy(pixels)

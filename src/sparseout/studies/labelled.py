@@ -30,7 +30,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: slice) -> Part:
+    def __getitem__(self, rows: slice | list[int]) -> Part:
         return Part(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device) -> Part:
@@ -92,23 +92,23 @@ def load(name: str, data_dir: Path | None = None, train_images: int = 0, valid_i
         raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
     if name == "digits":
         learned, test = _digits()
-        taken = _taken(len(learned), train_images, valid_images)
-        train, valid = (learned[slice(rows.start, rows.stop)] for rows in taken)
+        learned = learned[_rows(len(learned), train_images, valid_images)]
     else:
         split = read_split(name, "train", data_dir)
-        train, valid = (_part(split.select(rows), *LABELS[name]) for rows in _taken(len(split), train_images, valid_images))
+        learned = _part(split.select(_rows(len(split), train_images, valid_images)), *LABELS[name])
         test = _part(read_split(name, "test", data_dir), *LABELS[name])
+    end = len(learned) - valid_images
     classes = 10 if name == "digits" else LABELS[name][1]
-    return LabelledImages(train, valid, test, classes, *_moments(train.images))
+    return LabelledImages(learned[:end], learned[end:], test, classes, *_moments(learned.images[:end]))
 
 
-def _taken(count: int, train_images: int, valid_images: int) -> tuple[range, range]:
-    """The rows to learn from, and those to hold out, of `count`."""
+def _rows(count: int, train_images: int, valid_images: int) -> list[int]:
+    """The rows to learn from, then those to hold out, of `count`."""
     rest = count - valid_images
     if rest < max(train_images, 1):
         wanted = f"train_images {train_images or 'of at least 1'} and valid_images {valid_images}"
         raise UserError(f"{wanted} must be at most the {count} training images together")
-    return range(train_images or rest), range(rest, count)
+    return [*range(train_images or rest), *range(rest, count)]
 
 
 def _digits() -> tuple[Part, Part]:
