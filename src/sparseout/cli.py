@@ -21,14 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sparseout.probing.command import probe
         from sparseout.studies.commands import study_app
         from sparseout.studies.config import UserError
+        from sparseout.studies.evaluation import evaluate
     except ModuleNotFoundError as error:
         print(f"sparseout: this command needs {error.name}: pip install 'sparseout[studies]'", file=sys.stderr)
         return 2
-    app = tyro.extras.SubcommandApp()
-    app.command(name="probe")(probe)
-    app.command(study_app(), name="study", help="Run one of the paper's experiments.")
-    app.command(name="bench")(bench)
     try:
+        app = tyro.extras.SubcommandApp()
+        app.command(name="probe")(probe)
+        app.command(study_app(arguments), name="study", help="Run one of the paper's experiments.")
+        app.command(name="evaluate")(evaluate)
+        app.command(name="bench")(bench)
         app.cli(prog="sparseout", description="Control and measure activation sparsity in PyTorch.", args=arguments)
     except UserError as error:
         print(f"sparseout: {error}", file=sys.stderr)

@@ -23,8 +23,9 @@ from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
+from sparseout.studies.place import Place
+from sparseout.studies.progress import progress_bar
 from sparseout.studies.records import Record, provenance, to_json
-from sparseout.studies.study import Place, progress_bar
 
 Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
 Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]

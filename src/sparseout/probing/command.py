@@ -17,7 +17,7 @@ from sparseout.probe import Comparison, Probe, Summary
 from sparseout.probing.target import Target, find
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.study import Place
+from sparseout.studies.place import Place
 
 
 def probe(

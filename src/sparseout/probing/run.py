@@ -20,4 +20,5 @@ def load(folder: Path, data: Sequence[Path]) -> Target:
         raise UserError(f"--data must be one folder for run:, as the study's --data-dir, got {len(data)}")
     run = trained(folder, data[0] if data else None)
     history = [{"step": epoch["epoch"], "layers": [{"layer": "all regularised layers", **epoch}]} for epoch in run.history]
-    return Target(run.model.eval(), run.batches, len(run.batches), history=history)
+    batches = run.study.test_batches(run.data)
+    return Target(run.network.eval(), batches, len(batches), history=history)

@@ -11,11 +11,15 @@ from typing import Any
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # it takes up room where there may be none left
+        raise
 
 
 def finite(value: Any) -> Any:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sparseout.studies import data, measure
-from sparseout.studies.checkpoint import TrainingState
+from sparseout.studies import data
 from sparseout.studies.config import Config
+from sparseout.studies.learner import Learner, Loss
+from sparseout.studies.measure import measuring
 from sparseout.studies.records import Record
-from sparseout.studies.study import Study, Training
+from sparseout.studies.study import Study
 
 BATCH = 1000  # test images at a time
 
@@ -69,6 +70,33 @@ class Autoencoder(nn.Module):
         return logits
 
 
+class AutoencoderLearner(Learner):
+    """Adam on the mean binary cross entropy of a pixel."""
+
+    network: Autoencoder
+
+    def __init__(self, config: AutoencoderConfig, images: data.Images, network: Autoencoder, accelerator: Accelerator) -> None:
+        super().__init__(config, network, torch.optim.Adam(network.parameters(), lr=config.lr), accelerator)
+        self.images = images.to(self.device)
+
+    def begin(self, epoch: int) -> int:
+        order = torch.randperm(len(self.images.train), generator=self.generator("order", epoch))
+        self.batches = order.to(self.device).split(self.config.batch_size)
+        return len(self.batches)
+
+    def loss(self, step: int) -> Loss:
+        batch = self.batches[step]
+        target = self.images.train[self.share(batch)]
+        total = F.binary_cross_entropy_with_logits(self.model(target), target, reduction="sum")
+        return Loss(total, len(batch) * target.shape[1])
+
+    def evaluate(self) -> Record:
+        return evaluate(self.network, self.images)
+
+    def results(self) -> Record:
+        return evaluate(self.network, self.images, profile=True)
+
+
 def load(config: AutoencoderConfig, data_dir: Path | None) -> data.Images:
     """The images of `config.dataset`."""
     return data.load(config.dataset, data_dir)
@@ -85,48 +113,24 @@ def test_batches(images: data.Images) -> tuple[Tensor, ...]:
     return batches
 
 
-def train(config: AutoencoderConfig, images: data.Images, training: Training) -> tuple[nn.Module, Record]:
-    """Train one run; the results are those of its last epoch on the test images."""
-    images = images.to(training.device)
-    network = model(config, images).to(training.device)
-    torch.manual_seed(config.seed_of("noise"))
-    order = torch.Generator().manual_seed(config.seed_of("order"))
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
-    state = TrainingState(network, optimizer, order, training.device)
-    for epoch in training.epochs(state, config.epochs):
-        start = time.perf_counter()
-        train_loss = _train_epoch(network, images.train, optimizer, order, config.batch_size)
-        results = evaluate(network, images.test)
-        metrics = {"train_loss": train_loss, **{name: value for name, value in results.items() if name != "layers"}}
-        training.end_epoch(state, epoch, metrics, time.perf_counter() - start)
-    return network, evaluate(network, images.test)
-
-
-def _train_epoch(
-    model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer, order: torch.Generator, batch_size: int
-) -> float:
-    """One pass in a fresh order; the mean loss over its batches, noise included."""
-    model.train()
-    losses = []
-    for batch in torch.randperm(len(images), generator=order).split(batch_size):
-        target = images[batch.to(images.device)]
-        loss = F.binary_cross_entropy_with_logits(model(target), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).mean().item()
-
-
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor) -> Record:
-    """Mean binary cross entropy a pixel, in nats, and the sparsity of the clean representations."""
-    model.eval()
+def evaluate(network: nn.Module, images: data.Images, profile: bool = True) -> Record:
+    """Mean binary cross entropy a pixel of the test images, in nats, and the sparsity of their clean representations."""
+    network.eval()
     total = 0.0
-    with measure.measuring(model, ["noise"]) as layers:
-        for target in images.split(BATCH):
-            total += F.binary_cross_entropy_with_logits(model(target), target, reduction="sum").item()
-    return {"test_loss": total / images.numel(), **measure.results(layers)}
+    with measuring(network, profile) as measures:
+        for target in test_batches(images):
+            total += F.binary_cross_entropy_with_logits(network(target), target, reduction="sum").item()
+    return {"test_loss": total / images.test.numel(), **measures.results()}
 
 
-STUDY = Study(AutoencoderConfig, load, model, train, test_batches, axes={"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)})
+STUDY = Study(
+    AutoencoderConfig,
+    load,
+    model,
+    AutoencoderLearner,
+    evaluate,
+    test_batches,
+    items="images",
+    presets={"quick": {"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)}},
+)

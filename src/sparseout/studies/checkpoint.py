@@ -1,85 +1,94 @@
-"""Everything that a run's next epoch depends on, in one safetensors file: no pickle, nothing executed on loading."""
+"""Everything that a run's next step depends on, in one safetensors file: no pickle, nothing executed on loading."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 
 
-@dataclasses.dataclass
-class TrainingState:
-    """What training changes: the weights, the optimizer, and the generators of data order and noise.
+def save_checkpoint(path: Path, run: str, state: Mapping[Any, Any]) -> None:
+    """Write `state` of the run called `run` to `path`, whole or not at all.
 
-    Attributes:
-        model: the network.
-        optimizer: of its parameters.
-        order: generator of the data order, on the CPU.
-        device: its default generator is that of the noise.
+    Args:
+        path: the file; an earlier checkpoint in it stays as it is until this one is complete.
+        run: the run's hash, without which the file cannot be loaded.
+        state: dictionaries in each other, with tensors and JSON's values as their leaves.
+
+    Raises:
+        UserError: the file cannot be written.
     """
+    leaves = {json.dumps(keys): leaf for keys, leaf in _leaves(state)}
+    tensors = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    values = json.dumps({name: leaf for name, leaf in leaves.items() if name not in tensors})
+    try:
+        save_tensors(path, tensors, {"run": run, "values": values, "sha256": _digest(run, values, tensors)})
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}): what it held before is intact") from error
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    order: torch.Generator
-    device: torch.device
 
-    def save(self, path: Path, **progress: float) -> None:
-        """Write the state and `progress` (numbers such as the epoch) to `path`, whole or not at all."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        optimizer = self.optimizer.state_dict()
-        numbers: dict[str, Any] = {"progress": progress, "groups": optimizer["param_groups"], "state": {}}
-        for index, values in optimizer["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value
-                else:
-                    numbers["state"].setdefault(index, {})[name] = value
-        tensors |= {"generator.order": self.order.get_state(), "generator.noise": self._generators.get_rng_state()}
-        save_tensors(path, tensors, {"numbers": json.dumps(numbers)})
+def load_checkpoint(path: Path, run: str) -> dict[Any, Any]:
+    """The state in `path`, with its tensors on the CPU.
 
-    def load(self, path: Path) -> dict[str, float]:
-        """Restore the state from `path` and return the `progress` it was saved with.
-
-        Raises:
-            UserError: the file cannot be read, or is not of this model.
-        """
-        try:
-            with safe_open(path, framework="pt", device=str(self.device)) as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                numbers = json.loads(file.metadata()["numbers"])
-            self.model.load_state_dict(_under("model.", tensors))
-            state: dict[int, dict[str, Any]] = {int(index): values for index, values in numbers["state"].items()}
-            for key, value in _under("optimizer.", tensors).items():
-                index, name = key.split(".", 1)
-                state.setdefault(int(index), {})[name] = value
-            self.optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
-            self.order.set_state(tensors["generator.order"].cpu())
-            self._generators.set_rng_state(tensors["generator.noise"].cpu())
-        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({error})") from error
-        progress: dict[str, float] = numbers["progress"]
-        return progress
-
-    @property
-    def _generators(self) -> Any:
-        """The module with the state of the default generator of `device`."""
-        return torch if self.device.type == "cpu" else torch.get_device_module(self.device)
+    Raises:
+        UserError: the file cannot be read, was changed after it was written, or is of another run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found, values, digest = (metadata[name] for name in ("run", "values", "sha256"))
+        if digest != _digest(found, values, tensors):
+            raise ValueError("its content does not have the checksum that it was written with")
+        leaves = json.loads(values) | tensors
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({reason})") from error
+    if found != run:
+        raise UserError(f"{path} is a checkpoint of the run {found}, not of {run}: delete it to start that run again")
+    return _tree(leaves)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` to `path` as safetensors, whole or not at all."""
-    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
+    """Write `tensors` to `path` as safetensors, whole or not at all; one that has several names is written under each."""
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(copies, metadata=metadata))
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _leaves(tree: Mapping[Any, Any], keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Each leaf with the keys that lead to it; an empty dictionary is one."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*keys, key))
+        else:
+            yield (*keys, key), value
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[Any, Any]:
+    tree: dict[Any, Any] = {}
+    for name, leaf in leaves.items():
+        *keys, last = json.loads(name)
+        branch = tree
+        for key in keys:
+            branch = branch.setdefault(key, {})
+        branch[last] = leaf
+    return tree
+
+
+def _digest(run: str, values: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps([run, values]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,23 +15,38 @@ from rich.console import Console
 
 from sparseout import report
 from sparseout.studies import autoencoder
-from sparseout.studies.study import Place, Study
+from sparseout.studies.config import UserError
+from sparseout.studies.place import Place
+from sparseout.studies.study import Study
 
-STUDIES = [autoencoder.STUDY]
+STUDIES = {study.config.study: study for study in (autoencoder.STUDY,)}
 
 
-def study_app() -> tyro.extras.SubcommandApp:
-    """The commands `sparseout study NAME`."""
+def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
+    """The commands `sparseout study NAME`, with the defaults of the preset that `arguments` ask for."""
     app = tyro.extras.SubcommandApp()
-    for study in STUDIES:
-        app.command(_command(study), name=study.config.study)
+    for name, study in STUDIES.items():
+        app.command(_command(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
     return app
 
 
-def _command(study: Study) -> Any:
-    """A function whose keyword arguments are the fields of the study's configuration, each a tuple, and those of `Place`."""
-    axes = [_axis(study, field) for field in dataclasses.fields(study.config)]
+def _preset(study: Study, arguments: Sequence[str]) -> str:
+    """The preset in `arguments`, which decides on the defaults of all other flags, so that it is read before them."""
+    given = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
+    given += [word for flag, word in itertools.pairwise(arguments) if flag == "--preset"]
+    preset = given[-1] if given else next(iter(study.presets))
+    if preset not in study.presets:
+        raise UserError(f"preset must be one of {', '.join(map(repr, study.presets))}, got {preset!r}")
+    return preset
+
+
+def _command(study: Study, preset: str) -> Any:
+    """A function whose keyword arguments are the preset, the configuration's fields, each a tuple, and those of `Place`."""
+    values = study.presets[preset]
+    axes = [_axis(study, field, values.get(field.name, field.default)) for field in dataclasses.fields(study.config)]
     places = [_place(field, study.config.study) for field in dataclasses.fields(Place)]
+    argument = tyro.conf.arg(help="settings to begin with; each flag changes one of them", metavar="|".join(study.presets))
+    presets = [_parameter("preset", Annotated[str, argument], preset)] if len(study.presets) > 1 else []
 
     def command(**flags: Any) -> None:
         console = Console()
@@ -40,27 +57,28 @@ def _command(study: Study) -> Any:
         console.print(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}", soft_wrap=True)
 
     command.__doc__ = (study.config.__doc__ or "").split("\n")[0]
-    command.__signature__ = inspect.Signature([*axes, *places])  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*axes, *places)}
+    parameters = [*presets, *axes, *places]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _axis(study: Study, field: dataclasses.Field[Any]) -> inspect.Parameter:
+def _axis(study: Study, field: dataclasses.Field[Any], default: Any) -> inspect.Parameter:
     hint: Any = get_type_hints(study.config)[field.name]
     values = get_args(hint) if get_origin(hint) is Literal else ()
     # A name that is none of the values is told by the configuration, in one line, as every other bad value is.
     hint = str if values else hint
     metavar = f"{'|'.join(values) or hint.__name__.upper()} ..."
     argument = tyro.conf.arg(help=_help(study.config, field.name), metavar=metavar)
-    default = study.axes.get(field.name, (field.default,))
+    default = default if isinstance(default, tuple) else (default,)
     return _parameter(field.name, Annotated[tuple[hint, ...], argument], default)
 
 
 def _place(field: dataclasses.Field[Any], study: str) -> inspect.Parameter:
     hint = get_type_hints(Place)[field.name]
     default = Path("runs") / study if field.name == "out" else field.default
-    metavar = "NAME" if hint is str else "DIR"
-    return _parameter(field.name, Annotated[hint, tyro.conf.arg(help=_help(Place, field.name), metavar=metavar)], default)
+    argument = tyro.conf.arg(help=_help(Place, field.name), metavar={str: "NAME", float: "FLOAT", bool: None}.get(hint, "DIR"))
+    return _parameter(field.name, Annotated[hint, argument], default)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -15,6 +15,7 @@ from sparseout.checks import Gradient, check_choice, check_number, check_p, chec
 from sparseout.layers import Sparseout
 
 Noise = Literal["sparseout", "dropout", "none"]
+Precision = Literal["fp32", "bf16"]
 
 
 class UserError(Exception):
@@ -32,6 +33,7 @@ class Config:
         gradient: of Sparseout: 'detached' controls sparsity monotonically, 'exact' is the derivative of its output
         noise: 'sparseout', 'dropout' (nn.Dropout, which ignores q) or 'none' (which ignores p and q)
         threads: CPU threads; sums in another order round differently, so this is part of the run
+        precision: 'fp32', or 'bf16' by autocast, with weights in float32
     """
 
     study: ClassVar[str]
@@ -42,6 +44,7 @@ class Config:
     gradient: Gradient = "detached"
     noise: Noise = "sparseout"
     threads: int = 1
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -87,9 +90,10 @@ class Config:
         flags = [f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(self).items()]
         return shlex.join(["sparseout", "study", self.study, *" ".join(flags).split()])
 
-    def seed_of(self, purpose: str) -> int:
-        """Seed of one of the run's generators: the same for equal `seed` and `purpose`, unrelated otherwise."""
-        return int.from_bytes(hashlib.sha256(f"{purpose} {self.seed}".encode()).digest()[:7], "big")
+    def seed_of(self, purpose: str, *place: int) -> int:
+        """Seed for what is drawn for `purpose` at `place`, such as an epoch: unrelated for another one, or another `seed`."""
+        text = " ".join(map(str, (purpose, self.seed, *place)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     def noise_layer(self) -> nn.Module:
         """The layer that these settings put in the dropout place; it draws from its device's default generator."""

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sparseout.studies.config import Config
 from sparseout.studies.records import Record
 
 
@@ -31,7 +30,7 @@ class Learner(abc.ABC):
     """One run in training: `w <- optimizer(w, d/dw (total / items + penalty))`, step after step.
 
     Whatever is random in a step is a function of the run's seed, the epoch, the step and the process: `generator` makes such
-    draws, and the default generator, from which the noise is drawn, is seeded anew for each step. So nothing has to be saved of it.
+    draws, and the default generator, from which the noise is drawn, is seeded anew for each step. Nothing has to be saved of it.
 
     Attributes:
         config: the run's settings.
@@ -99,4 +98,5 @@ class Learner(abc.ABC):
 
     def share(self, batch: Tensor, dim: int = 0) -> Tensor:
         """This process's share of the items of a batch, which lie along `dim`."""
-        return batch.tensor_split(self.accelerator.num_processes, dim)[self.accelerator.process_index]
+        part: Tensor = batch.tensor_split(self.accelerator.num_processes, dim)[self.accelerator.process_index]
+        return part

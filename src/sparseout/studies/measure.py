@@ -1,79 +1,88 @@
-"""The sparsity of a model's regularised layers over a test set, batch by batch."""
+"""The sparsity of a network's regularised layers on held-out data: the probe's measures, and activity by rank."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from sparseout import metrics
+from sparseout.probe import Probe
 
-PROFILE = 65
+MEASURES = ("hoyer", "zeros", "rms")
+RANKS = 65
+SAMPLE = 2048  # vectors of a batch whose activity by rank is taken
 
 
-class LayerMeasures:
-    """Means over the vectors seen: Hoyer sparseness, fraction of zeros, activity by rank, and RMS over all elements."""
-
-    def __init__(self) -> None:
-        self.sums = {"hoyer": 0.0, "zeros": 0.0, "squares": 0.0}
-        self.ranked = numpy.zeros(0)
-        self.vectors = self.zero_vectors = self.units = 0
-
-    def add(self, activations: Tensor) -> None:
-        """Take the vectors `(..., units)` of a batch into account."""
-        vectors = activations.detach().flatten(0, -2).double()
-        if not self.units:
-            self.units = vectors.shape[-1]
-            self.ranked = numpy.zeros(self.units)
-        ranked = vectors.abs().sort(-1, descending=True).values
-        self.ranked += (ranked / ranked[:, :1].clamp_min(torch.finfo(ranked.dtype).tiny)).sum(0).cpu().numpy()
-        self.vectors += len(vectors)
-        self.zero_vectors += int((vectors == 0).all(-1).sum())
-        self.sums["hoyer"] += metrics.hoyer(vectors).sum().item()
-        self.sums["zeros"] += metrics.zeros(vectors).sum().item()
-        self.sums["squares"] += vectors.square().sum().item()
-
-    def result(self) -> dict[str, Any]:
-        """The means, in float64, with how many vectors they are of and how many of those were all zero.
-
-        `profile` has the magnitude of the most active unit, of the next and so on to the least active one, relative to the first:
-        means over the vectors at `PROFILE` evenly spaced ranks.
-        """
-        ranks = numpy.linspace(0, self.units - 1, PROFILE)
-        profile = numpy.interp(ranks, numpy.arange(self.units), self.ranked / self.vectors)
-        return {
-            "hoyer": self.sums["hoyer"] / self.vectors,
-            "zeros": self.sums["zeros"] / self.vectors,
-            "rms": math.sqrt(self.sums["squares"] / (self.vectors * self.units)),
-            "units": self.units,
-            "vectors": self.vectors,
-            "zero_vectors": self.zero_vectors,
-            "profile": [round(value, 5) for value in profile.tolist()],
-        }
+def regularised(network: nn.Module) -> list[str]:
+    """The names of the layers in the studied place: those that are an attribute `noise` of a module."""
+    return [name for name, _ in network.named_modules() if name.rsplit(".", 1)[-1] == "noise"]
 
 
 @contextlib.contextmanager
-def measuring(model: nn.Module, names: list[str]) -> Iterator[dict[str, LayerMeasures]]:
-    """Measure the clean inputs of the layers called `names` while the context lasts."""
-    layers = {name: LayerMeasures() for name in names}
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs, measures=measures: measures.add(inputs[0]))
-        for name, measures in layers.items()
-    ]
+def measuring(network: nn.Module, profile: bool = False) -> Iterator[Measures]:
+    """Measure the regularised layers' clean inputs while the context lasts, and with `profile` their activity by rank."""
+    profiles = {name: Profile() for name in regularised(network)} if profile else {}
+    hooks = [network.get_submodule(name).register_forward_pre_hook(taken.hook) for name, taken in profiles.items()]
     try:
-        yield layers
+        with Probe(network, regularised(network), measures=MEASURES) as probe:
+            yield Measures(probe, profiles)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def results(layers: dict[str, LayerMeasures]) -> dict[str, Any]:
-    """The record's `hoyer`, `zeros` and `rms`, means over the layers, and the layers' own measures by name."""
-    each = {name: layer.result() for name, layer in layers.items()}
-    means = {measure: sum(layer[measure] for layer in each.values()) / len(each) for measure in ("hoyer", "zeros", "rms")}
-    return {**means, "layers": each}
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is being measured."""
+
+    probe: Probe
+    profiles: Mapping[str, Profile]
+
+    def results(self) -> dict[str, Any]:
+        """The record's `hoyer`, `zeros` and `rms`, means over the layers, and `layers`: these by layer, with what they are of."""
+        layers = {}
+        for record in self.probe.summary().layers:
+            counts = {"units": record.units, "vectors": record.vectors, "zero_vectors": record.zero_vectors}
+            layers[record.layer] = {**{measure: getattr(record, measure) for measure in MEASURES}, **counts}
+            if record.layer in self.profiles:
+                layers[record.layer]["profile"] = self.profiles[record.layer].result()
+        return {**{measure: _mean([layer[measure] for layer in layers.values()]) for measure in MEASURES}, "layers": layers}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+class Profile:
+    """Activity by rank: a vector's magnitudes in falling order, relative to its first, as means over the vectors seen."""
+
+    def __init__(self) -> None:
+        self.sums = numpy.zeros(0)
+        self.vectors = 0
+
+    def hook(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Take the input of a layer into account."""
+        self.add(inputs[0])
+
+    def add(self, activations: Tensor) -> None:
+        """Take a batch into account, or about `SAMPLE` evenly spread vectors of it where it has more."""
+        if activations.dim() == 4:  # units are the channels of one position
+            activations = activations.movedim(1, -1)
+        vectors = activations.detach().flatten(0, -2)
+        vectors = vectors[:: -(-len(vectors) // SAMPLE)].double()
+        ranked = vectors.abs().sort(-1, descending=True).values
+        relative = (ranked / ranked[:, :1].clamp_min(torch.finfo(ranked.dtype).tiny)).sum(0).cpu().numpy()
+        self.sums = self.sums + relative if self.vectors else relative
+        self.vectors += len(vectors)
+
+    def result(self) -> list[float]:
+        """The means at `RANKS` evenly spaced ranks."""
+        ranks = numpy.linspace(0, len(self.sums) - 1, RANKS)
+        means = numpy.interp(ranks, numpy.arange(len(self.sums)), self.sums / self.vectors)
+        return [round(value, 5) for value in means.tolist()]

@@ -99,8 +99,8 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(to_json(metrics) + "\n")
 
-    def write_summary(self, results: Record, seconds: float, device: torch.device) -> Record:
-        """End the run: its settings, its results, how long it took and on what."""
+    def write_summary(self, results: Record, seconds: float, device: torch.device, processes: int) -> Record:
+        """End the run: its settings, its results, how long it took, on what, and in how many processes."""
         config = self.config.to_dict()
         summary = {
             "study": config.pop("study"),
@@ -108,7 +108,7 @@ class RunFolder:
             **config,
             **results,
             "seconds": round(seconds, 3),
-            "provenance": provenance(self.config.command, device),
+            "provenance": {**provenance(self.config.command, device), "processes": processes},
         }
         write_whole(self.path / "summary.json", to_json(summary).encode())
         return summary

@@ -5,102 +5,53 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from sparseout import report
-from sparseout.studies.checkpoint import TrainingState, save_tensors
+from sparseout.studies.checkpoint import save_tensors
 from sparseout.studies.config import Config, UserError
-from sparseout.studies.records import Record, RunFolder, StudyFolder
+from sparseout.studies.engine import CHECKPOINT, Engine
+from sparseout.studies.learner import Learner
+from sparseout.studies.place import Place
+from sparseout.studies.progress import RunBar, training_bar
+from sparseout.studies.records import Record, StudyFolder
 
-CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a study runs: none of it changes its numbers' meaning, so none of it is in a run's name.
-
-    Attributes:
-        out: folder for the runs, the results and the report
-        data_dir: folder with the data set's files; by default it comes from the hub, or is bundled
-        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
-    """
-
-    out: Path
-    data_dir: Path | None = None
-    device: str = "auto"
-
-    def torch_device(self) -> torch.device:
-        """The device, checked by putting a number on it."""
-        try:
-            if self.device == "auto":
-                return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            return torch.zeros(1, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-@dataclasses.dataclass
-class Training:
-    """One run in progress: what a training loop needs beside its configuration.
-
-    Attributes:
-        folder: the run's files.
-        device: where to train.
-        on_epoch: called after each epoch with its number.
-    """
-
-    folder: RunFolder
-    device: torch.device
-    on_epoch: Callable[[int], None]
-    seconds: float = 0.0
-
-    def epochs(self, state: TrainingState, epochs: int) -> Iterator[int]:
-        """The epochs that are left, from 1: all of them, or those after the checkpoint, from which `state` is restored."""
-        checkpoint = self.folder.path / CHECKPOINT
-        done = 0
-        if checkpoint.exists():
-            progress = state.load(checkpoint)
-            done, self.seconds = int(progress["epoch"]), progress["seconds"]
-        self.folder.keep_epochs(done)
-        return iter(range(done + 1, epochs + 1))
-
-    def end_epoch(self, state: TrainingState, epoch: int, metrics: Record, seconds: float) -> None:
-        """Record an epoch that took `seconds`, and save what the next one depends on."""
-        self.seconds += seconds
-        self.folder.add_epoch({"epoch": epoch, **metrics, "seconds": round(seconds, 3)})
-        state.save(self.folder.path / CHECKPOINT, epoch=epoch, seconds=self.seconds)
-        self.on_epoch(epoch)
-
-
-@dataclasses.dataclass(frozen=True)
 class Study:
-    """An experiment: its configuration and its training.
+    """An experiment: its configuration, its data, its network, and how that is trained and judged.
 
     Attributes:
         config: the configuration's class; its `study` is the experiment's name.
         load: the data that a configuration asks for, from a folder or where it comes from by default; cheap when called again.
         model: a configuration's network for its data, untrained.
-        train: trains one run on its data and returns the trained model and its results.
-        test_batches: the inputs of the data that a trained model is judged on.
-        axes: what is studied unless asked otherwise: settings with several values.
+        learner: a run for the engine to train.
+        evaluate: results of a network on the test data.
+        test_batches: the inputs of the test data.
+        items: what a step trains on, for the progress bar.
+        presets: settings that differ from the configuration's own, by the preset's name; several values of one are an axis. The
+            first preset is the default.
     """
 
     config: type[Config]
     load: Callable[[Any, Path | None], Any]
     model: Callable[[Any, Any], nn.Module]
-    train: Callable[[Any, Any, Training], tuple[nn.Module, Record]]
+    learner: Callable[[Any, Any, Any, Accelerator], Learner]
+    evaluate: Callable[[Any, Any], Record]
     test_batches: Callable[[Any], Sequence[Tensor]]
-    axes: dict[str, tuple[Any, ...]]
+    items: str
+    presets: Mapping[str, Mapping[str, Any]]
 
-    def grid(self, axes: dict[str, Sequence[Any]]) -> list[Config]:
+    def grid(self, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
         """The runs of each combination of the axes' values, equal ones once.
 
         Raises:
@@ -118,6 +69,8 @@ class Study:
     def execute(self, configs: Sequence[Config], place: Place, console: Console) -> list[Record]:
         """Run what is not complete yet, show the progress, and leave results, figure and report in `place.out`.
 
+        Where a launcher started several processes, each calls this, all train each run, and the first alone writes.
+
         Returns:
             The summaries of all complete runs in the folder.
 
@@ -125,20 +78,25 @@ class Study:
             UserError: the folder, the device or the data cannot be used.
             KeyboardInterrupt: after the results of what was finished are written.
         """
-        device = place.torch_device()
-        folder = StudyFolder(place.out, self.config.study)
+        accelerator = place.accelerator()
+        if not accelerator.is_main_process:
+            console = Console(quiet=True)
+        with accelerator.main_process_first():
+            folder = StudyFolder(place.out, self.config.study)
         open_runs = [config for config in configs if not folder.run(config).is_complete()]
         for config in open_runs:
-            self.load(config, place.data_dir)
+            with accelerator.main_process_first():
+                self.load(config, place.data_dir)
         try:
-            with progress_bar(console) as progress:
-                total = progress.add_task(
-                    f"{self.config.study} runs", total=len(configs), completed=len(configs) - len(open_runs)
-                )
-                for config in open_runs:
-                    self._execute_run(config, self.load(config, place.data_dir), folder.run(config), device, progress)
-                    progress.advance(total)
-                    folder.write_results()
+            with training_bar(console) as bar:
+                engine = Engine(accelerator, place.checkpoint_minutes, place.tensorboard)
+                total = bar.add_task(f"{self.config.study} runs", total=len(configs), state="")
+                for done, config in enumerate(open_runs, len(configs) - len(open_runs)):
+                    bar.update(total, completed=done, state=f"{done} of {len(configs)} complete")
+                    self._execute_run(config, self.load(config, place.data_dir), folder, engine, bar)
+                    if accelerator.is_main_process:
+                        folder.write_results()
+                bar.update(total, completed=len(configs), state="complete")
         except KeyboardInterrupt:
             done = sum(folder.run(config).is_complete() for config in configs)
             console.print(
@@ -146,28 +104,33 @@ class Study:
             )
             raise
         finally:
-            records = folder.write_results()
-        report.write(records, folder.histories(), place.out)
+            if accelerator.is_main_process:
+                folder.write_results()
+        accelerator.wait_for_everyone()
+        records = folder.summaries()
+        if accelerator.is_main_process:
+            report.write(records, folder.histories(), place.out)
         return records
 
-    def _execute_run(self, config: Any, data: Any, folder: RunFolder, device: torch.device, progress: Progress) -> None:
-        task = progress.add_task(config.folder.rsplit("-", 1)[0], total=config.epochs)
-
-        def on_epoch(epoch: int) -> None:
-            progress.update(task, completed=epoch)
-
-        folder.open()
-        with _isolated(config, device):
-            training = Training(folder, device, on_epoch)
-            model, results = self.train(config, data, training)
-        save_tensors(folder.path / WEIGHTS, model.state_dict())
-        folder.write_summary(results, training.seconds, device)
-        (folder.path / CHECKPOINT).unlink(missing_ok=True)
-        progress.remove_task(task)
+    def _execute_run(self, config: Any, data: Any, study: StudyFolder, engine: Engine, bar: Any) -> None:
+        folder, accelerator = study.run(config), engine.accelerator
+        shown = RunBar(bar, config.folder.rsplit("-", 1)[0], config.epochs, self.items)
+        if accelerator.is_main_process:
+            folder.open()
+        with isolated(config, accelerator.device):
+            network = self.model(config, data).to(accelerator.device)
+            learner = self.learner(config, data, network, accelerator)
+            results, seconds = engine.train(learner, folder, shown.show)
+        if accelerator.is_main_process:
+            save_tensors(folder.path / WEIGHTS, network.state_dict())
+            folder.write_summary(results, seconds, accelerator.device, accelerator.num_processes)
+            (folder.path / CHECKPOINT).unlink(missing_ok=True)
+        accelerator.free_memory()
+        shown.close()
 
 
 @contextlib.contextmanager
-def _isolated(config: Config, device: torch.device) -> Iterator[None]:
+def isolated(config: Config, device: torch.device) -> Iterator[None]:
     """The run's thread count, and default generators seeded for its initialisation; both as before afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -177,9 +140,3 @@ def _isolated(config: Config, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar for tasks of several parts, with the time that passed and that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from sparseout.studies.commands import STUDIES
 from sparseout.studies.config import Config, UserError
 from sparseout.studies.records import Record, read_lines
-from sparseout.studies.study import WEIGHTS
+from sparseout.studies.study import WEIGHTS, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +22,19 @@ class Trained:
     """A run that has ended.
 
     Attributes:
-        config: its settings.
-        model: with its weights.
-        batches: its study's test inputs.
+        study: the experiment.
+        config: the run's settings.
+        data: what it was trained and is judged on.
+        network: with the run's weights, on the CPU.
+        summary: its record.
         history: its epochs.
     """
 
+    study: Study
     config: Config
-    model: nn.Module
-    batches: Sequence[Tensor]
+    data: Any
+    network: nn.Module
+    summary: Record
     history: list[Record]
 
 
@@ -41,8 +44,10 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     Raises:
         UserError: the folder is no complete run of a study that is known, or its files are damaged.
     """
-    settings = _settings(folder)
-    study = next((study for study in STUDIES if study.config.study == settings.get("study")), None)
+    if not (folder / "summary.json").is_file():
+        raise UserError(f"{folder} must be the folder of a complete run, with config.json, {WEIGHTS} and summary.json")
+    settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
+    study = STUDIES.get(settings.get("study", ""))
     if study is None:
         raise UserError(f"{folder / 'config.json'} must be of a study that is known, got {settings.get('study')!r}")
     fields = {field.name: settings.get(field.name, field.default) for field in dataclasses.fields(study.config)}
@@ -51,21 +56,19 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     data = study.load(config, data_dir)
-    model = study.model(config, data)
+    network = study.model(config, data)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} are no weights of this run: {str(error).splitlines()[0]}") from error
-    return Trained(config, model, study.test_batches(data), read_lines(folder / "metrics.jsonl"))
+    return Trained(study, config, data, network, summary, read_lines(folder / "metrics.jsonl"))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    if not (folder / "summary.json").is_file():
-        raise UserError(f"{folder} must be the folder of a complete run, with config.json, {WEIGHTS} and summary.json")
+def _read(path: Path) -> Record:
     try:
-        settings = json.loads((folder / "config.json").read_text())
+        record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{folder / 'config.json'} must hold the settings of a run")
-    return settings
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} must hold the settings of a run")
+    return record

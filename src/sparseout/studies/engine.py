@@ -1,0 +1,187 @@
+"""The training engine of all studies: epochs, checkpoints, records; a run that is killed goes on to the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
+from sparseout.studies.config import UserError
+from sparseout.studies.learner import Learner
+from sparseout.studies.records import Record, RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+CHECKPOINT = "checkpoint.safetensors"
+DECIDE = 50  # steps between two decisions of several processes, which have to agree
+
+
+@dataclasses.dataclass
+class Position:
+    """How far a run is: `step` steps of `epoch` are done.
+
+    Attributes:
+        loss, items: sum of the losses of the epoch so far, and what they are of.
+        seconds: that the run has taken, over all sittings.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    loss: float = 0.0
+    items: int = 0
+    seconds: float = 0.0
+
+
+class Engine:
+    """Trains runs: `for epoch: for step: learner.update(step)`, with an evaluation and a checkpoint after each epoch.
+
+    Args:
+        accelerator: the device, and the other processes.
+        checkpoint_minutes: between two checkpoints within an epoch.
+        tensorboard: write event files.
+    """
+
+    def __init__(self, accelerator: Accelerator, checkpoint_minutes: float, tensorboard: bool) -> None:
+        self.accelerator = accelerator
+        self.checkpoint_seconds = 60 * checkpoint_minutes
+        self.tensorboard = tensorboard
+
+    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> tuple[Record, float]:
+        """Train a run to its end, from its last checkpoint where it has one.
+
+        Args:
+            learner: the run, as it is before its first step.
+            folder: the run's files; the first process alone writes them.
+            show: called after each step with the epoch, the fraction of it that is done, and how many items the step had.
+
+        Returns:
+            The run's results, and the seconds that it took.
+        """
+        self._clock = time.perf_counter()
+        at, steps = self._resume(learner, folder)
+        with self._events(folder) as events:
+            while at.epoch <= learner.config.epochs:
+                if not at.step:
+                    steps = learner.begin(at.epoch)
+                self._train_epoch(learner, folder, at, steps, show)
+                metrics = {"train_loss": at.loss / at.items if at.items else None, **self._same(learner.evaluate())}
+                self._end_epoch(learner, folder, at, metrics, events)
+        results = self._same(learner.results())
+        self._tick(at)
+        return results, at.seconds
+
+    def _train_epoch(
+        self, learner: Learner, folder: RunFolder, at: Position, steps: int, show: Callable[[int, float, int], None]
+    ) -> None:
+        """Train for what is left of the epoch."""
+        losses: list[Tensor] = []
+        learner.network.train()
+        saved = time.perf_counter()
+        for step in range(at.step, steps):
+            self._seed_noise(learner, at.epoch, step)
+            loss, items = learner.update(step)
+            losses.append(loss)
+            at.items += items
+            at.step = step + 1
+            show(at.epoch, at.step / steps, items)
+            if self._is_due(step, saved):
+                self._collect(losses, at)
+                self._save(learner, folder, at)
+                saved = time.perf_counter()
+        self._collect(losses, at)
+
+    def _end_epoch(
+        self, learner: Learner, folder: RunFolder, at: Position, metrics: Record, events: SummaryWriter | None
+    ) -> None:
+        """Record the epoch, then save where the next begins: killed between the two, a run repeats the epoch."""
+        self._tick(at)
+        if self.accelerator.is_main_process:
+            metrics = {name: value for name, value in metrics.items() if name != "layers"}
+            folder.add_epoch({"epoch": at.epoch, **metrics, "seconds": round(at.seconds, 3)})
+            for name, value in metrics.items():
+                if events and value is not None:
+                    events.add_scalar(name, value, at.epoch)
+        at.epoch, at.step, at.loss, at.items = at.epoch + 1, 0, 0.0, 0
+        self._save(learner, folder, at)
+
+    def _seed_noise(self, learner: Learner, epoch: int, step: int) -> None:
+        """Seed the default generator of the device, from which the noise is drawn, for this step of this process."""
+        seed = learner.config.seed_of("noise", epoch, step, self.accelerator.process_index)
+        if learner.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.get_device_module(learner.device).manual_seed(seed)
+
+    def _collect(self, losses: list[Tensor], at: Position) -> None:
+        """Add the losses of all processes to the position's, step by step, so that the sum does not depend on when."""
+        if losses:
+            for loss in self.accelerator.reduce(torch.stack(losses), "sum").tolist():
+                at.loss += loss
+            losses.clear()
+
+    def _is_due(self, step: int, saved: float) -> bool:
+        """Whether to save a checkpoint within the epoch, on which all processes agree."""
+        due = time.perf_counter() - saved > self.checkpoint_seconds
+        if self.accelerator.num_processes == 1:
+            return due
+        return step % DECIDE == DECIDE - 1 and bool(self._same(due))
+
+    def _save(self, learner: Learner, folder: RunFolder, at: Position) -> None:
+        self._tick(at)
+        state = learner.state_dict()
+        if self.accelerator.is_main_process:
+            save_checkpoint(folder.path / CHECKPOINT, learner.config.run, {"at": dataclasses.asdict(at), "learner": state})
+
+    def _resume(self, learner: Learner, folder: RunFolder) -> tuple[Position, int]:
+        """Restore the last checkpoint, which the first process reads for all. Returns where it is, and its epoch's steps."""
+        path = folder.path / CHECKPOINT
+        state: dict[str, Any] | None = None
+        if self.accelerator.is_main_process and path.exists():
+            state = load_checkpoint(path, learner.config.run)
+        state = self._same(state)
+        at = Position(**state["at"]) if state else Position()
+        if self.accelerator.is_main_process:
+            folder.keep_epochs(at.epoch - 1)
+        # What an epoch begins with is made anew, and then becomes what it was in the middle of the epoch.
+        steps = learner.begin(at.epoch) if at.step else 0
+        try:
+            if state:
+                learner.load_state_dict(state["learner"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({reason})") from error
+        return at, steps
+
+    def _tick(self, at: Position) -> None:
+        """Add the time since the last tick."""
+        now = time.perf_counter()
+        at.seconds += now - self._clock
+        self._clock = now
+
+    def _same(self, value: Any) -> Any:
+        """The first process's `value`, in all of them."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return broadcast_object_list([value])[0]
+
+    @contextlib.contextmanager
+    def _events(self, folder: RunFolder) -> Iterator[SummaryWriter | None]:
+        """TensorBoard's writer, where it was asked for."""
+        if not (self.tensorboard and self.accelerator.is_main_process):
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("--tensorboard needs tensorboard: pip install tensorboard") from error
+        with SummaryWriter(str(folder.path / "tensorboard")) as events:
+            yield events

@@ -1,0 +1,56 @@
+"""Progress bars: one kind for things that are counted, one for runs in training."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar for tasks of several parts, with the time that passed and that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def training_bar(console: Console) -> Progress:
+    """A bar for runs: what each is doing, how fast, the time that passed and that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+class RunBar:
+    """A run's bar: its epochs, and how many items a second are trained on.
+
+    Args:
+        bar: a `training_bar`.
+        name: of the run.
+        epochs: that it has in all.
+        items: what is counted, such as images.
+    """
+
+    INTERVAL = 0.2  # seconds between two looks at the bar
+
+    def __init__(self, bar: Progress, name: str, epochs: int, items: str) -> None:
+        self.bar = bar
+        self.items = items
+        self.epochs = epochs
+        self.task: TaskID = bar.add_task(name, total=epochs, state="")
+        self._count = 0
+        self._start = self._shown = time.perf_counter()
+
+    def show(self, epoch: int, fraction: float, count: int) -> None:
+        """`fraction` of `epoch` is done, and `count` more items."""
+        self._count += count
+        now = time.perf_counter()
+        if now - self._shown < self.INTERVAL:
+            return
+        self._shown = now
+        rate = self._count / (now - self._start)
+        state = f"epoch {epoch} of {self.epochs}, {rate:,.0f} {self.items}/s"
+        self.bar.update(self.task, completed=epoch - 1 + fraction, state=state)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.remove_task(self.task)
