@@ -102,8 +102,8 @@ class AWDLSTM(nn.Module):
     """`logits = E y + b`, where `y` is `lstm_L(... lstm_1(E[words]))`: embedding and decoder share the matrix `E`.
 
     Whole words of the embedding are dropped, the input is dropped by a locked mask, each LSTM's recurrent matrix is dropped, and
-    each layer's output goes through its noise. Weights are drawn as the authors do: `E` uniform in [-0.1, 0.1], `b` zero, the LSTMs
-    as `nn.LSTM` draws them.
+    each layer's output goes through its noise. Weights are drawn as the authors do: `E` uniform in [-0.1, 0.1], `b` zero, the
+    LSTMs as `nn.LSTM` draws them.
 
     Args:
         words: size of the vocabulary.
@@ -155,8 +155,8 @@ class AWDLSTM(nn.Module):
 
     def zeros(self, columns: int) -> Hidden:
         """The hidden state before the first word."""
-        states = [self.bias.new_zeros(1, columns, layer.lstm.hidden_size) for layer in self.layers]
-        return tuple((state, state) for state in states)
+        shapes = [(1, columns, layer.lstm.hidden_size) for layer in self.layers]
+        return tuple((self.bias.new_zeros(shape), self.bias.new_zeros(shape)) for shape in shapes)
 
     def _embed(self, words: Tensor) -> Tensor:
         """The words' features; a dropped word's are zero wherever it occurs."""

@@ -27,6 +27,7 @@ HUB = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1", "main", "text"),
 }
 EOS, UNK = "<eos>", "<unk>"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 RARE = 3  # a word of the embedded English with fewer occurrences in the training text is <unk>
 
 
@@ -56,8 +57,8 @@ def load(name: str, data_dir: Path | None = None, train_tokens: int = 0) -> Corp
     Args:
         name: `"english"`, the documentation of the running interpreter, about half a million tokens; `"ptb"`, Penn Treebank as
             Mikolov prepared it; or `"wikitext2"`. Words are what white space separates, and each line ends with `<eos>`.
-        data_dir: folder with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, or `wiki.train.tokens` and so on, or with a folder
-            `name` that has them; `"english"` needs none. Default: the Hugging Face hub or its cache.
+        data_dir: folder with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, or `wiki.train.tokens` and so on, or with a
+            folder `name` that has them; `"english"` needs none. Default: the Hugging Face hub or its cache.
         train_tokens: take this many tokens from the start of the training text; 0 is all of it. The vocabulary is theirs.
 
     Raises:
@@ -65,11 +66,7 @@ def load(name: str, data_dir: Path | None = None, train_tokens: int = 0) -> Corp
     """
     if name not in get_args(Name):
         raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
-    if name == "english":
-        parts = _english()
-    else:
-        parts = [_split_words(_lines(name, split, data_dir)) for split in SPLITS]
-    train, valid, test = parts
+    train, valid, test = _english() if name == "english" else [_split_words(_lines(name, split, data_dir)) for split in SPLITS]
     if train_tokens > len(train):
         raise UserError(f"train_tokens must be at most the training text's {len(train):,}, got {train_tokens}")
     return index(train[:train_tokens] if train_tokens else train, valid, test, rare=RARE if name == "english" else 1)
