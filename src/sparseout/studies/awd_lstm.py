@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseout.functional import sparseout
 
+RECURRENT = "weight_hh_l0"
 Hidden = tuple[tuple[Tensor, Tensor], ...]  # of each layer: output and cell, (1, columns, units)
 
 
@@ -69,7 +70,7 @@ class Layer(nn.Module):
 
     def forward(self, input: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         if self.training and self.p > 0:
-            dropped = {"weight_hh_l0": sparseout(self.lstm.weight_hh_l0, self.p)}  # q = 2 is dropout
+            dropped = {RECURRENT: sparseout(self.lstm.get_parameter(RECURRENT), self.p)}  # q = 2 is dropout
             with warnings.catch_warnings():
                 # cuDNN wants the weights side by side, where a matrix that is new in each step cannot be.
                 warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
@@ -137,6 +138,7 @@ class AWDLSTM(nn.Module):
         self.p_embedding = p_embedding
         self.input_dropout = LockedDropout(p_input)
         widths = [embedding, *[hidden] * (len(noises) - 1), embedding]
+        self.units = widths[1:]
         self.layers = nn.ModuleList(
             Layer(inputs, units, p_weight, noise) for inputs, units, noise in zip(widths[:-1], widths[1:], noises, strict=True)
         )
@@ -155,7 +157,7 @@ class AWDLSTM(nn.Module):
 
     def zeros(self, columns: int) -> Hidden:
         """The hidden state before the first word."""
-        shapes = [(1, columns, layer.lstm.hidden_size) for layer in self.layers]
+        shapes = [(1, columns, units) for units in self.units]
         return tuple((self.bias.new_zeros(shape), self.bias.new_zeros(shape)) for shape in shapes)
 
     def _embed(self, words: Tensor) -> Tensor:

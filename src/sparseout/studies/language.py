@@ -188,7 +188,7 @@ class LanguageLearner(Learner):
         self.valid_losses = list(state["valid_losses"])
         self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
         if "averaged" in state:
-            self._average()
+            self.averaged = average(self.network)
             self.averaged.load_state_dict(state["averaged"])
         parts = [[state["hidden"][str(number)][part] for part in "hc"] for number in range(len(state["hidden"]))]
         shares = [[self.share(part).transpose(0, 1).contiguous().to(self.device) for part in layer] for layer in parts]
@@ -200,15 +200,18 @@ class LanguageLearner(Learner):
         if loss < min(self.valid_losses, default=math.inf) or not self.best:
             self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if self.averaged is None and loss > min(self.valid_losses[:-PATIENCE], default=math.inf):
-            self._average()
+            self.averaged = average(self.network)
         self.valid_losses.append(loss)
 
-    def _average(self) -> None:
-        """Average the weights from the next step on: each `theta <- theta + (w - theta) / n`."""
-        # torch.optim.ASGD would take each step with the rate of the step before it.
-        self.averaged = AveragedModel(self.network, multi_avg_fn=get_swa_multi_avg_fn())
-        for layer in self.averaged.module.layers:
-            layer.lstm.flatten_parameters()  # which the copy is not, on a GPU
+
+def average(network: AWDLSTM) -> AveragedModel:
+    """The mean of the weights after each call of its `update_parameters`: `theta <- theta + (w - theta) / n`."""
+    # torch.optim.ASGD would take each step with the rate of the step before it.
+    averaged = AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())
+    for module in averaged.modules():
+        if isinstance(module, nn.LSTM):
+            module.flatten_parameters()  # which a copy is not, on a GPU
+    return averaged
 
 
 def lengths(words: int, bptt: int, generator: torch.Generator) -> list[int]:
@@ -276,7 +279,7 @@ def judge(network: nn.Module, words: Tensor, columns: int, profile: bool = False
     network.eval()
     total, hidden = 0.0, None
     with measuring(network, profile) as measures:
-        for inputs, targets in _pieces(words.to(network.bias.device), columns):
+        for inputs, targets in _pieces(words.to(next(network.parameters()).device), columns):
             output: Output = network(inputs, hidden)
             hidden = output.hidden
             total += F.cross_entropy(output.logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
