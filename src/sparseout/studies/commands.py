@@ -15,12 +15,12 @@ import tyro
 from rich.console import Console
 
 from sparseout import report
-from sparseout.studies import autoencoder, image
+from sparseout.studies import autoencoder, image, language
 from sparseout.studies.config import UserError
 from sparseout.studies.place import Place
 from sparseout.studies.study import Study
 
-STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY)}
+STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY)}
 
 
 def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:

@@ -1,0 +1,71 @@
+"""Text from a trained language model, a word after a word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseout.checks import check_number
+from sparseout.studies.awd_lstm import AWDLSTM
+from sparseout.studies.config import UserError
+from sparseout.studies.text import EOS, UNK
+
+
+@torch.no_grad()
+def sample(
+    network: AWDLSTM,
+    vocabulary: Sequence[str],
+    prompt: str = "",
+    length: int = 100,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> str:
+    """Words drawn from `softmax(logits / temperature)`, each after those before it.
+
+    Args:
+        network: the language model, which is put into evaluation mode.
+        vocabulary: its words.
+        prompt: words to go on from, parted by white space; those that the model does not know are `<unk>`. Without one, the text
+            begins as after the end of a line.
+        length: words to draw, line ends included.
+        temperature: positive; less than 1 makes likely words likelier.
+        generator: of the draws, on the CPU; None is the default one.
+
+    Returns:
+        The words drawn, parted by blanks, with `<eos>` as a line's end.
+
+    Raises:
+        UserError: length or temperature is out of its range, or the prompt has a word that is unknown to a model without `<unk>`.
+
+    >>> network = AWDLSTM(words=3, embedding=4, hidden=4, noises=[torch.nn.Identity()])
+    >>> sample(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
+    '\\nb a\\na\\n\\nb'
+    """
+    try:
+        check_number("length", length, 1, 2**31 - 1, "an integer of at least 1")
+        check_number("temperature", temperature, sys.float_info.min, sys.float_info.max, "a positive number")
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    network.eval()
+    device = network.bias.device
+    indices = _indices(prompt.split() or [EOS], vocabulary)
+    output = network(torch.tensor(indices, device=device)[:, None])
+    drawn = []
+    for _ in range(length):
+        logits: Tensor = output.logits[-1, 0].double().cpu() / temperature
+        word = torch.multinomial(logits.softmax(0), 1, generator=generator)
+        drawn.append(vocabulary[int(word)])
+        output = network(word.to(device)[:, None], output.hidden)
+    return "\n".join(line.strip() for line in " ".join(drawn).split(EOS))
+
+
+def _indices(words: Sequence[str], vocabulary: Sequence[str]) -> list[int]:
+    """The words' places in the vocabulary."""
+    places = {word: place for place, word in enumerate(vocabulary)}
+    unknown = [word for word in words if word not in places]
+    if unknown and UNK not in places:
+        raise UserError(f"prompt must have words of the model's vocabulary, which lacks {unknown[0]!r}")
+    return [places.get(word, places.get(UNK, 0)) for word in words]

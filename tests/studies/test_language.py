@@ -1,0 +1,433 @@
+"""The language study: its data order, its loss, NT-ASGD, resumption, and the perplexity that it reports."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparseout.studies import language, text
+from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
+from sparseout.studies.config import UserError
+from sparseout.studies.engine import Engine
+from sparseout.studies.language import IGNORED, LanguageConfig
+from sparseout.studies.records import RunFolder
+from sparseout.studies.sampling import sample
+
+SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Words that depend on the word before, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(0)
+    chain = [0]
+    for jump in torch.randint(1, 4, (1400,), generator=generator).tolist():
+        chain.append((chain[-1] * 2 + jump) % 17)
+    words = [f"w{number}" for number in chain]
+    return text.index(words[:800], words[800:1100], words[1100:])
+
+
+def learner(corpus, **settings):
+    config = LanguageConfig(**(SMALL | settings))
+    torch.manual_seed(config.seed_of("initialisation"))
+    return language.LanguageLearner(config, corpus, language.model(config, corpus), Accelerator(cpu=True))
+
+
+def run(learner, until=None):
+    """Train as the engine does; stop before the step `until`, an epoch and a step."""
+    for epoch in range(1, learner.config.epochs + 1):
+        steps = learner.begin(epoch)
+        if train_epoch(learner, epoch, 0, steps, until):
+            return
+        learner.evaluate()
+
+
+def train_epoch(learner, epoch, start, steps, until=None):
+    learner.network.train()
+    for step in range(start, steps):
+        if (epoch, step) == until:
+            return True
+        torch.manual_seed(learner.config.seed_of("noise", epoch, step, 0))
+        learner.update(step)
+    return False
+
+
+def weights(learner):
+    return {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
+
+
+class TestDataOrder:
+    @given(st.integers(5, 3000), st.integers(5, 100), st.integers(0, 2**40))
+    def test_sequences_make_up_the_text(self, words, bptt, seed):
+        drawn = language.lengths(words, bptt, torch.Generator().manual_seed(seed))
+        assert sum(drawn) == words
+        assert min(drawn) >= language.SHORTEST
+
+    def test_lengths_are_drawn_as_the_paper_says(self):
+        drawn = torch.tensor(language.lengths(10**6, 70, torch.Generator().manual_seed(0))[:-1]).double()
+        half = (drawn < 52).double().mean()
+        assert half == pytest.approx(0.05, abs=0.01)
+        assert drawn[drawn > 52].mean() == pytest.approx(70, abs=0.3)
+        assert drawn[drawn > 52].std() == pytest.approx(5, abs=0.3)
+        assert drawn[drawn < 52].mean() == pytest.approx(35, abs=1)
+
+    def test_each_epoch_draws_its_own(self, corpus):
+        run = learner(corpus)
+        run.begin(1)
+        first = run.lengths
+        run.begin(2)
+        assert run.lengths != first
+        run.begin(1)
+        assert run.lengths == first
+
+    def test_columns_are_the_text_one_after_the_other(self, corpus):
+        columns = learner(corpus).columns
+        assert columns.shape == (200, 4)
+        assert torch.equal(columns.t().flatten(), corpus.train)
+
+    def test_the_rate_is_in_proportion_to_the_length(self, corpus):
+        run = learner(corpus, lr=0.5)
+        steps = run.begin(1)
+        rates = []
+        for step in range(steps):
+            run.update(step)
+            rates.append(run.optimizer.param_groups[0]["lr"])
+        assert rates == [0.5 * length / 10 for length in run.lengths]
+        assert len(set(rates)) > 1
+
+
+def test_the_objective_is_cross_entropy_with_ar_and_tar(corpus):
+    """Without noise, one step is the step of a plain loop."""
+    run = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0, alpha=3.0, beta=5.0, weight_decay=0.01, clip=0.1)
+    twin = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0).network
+    twin.load_state_dict(run.network.state_dict())
+    run.begin(1)
+    length = run.lengths[0]
+    total, items = run.update(0)
+    output = twin(run.columns[:length])
+    logs = output.logits.log_softmax(-1).gather(-1, run.columns[1 : length + 1, :, None])
+    assert items == logs.numel()
+    assert total.item() == pytest.approx(-logs.sum().item(), rel=1e-5)
+    change = output.raw[1:] - output.raw[:-1]
+    (-logs.mean() + 3 * output.raw.pow(2).mean() + 5 * change.pow(2).mean()).backward()
+    torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+    for name, parameter in twin.named_parameters():
+        expected = parameter - 30 * length / 10 * (parameter.grad + 0.01 * parameter)
+        torch.testing.assert_close(run.network.get_parameter(name), expected)
+
+
+def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
+    penalties = []
+    for p in (0.0, 1.0):
+        run = learner(corpus, noise="dropout", where="output", p=p, beta=0.0)
+        run.begin(1)
+        run.network.train()
+        penalties.append(float(run.loss(0).penalty))
+    assert penalties[0] > 0
+    assert penalties[1] == 0  # all is dropped
+
+
+def test_the_hidden_state_is_carried_and_detached(corpus):
+    run = learner(corpus, p_input=0, p_embedding=0, p_weight=0, noise="none")
+    run.begin(1)
+    with torch.no_grad():
+        length = sum(run.lengths[:2])
+        whole = run.network(run.columns[:length])
+    run.loss(0)
+    loss = run.loss(1)
+    expected = torch.nn.functional.cross_entropy(
+        whole.logits[run.lengths[0] :].flatten(0, 1), run.columns[run.lengths[0] + 1 : length + 1].flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(loss.total.detach(), expected)
+    assert not any(part.requires_grad for layer in run.hidden for part in layer)
+
+
+class TestEvaluation:
+    @given(st.integers(2, 9000), st.integers(1, 30))
+    def test_every_word_but_the_first_is_predicted_once(self, words, columns):
+        sequence = torch.arange(words)
+        inputs, targets = language.pairs(sequence, columns)
+        counted = targets != IGNORED
+        assert sorted(targets[counted].tolist()) == list(range(1, words))
+        assert torch.equal(inputs[counted] + 1, targets[counted])
+        # Each column reads on, and all but the first had their context.
+        assert ((inputs[1:] - inputs[:-1] == 1) | ~counted[1:]).all()
+        if inputs.shape[1] > 1:
+            assert (inputs[0, 1:] == targets.masked_fill(~counted, words).amin(0)[1:] - 1 - language.CONTEXT).all()
+
+    def test_perplexity_is_that_of_a_plain_loop(self, corpus):
+        run = learner(corpus, noise="none")
+        steps = run.begin(1)
+        train_epoch(run, 1, 0, steps)
+        results = language.evaluate(run.network, corpus)
+        network, total, states = run.network.eval(), 0.0, None
+        words = corpus.test.tolist()
+        with torch.no_grad():
+            for word, target in itertools.pairwise(words):
+                hidden = network.embedding.weight[word]
+                after = []
+                for number, layer in enumerate(network.layers):
+                    lstm = layer.lstm
+                    h, c = states[number] if states else (torch.zeros(lstm.hidden_size), torch.zeros(lstm.hidden_size))
+                    gates = lstm.weight_ih_l0 @ hidden + lstm.bias_ih_l0 + lstm.weight_hh_l0 @ h + lstm.bias_hh_l0
+                    i, f, g, o = gates.chunk(4)
+                    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                    hidden = o.sigmoid() * c.tanh()
+                    after.append((hidden, c))
+                states = after
+                logits = (network.embedding.weight @ hidden + network.bias).double()
+                total -= (logits[target] - logits.logsumexp(0)).item()
+        assert results["perplexity"] == pytest.approx(math.exp(total / (len(words) - 1)), rel=1e-6)
+        assert results["test_loss"] == pytest.approx(total / (len(words) - 1), rel=1e-6)
+
+    def test_columns_side_by_side_judge_nearly_as_one(self):
+        words = torch.randint(17, (6000,), generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        network = language.AWDLSTM(17, 6, 8, LanguageConfig(**SMALL).noises())
+        for parameter in network.parameters():
+            parameter.data.mul_(3)
+        one, many = (language.judge(network, words, columns)[0] for columns in (1, 20))
+        assert many == pytest.approx(one, rel=1e-5)
+
+    def test_the_measured_layers(self, corpus):
+        results = language.evaluate(learner(corpus).network, corpus)
+        assert list(results["layers"]) == ["layers.0.noise", "layers.1.noise"]
+        assert results["layers"]["layers.0.noise"]["vectors"] == len(corpus.test) - 1
+
+    def test_a_diverged_run_has_a_record(self, corpus):
+        run = learner(corpus)
+        run.begin(1)
+        run.network.bias.data.fill_(math.nan)
+        run.evaluate()
+        assert math.isnan(run.results()["perplexity"])
+        assert language.perplexity(1e4) == math.inf
+
+
+class TestAveraging:
+    @pytest.mark.parametrize(
+        ("losses", "after"),
+        [
+            ([5, 4, 3, 2, 1, 0.9, 0.8], None),
+            # An epoch is compared with those before its last five.
+            ([3, 4, 5, 6, 7, 8], None),
+            ([3, 4, 5, 6, 7, 8, 9], 7),
+            ([3, 2, 2, 2, 2, 2.5, 2.9, 2.4], 8),
+            ([3, 1, 2, 2, 2, 2, 0.5, 2], 8),
+        ],
+    )
+    def test_it_begins_when_the_validation_loss_does_not_fall(self, losses, after, corpus, monkeypatch):
+        run = learner(corpus)
+        began = None
+        for epoch, loss in enumerate(losses, 1):
+            monkeypatch.setattr(language, "judge", lambda *_, loss=loss: (loss, {}))
+            run.evaluate()
+            if run.averaged is not None and began is None:
+                began = epoch
+        assert began == after
+
+    def test_it_is_the_mean_of_the_weights_after_each_step(self, corpus):
+        run = learner(corpus)
+        steps = run.begin(1)
+        run.averaged = language.average(run.network)
+        seen = []
+        for step in range(steps):
+            run.network.train()
+            run.update(step)
+            seen.append(weights(run))
+        averaged = run.averaged.module.state_dict()
+        for name, value in averaged.items():
+            torch.testing.assert_close(value, torch.stack([step[name] for step in seen]).mean(0))
+        assert run.averaged.module.embedding.weight is not run.network.embedding.weight
+        assert language.perplexity(run.evaluate()["valid_loss"]) == pytest.approx(
+            language.perplexity(language.judge(run.averaged.module, corpus.valid, language.COLUMNS)[0])
+        )
+
+    def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
+        run, kept = learner(corpus), []
+        for loss in (3.0, 1.0, 2.0):
+            run.network.bias.data.add_(1)
+            kept.append(weights(run))
+            monkeypatch.setattr(language, "judge", lambda *_, loss=loss, **__: (loss, {}))
+            run.evaluate()
+        results = run.results()
+        assert (results["best_epoch"], results["valid_loss"]) == (2, 1.0)
+        for name, value in run.network.state_dict().items():
+            assert torch.equal(value, kept[1][name])
+
+
+@pytest.mark.parametrize("stop", [(1, 0), (1, 7), (2, 3), (3, 0), (3, 11)])
+def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
+    settings = {"epochs": 3, "q": 1.5}
+    whole, stopped = (learner(corpus, **settings) for _ in range(2))
+    for each in (whole, stopped):
+        each.valid_losses = [0.0] * 6  # so that averaging begins
+    run(whole)
+    run(stopped, until=stop)
+    save_checkpoint(tmp_path / "checkpoint", "run", stopped.state_dict())
+    resumed = learner(corpus, **settings)
+    epoch, step = stop
+    steps = resumed.begin(epoch)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoint", "run"))
+    train_epoch(resumed, epoch, step, steps)
+    resumed.evaluate()
+    for later in range(epoch + 1, 4):
+        train_epoch(resumed, later, 0, resumed.begin(later))
+        resumed.evaluate()
+    assert whole.averaged is not None
+    assert resumed.valid_losses == whole.valid_losses
+    for one, other in ((whole.network, resumed.network), (whole.averaged, resumed.averaged)):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+    assert resumed.results() == whole.results()
+
+
+def test_the_engine_trains_it(corpus, tmp_path):
+    run = learner(corpus, epochs=6, q=1.5, p=0.1, p_hidden=0.1, p_input=0, p_weight=0, alpha=0, beta=0, lr=20)
+    folder = RunFolder(tmp_path / "run", run.config)
+    folder.open()
+    results, _ = Engine(run.accelerator, 10, False).train(run, folder, lambda *_: None)
+    losses = [json.loads(line)["valid_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert results["valid_loss"] == min(losses)
+    assert results["perplexity"] < len(corpus.vocabulary)
+
+
+PROCESSES = """
+import sys, torch
+from accelerate import Accelerator
+from sparseout.studies import language, text
+generator = torch.Generator().manual_seed(0)
+words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]
+corpus = text.index(words[:800], words[800:1100], words[1100:])
+config = language.LanguageConfig(layers=2, hidden=8, embedding=6, batch_size=4, bptt=10, noise="none", p_input=0, p_embedding=0,
+    p_weight=0)
+torch.manual_seed(0)
+accelerator = Accelerator(cpu=True)
+learner = language.LanguageLearner(config, corpus, language.model(config, corpus), accelerator)
+steps = learner.begin(1)
+learner.network.train()
+losses = [accelerator.reduce(loss, "sum").item() / items for loss, items in map(learner.update, range(12))]
+state = learner.state_dict()
+learner.load_state_dict(state)
+if accelerator.is_main_process:
+    torch.save((accelerator.num_processes, losses, state["hidden"], state["model"]), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    (tmp_path / "train.py").write_text(PROCESSES)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        subprocess.run([*launch, tmp_path / "train.py", out], check=True, env=environment, capture_output=True, timeout=300)
+        found.append(torch.load(out))
+    assert [number for number, *_ in found] == [1, 2]
+    (_, losses, hidden, model), (_, losses_2, hidden_2, model_2) = found
+    assert losses == pytest.approx(losses_2, rel=1e-5)
+    assert losses[-1] != losses[0]
+    torch.testing.assert_close(hidden, hidden_2, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(model, model_2, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_trains(corpus):
+    run = learner(corpus, precision="bf16", lr=5)
+    steps = run.begin(1)
+    train_epoch(run, 1, 0, steps)
+    assert run.network.bias.dtype == torch.float32
+    assert math.isfinite(run.evaluate()["valid_loss"])
+    run.load_state_dict(run.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bptt": 4}, "bptt must be an integer of at least 5, got 4"),
+        ({"p_weight": 1.5}, r"p_weight must be a drop probability in \[0, 1\], got 1.5"),
+        ({"where": "input"}, "where must be one of 'hidden', 'output', 'both', got 'input'"),
+        ({"alpha": -1}, "alpha must be a number of at least 0, got -1"),
+        ({"clip": 0}, "clip must be a positive number, got 0"),
+        ({"train_tokens": -1}, "train_tokens must be an integer of at least 0, got -1"),
+        ({"dataset": "enwik8"}, "dataset must be one of 'english', 'ptb', 'wikitext2', got 'enwik8'"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageConfig(**settings)
+
+
+def test_bptt_longer_than_the_data(tmp_path):
+    for split in text.SPLITS:
+        (tmp_path / f"ptb.{split}.txt").write_text("a b c d\n" * 20)
+    assert len(language.load(LanguageConfig(dataset="ptb", batch_size=2, bptt=49), tmp_path).train) == 100
+    with pytest.raises(UserError, match="bptt must be below the 50 words of a column, of which 100 words make 2, got 50"):
+        language.load(LanguageConfig(dataset="ptb", batch_size=2, bptt=50), tmp_path)
+
+
+def test_more_processes_than_columns(corpus):
+    config = LanguageConfig(**SMALL)
+    accelerator = Accelerator(cpu=True)
+    three = type("Three", (), {"num_processes": 3, "prepare": lambda self, *all: all})()
+    with pytest.raises(UserError, match="batch_size must be a multiple of the 3 processes, got 4"):
+        language.LanguageLearner(config, corpus, language.model(config, corpus), three)
+    assert accelerator.num_processes == 1
+
+
+class TestSampling:
+    def network(self, corpus):
+        return language.model(LanguageConfig(**SMALL), corpus)
+
+    def test_the_likeliest_word_at_a_low_temperature(self, corpus):
+        network = self.network(corpus)
+        network.bias.data[3] = 1
+        words = sample(network, corpus.vocabulary, "w1 w2", 5, temperature=0.01, generator=torch.Generator().manual_seed(0))
+        assert words.split() == [corpus.vocabulary[3]] * 5
+
+    def test_draws_follow_the_models_distribution(self, corpus):
+        """Frequencies of the first word within six deviations of the probabilities."""
+        network = self.network(corpus)
+        network.bias.data.normal_(generator=torch.Generator().manual_seed(0))
+        place = {word: number for number, word in enumerate(corpus.vocabulary)}
+        prompt = "w3 w5 w0"
+        logits = network.eval()(torch.tensor([place[word] for word in prompt.split()])[:, None]).logits[-1, 0]
+        expected = (logits / 1.5).softmax(0).detach()
+        generator = torch.Generator().manual_seed(0)
+        drawn = [place[sample(network, corpus.vocabulary, prompt, 1, 1.5, generator)] for _ in range(1000)]
+        found = torch.bincount(torch.tensor(drawn), minlength=len(place)) / 1000
+        assert ((found - expected).abs() < 6 * (expected * (1 - expected) / 1000).sqrt() + 1e-3).all()
+
+    def test_the_same_seed_draws_the_same(self, corpus):
+        network = self.network(corpus)
+        generators = (torch.Generator().manual_seed(seed) for seed in (1, 1, 2))
+        one, two, three = (sample(network, corpus.vocabulary, "w1", 30, generator=generator) for generator in generators)
+        assert one == two != three
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"temperature": 0}, "temperature must be a positive number, got 0"),
+            ({"length": 0}, "length must be an integer of at least 1, got 0"),
+            ({"prompt": "zebra"}, "prompt must have words of the model's vocabulary, which lacks 'zebra'"),
+        ],
+    )
+    def test_bad_settings(self, settings, message, corpus):
+        with pytest.raises(UserError, match=message):
+            sample(self.network(corpus), corpus.vocabulary, **({"prompt": "w1"} | settings))
