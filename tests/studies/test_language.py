@@ -19,7 +19,7 @@ from sparseout.studies.config import UserError
 from sparseout.studies.engine import Engine
 from sparseout.studies.language import IGNORED, LanguageConfig
 from sparseout.studies.records import RunFolder
-from sparseout.studies.sampling import sample
+from sparseout.studies.sampling import generate
 
 SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
 
@@ -398,7 +398,7 @@ class TestSampling:
     def test_the_likeliest_word_at_a_low_temperature(self, corpus):
         network = self.network(corpus)
         network.bias.data[3] = 1
-        words = sample(network, corpus.vocabulary, "w1 w2", 5, temperature=0.01, generator=torch.Generator().manual_seed(0))
+        words = generate(network, corpus.vocabulary, "w1 w2", 5, temperature=0.01, generator=torch.Generator().manual_seed(0))
         assert words.split() == [corpus.vocabulary[3]] * 5
 
     def test_draws_follow_the_models_distribution(self, corpus):
@@ -410,14 +410,14 @@ class TestSampling:
         logits = network.eval()(torch.tensor([place[word] for word in prompt.split()])[:, None]).logits[-1, 0]
         expected = (logits / 1.5).softmax(0).detach()
         generator = torch.Generator().manual_seed(0)
-        drawn = [place[sample(network, corpus.vocabulary, prompt, 1, 1.5, generator)] for _ in range(1000)]
+        drawn = [place[generate(network, corpus.vocabulary, prompt, 1, 1.5, generator)] for _ in range(1000)]
         found = torch.bincount(torch.tensor(drawn), minlength=len(place)) / 1000
         assert ((found - expected).abs() < 6 * (expected * (1 - expected) / 1000).sqrt() + 1e-3).all()
 
     def test_the_same_seed_draws_the_same(self, corpus):
         network = self.network(corpus)
         generators = (torch.Generator().manual_seed(seed) for seed in (1, 1, 2))
-        one, two, three = (sample(network, corpus.vocabulary, "w1", 30, generator=generator) for generator in generators)
+        one, two, three = (generate(network, corpus.vocabulary, "w1", 30, generator=generator) for generator in generators)
         assert one == two != three
 
     @pytest.mark.parametrize(
@@ -430,4 +430,4 @@ class TestSampling:
     )
     def test_bad_settings(self, settings, message, corpus):
         with pytest.raises(UserError, match=message):
-            sample(self.network(corpus), corpus.vocabulary, **({"prompt": "w1"} | settings))
+            generate(self.network(corpus), corpus.vocabulary, **({"prompt": "w1"} | settings))

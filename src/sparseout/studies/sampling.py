@@ -1,21 +1,55 @@
-"""Text from a trained language model, a word after a word."""
+"""The command `sparseout sample`: text from a trained language model, a word after a word."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 
 from sparseout.checks import check_number
 from sparseout.studies.awd_lstm import AWDLSTM
 from sparseout.studies.config import UserError
+from sparseout.studies.place import Place
 from sparseout.studies.text import EOS, UNK
+from sparseout.studies.trained import trained
+
+
+def sample(
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]],
+    prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "",
+    length: Annotated[int, tyro.conf.arg(metavar="INT")] = 100,
+    temperature: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 1.0,
+    seed: Annotated[int, tyro.conf.arg(metavar="INT")] = 0,
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+) -> None:
+    """Print text that a trained language model draws, after the prompt.
+
+    Args:
+        run: folder of a complete run of the study language
+        prompt: words to go on from, parted by blanks
+        length: words to draw, line ends included
+        temperature: positive; less than 1 makes likely words likelier
+        seed: of the draws
+        data_dir: folder with the data set's files, as the study's --data-dir
+        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+    """
+    where = Place(Path(), device=device).torch_device()
+    found = trained(run, data_dir)
+    if not isinstance(found.network, AWDLSTM):
+        raise UserError(f"run must be of the study 'language', {run} is of {found.config.study!r}")
+    generator = torch.Generator().manual_seed(seed)
+    text = generate(found.network.to(where), found.data.vocabulary, prompt, length, temperature, generator)
+    print(f"{prompt} {text}".strip())
 
 
 @torch.no_grad()
-def sample(
+def generate(
     network: AWDLSTM,
     vocabulary: Sequence[str],
     prompt: str = "",
@@ -41,7 +75,7 @@ def sample(
         UserError: length or temperature is out of its range, or the prompt has a word that is unknown to a model without `<unk>`.
 
     >>> network = AWDLSTM(words=3, embedding=4, hidden=4, noises=[torch.nn.Identity()])
-    >>> sample(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
+    >>> generate(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
     '\\nb a\\na\\n\\nb'
     """
     try:
