@@ -286,7 +286,7 @@ def test_a_probe_is_timed_over_as_many_passes_as_it_takes_one_of(monkeypatch):
             each.clock.now += 1 + 15 * hooks
             return super().forward(x)
 
-    for name, every in (("none", 1), ("basic", 1), ("sampled", 16)):
+    for name, every in (("none", 1), ("basic", 1), ("sampled", 8)):
         each = probes.ForwardPass(Model(nn.ReLU()), torch.ones(3), name)
         passes.clear()
         assert each() == (1 if name == "none" else 16)
@@ -318,7 +318,7 @@ def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "probe.csv")
     assert tuple(rows.columns) == probes.COLUMNS
-    assert list(zip(rows["probe"], rows["every"], strict=True)) == [("none", 1), ("basic", 1), ("sampled", 16)] * 2
+    assert list(zip(rows["probe"], rows["every"], strict=True)) == [("none", 1), ("basic", 1), ("sampled", 8)] * 2
     assert list(rows["mode"]) == ["train"] * 3 + ["eval"] * 3
     assert rows.notna().all(axis=None)
     assert pandas.read_csv(tmp_path / "op.csv").empty

@@ -18,7 +18,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "basic": {"measures": "basic"},
     "histogram": {"measures": "basic", "histogram": True},
     "all": {"measures": "all"},
-    "sampled": {"measures": "all", "every": 16},
+    "sampled": {"measures": "all", "every": 8},
 }
 MODES = ("train", "eval")
 COLUMNS = (
