@@ -175,6 +175,14 @@ def test_a_checkpoints_second_pass_is_not_counted(use_reentrant):
     assert probe.summary()["part.1"].vectors == 5
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_checkpoint_around_the_model_is_one_forward_pass(use_reentrant):
+    model = mlp()
+    with Probe(model) as probe:
+        checkpoint(model, inputs().requires_grad_(), use_reentrant=use_reentrant).sum().backward()
+    assert probe.summary().forwards == {"train": {"seen": 1, "measured": 1}}
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_compiled_model_runs_eagerly_while_it_is_probed(in_place, warm):

@@ -269,7 +269,7 @@ def copied(folder, to):
     return to
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickled", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "pickled", "pickled weights", "missing"])
 def test_a_damaged_model(damage, bert, lines, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = copied(bert, tmp_path / "model")
@@ -280,6 +280,8 @@ def test_a_damaged_model(damage, bert, lines, tmp_path, capsys, monkeypatch):
         weights.write_bytes(content[: len(content) // 2])
     if damage == "pickled":
         torch.save({"embeddings": Bomb()}, folder / "pytorch_model.bin")
+    if damage == "pickled weights":
+        torch.save(transformers.BertModel.from_pretrained(bert).state_dict(), folder / "pytorch_model.bin")
     assert refused(capsys, f"hf:{folder}", "--data", lines).startswith(f"hf:{folder} has no usable model in the folder: ")
     assert not Path("executed").exists()
 
