@@ -29,8 +29,8 @@ figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mni
 
 bench: $(VENV)/installed  ## the README's benchmark, about ten minutes on two cores
 	$(VENV)/bin/sparseout bench --out runs/bench
-	mkdir -p results/bench
-	cp runs/bench/op.csv runs/bench/steps.csv runs/bench/provenance.json runs/bench/bench.png results/bench
+	rm -rf results/bench
+	cp -r runs/bench results/bench
 
 build: $(VENV)/installed  ## sdist and wheel in dist/
 	$(VENV)/bin/python -m build

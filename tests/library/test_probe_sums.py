@@ -167,6 +167,19 @@ def test_the_sums_of_ranks_are_those_of_the_whole(parts):
         assert_close(found, at_once(x))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_sums_of_compiled_code_and_of_torch_add_up(first, monkeypatch):
+    """As where a model moves to a device without compiled code, or one rank has it."""
+    x, sums = activations("gelu", 20, 7).float(), Sums()
+    summers = [Summer(BASIC.parts)]
+    with monkeypatch.context() as patched:
+        patched.setattr(sums_module, "LIBRARY", None)
+        summers.append(Summer(BASIC.parts))
+    for summer, part in zip(summers if first else summers[::-1], x.split(11), strict=True):
+        sums.add(summer.sums(part))
+    assert_close(BASIC.values(sums), at_once(x, BASIC.measures))
+
+
 def test_adding_leaves_the_part_alone():
     summer = Summer(ALL.parts)
     part = summer.sums(torch.ones(3, 4))

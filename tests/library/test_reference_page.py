@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 import sparseout
-from sparseout import metrics, schedule, surgery
+from sparseout import metrics, probe, schedule, surgery
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
-MODULES = {"sparseout": sparseout, "sparseout.schedule": schedule, "sparseout.surgery": surgery, "sparseout.metrics": metrics}
+MODULES = {
+    "sparseout": sparseout,
+    "sparseout.probe": probe,
+    "sparseout.schedule": schedule,
+    "sparseout.surgery": surgery,
+    "sparseout.metrics": metrics,
+}
 
 
 def public(module):

@@ -269,6 +269,33 @@ def test_on_paper_every_plot_fits_its_frame(visit, pages):
     assert not page.locator(".controls").is_visible()
 
 
+def test_on_paper_a_table_fits_its_page(visit, pages):
+    page = visit(pages / "comparison.html", viewport={"width": 1032, "height": 700})  # of A4, landscape, within its margins
+    page.emulate_media(media="print")
+    table = page.locator("table.sortable").bounding_box()
+    assert table["x"] + table["width"] <= 1032
+    assert page.locator("td.name").first.bounding_box()["width"] >= 7 * 16
+
+
+def test_a_remark_on_both_sides_is_made_once(visit, tmp_path):
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Identity())
+    model.add_module("spare", nn.Tanh())
+    model.forward = lambda x: model[1](model[0](x))
+
+    def probed(passes):
+        with Probe(model) as probe:
+            for _ in range(passes):
+                model(torch.randn(5, 6))
+        return probe.summary()
+
+    write_probe(probed(1).compare(probed(2)), tmp_path / "page.html")
+    assert visit(tmp_path / "page.html").locator("main li").all_inner_texts() == [
+        "not seen: spare: never called",
+        "before: train: 1 of 1 forward passes measured",
+        "after: train: 2 of 2 forward passes measured",
+    ]
+
+
 def test_every_plot_has_its_text(visit, pages):
     page = visit(pages / "comparison.html")
     labels = [plot.get_attribute("aria-label") for plot in page.locator("[role=img]").all()]

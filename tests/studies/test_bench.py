@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+import sparseout
 from sparseout import reference
-from sparseout.bench import command, op, steps
+from sparseout.bench import command, op, probes, steps
 from sparseout.bench.figure import write_figure
 from sparseout.bench.models import MODELS
 from sparseout.bench.timing import Spread, alternate
@@ -25,7 +26,7 @@ from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
 needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--seconds", "0", "--device", "cpu"]
+TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--probes", "--seconds", "0", "--device", "cpu"]
 
 
 class Time:
@@ -274,12 +275,62 @@ def test_step_rows_from_made_up_times(monkeypatch):
     assert rows[3]["dropout_iqr_high"] == 2.0
 
 
+def test_a_probe_is_timed_over_as_many_passes_as_it_takes_one_of(monkeypatch):
+    monkeypatch.setattr(probes, "Clock", lambda device: Time())
+    passes = []
+
+    class Model(nn.Sequential):
+        def forward(self, x):
+            hooks = len(self[0]._forward_hooks)
+            passes.append((hooks, torch.is_grad_enabled()))
+            each.clock.now += 1 + 15 * hooks
+            return super().forward(x)
+
+    for name, every in (("none", 1), ("basic", 1), ("sampled", 8)):
+        each = probes.ForwardPass(Model(nn.ReLU()), torch.ones(3), name)
+        passes.clear()
+        assert each() == (1 if name == "none" else 16)
+        assert passes == [(int(name != "none"), False)] * every
+        assert each.probe is None or each.probe.summary().forwards == {"train": {"seen": every, "measured": 1}}
+        assert not each.model[0]._forward_hooks
+
+
+def test_probe_rows_from_made_up_times(monkeypatch):
+    made_up = {"none": [1.0, 2.0, 4.0], "all": [3.0, 6.0, 12.0]}
+    monkeypatch.setattr(probes, "alternate", lambda passes, seconds: {name: made_up[name] for name in passes})
+    rows = probes.measure("eval", ("all",), CPU, 1.0, layers=1)
+    assert [(row["mode"], row["probe"], row["every"]) for row in rows] == [("eval", "none", 1), ("eval", "all", 1)]
+    assert [row["milliseconds"] for row in rows] == [2000.0, 6000.0]
+    assert [row["ratio_to_none"] for row in rows] == [1.0, 3.0]
+
+
+def test_the_transformer_has_the_layers_that_the_page_says():
+    model = probes.transformer()
+    assert len(sparseout.Probe(model).layers) == 18
+    assert sum(parameter.numel() for parameter in model.parameters()) == 6 * (12 * 384**2 + 13 * 384)
+
+
+def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
+    build = probes.transformer
+    monkeypatch.setattr(probes, "transformer", lambda layers: build(1))
+    monkeypatch.setattr(probes, "BATCH", 1)
+    flags = ["--sizes", "--models", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
+    assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
+    rows = pandas.read_csv(tmp_path / "probe.csv")
+    assert tuple(rows.columns) == probes.COLUMNS
+    assert list(zip(rows["probe"], rows["every"], strict=True)) == [("none", 1), ("basic", 1), ("sampled", 8)] * 2
+    assert list(rows["mode"]) == ["train"] * 3 + ["eval"] * 3
+    assert rows.notna().all(axis=None)
+    assert pandas.read_csv(tmp_path / "op.csv").empty
+    assert "A transformer's forward pass with a probe" in capsys.readouterr().out
+
+
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "new" / "out"
     state = torch.get_rng_state()
     assert main([*TINY, "--q", "1.7", "2", "--models", "autoencoder", "--out", str(out)]) == 0
     assert torch.equal(state, torch.get_rng_state())
-    assert sorted(path.name for path in out.iterdir()) == ["bench.png", "op.csv", "provenance.json", "steps.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["bench.png", "op.csv", "probe.csv", "provenance.json", "steps.csv"]
     rows = pandas.read_csv(out / "op.csv")
     assert tuple(rows.columns) == op.COLUMNS
     assert len(rows) == 3 * (3 + 4 * 2)
@@ -292,7 +343,9 @@ def test_the_command(tmp_path, capsys):
     found = json.loads((out / "provenance.json").read_text())
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
         assert name in found
-    assert found["command"] == ("sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --seconds 0.0")
+    assert found["command"] == (
+        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --probes --seconds 0.0"
+    )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
     printed = capsys.readouterr().out
@@ -324,7 +377,11 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', got 'gpt'"),
         (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
-        (["--sizes", "--models"], "sparseout: there is nothing to measure: give --sizes and --dtypes, or --models"),
+        (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
+        (
+            ["--sizes", "--models", "--probes"],
+            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models or --probes",
+        ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
     ],

@@ -90,6 +90,7 @@ def test_a_comparison_with_an_earlier_summary(bert, lines, tmp_path, capsys):
     code, printed, _ = probe(capsys, f"hf:{bert}", "--data", lines, "--before", out, "--html", page)
     assert code == 0
     assert "→" in printed
+    assert all(part in printed for part in ("encoder.layer.0", "pooler.activ"))
     assert "Before, after, and the difference" in page.read_text()
 
 
@@ -194,6 +195,7 @@ class Bomb:
 
 def test_what_is_wrong_with_a_factory(module, tmp_path, capsys):
     assert refused(capsys, f"{module}:modle").endswith("has no function 'modle': did you mean model?")
+    assert refused(capsys, f"{module}:torch").endswith("has no function 'torch'")
     assert refused(capsys, f"{module}:model").endswith(
         "returns a model alone: give its input with --data, a .npy file of samples"
     )
@@ -232,6 +234,7 @@ def test_an_array_is_not_unpickled(content, module, tmp_path, capsys):
         (["--every", "0"], "--every must be at least 1, got 0"),
         (["--device", "abacus"], "device 'abacus' cannot be used: "),
         (["--html", "no/such/folder/r.html"], "no/such/folder/r.html cannot be written: there is no folder no/such/folder"),
+        (["--json", "/"], "/ cannot be written: it is a folder"),
         (["--before", "missing.json"], "--before must be a summary that --json wrote: "),
     ],
 )
@@ -266,7 +269,7 @@ def copied(folder, to):
     return to
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickled", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "pickled", "pickled weights", "missing"])
 def test_a_damaged_model(damage, bert, lines, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = copied(bert, tmp_path / "model")
@@ -277,6 +280,8 @@ def test_a_damaged_model(damage, bert, lines, tmp_path, capsys, monkeypatch):
         weights.write_bytes(content[: len(content) // 2])
     if damage == "pickled":
         torch.save({"embeddings": Bomb()}, folder / "pytorch_model.bin")
+    if damage == "pickled weights":
+        torch.save(transformers.BertModel.from_pretrained(bert).state_dict(), folder / "pytorch_model.bin")
     assert refused(capsys, f"hf:{folder}", "--data", lines).startswith(f"hf:{folder} has no usable model in the folder: ")
     assert not Path("executed").exists()
 

@@ -66,3 +66,19 @@ def test_the_terminals_table_of_a_comparison():
     text = printed(before.compare(after).table("hoyer"))
     old, new = before.layers[0].hoyer, after.layers[0].hoyer
     assert f"{old:.3g} → {new:.3g} ({new - old:+.2g})" in text
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_the_names_of_layers_have_room_in_a_terminal(compared):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"encoder_of_the_longest_name_that_there_is": nn.Tanh()})
+    model.forward = lambda x: model["encoder_of_the_longest_name_that_there_is"](x)
+    with Probe(model, measures="all") as probe:
+        model(torch.randn(50, 6))
+    summary = probe.summary()
+    text = printed((summary.compare(summary) if compared else summary).table(), width=80)
+    assert "encoder_of_the_longe" in text
+    assert max(map(len, text.splitlines())) <= 80
+    if compared:
+        assert text.splitlines()[1].split() == ["layer", "zeros", "hoyer"]
+        assert "(+0)" in text

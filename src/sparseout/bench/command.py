@@ -14,10 +14,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from sparseout.bench import op, steps
+from sparseout.bench import op, probes, steps
 from sparseout.bench.figure import size, write_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import op_table, step_table
+from sparseout.bench.table import op_table, probe_table, step_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
@@ -31,6 +31,7 @@ Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
 Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]
 Dtypes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(op.DTYPES)} ...")]
 Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} ...")]
+Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PROBES)} ...")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,15 @@ class Selection:
             in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
             and 1.7 elsewhere. Other values are measured everywhere
         models: whose training steps to measure; none skips the steps
-        seconds: to measure for, each dtype and size and each model; three rounds at least
+        probes: that watch a transformer's forward passes; none skips them
+        seconds: to measure for, each dtype and size, each model and each of the transformer's modes; three rounds at least
     """
 
     sizes: Integers = op.SIZES
     dtypes: Dtypes = tuple(op.DTYPES)
     q: Floats = op.QS
     models: Models = tuple(MODELS)
+    probes: Probes = tuple(probes.PROBES)
     seconds: float = 8.0
 
     def check(self) -> None:
@@ -58,8 +61,8 @@ class Selection:
         try:
             for elements in self.sizes:
                 check_number("sizes", elements, 1, 2**40, "integers of at least 1")
-            for name, values, allowed in (("dtypes", self.dtypes, op.DTYPES), ("models", self.models, MODELS)):
-                for value in values:
+            for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("probes", probes.PROBES)):
+                for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
             for q in self.q:
                 check_q(q)
@@ -68,8 +71,8 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models):
-            raise UserError("there is nothing to measure: give --sizes and --dtypes, or --models")
+        if not ((self.sizes and self.dtypes) or self.models or self.probes):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models or --probes")
 
     @property
     def command(self) -> str:
@@ -85,13 +88,13 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time Sparseout beside Dropout, plain torch, relu and a copy: the op, then whole training steps.
+    """Time the op beside Dropout, plain torch, relu and a copy; then whole training steps, and what a probe adds.
 
     The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: what to measure
-        out: folder for op.csv, steps.csv, provenance.json and bench.png; earlier ones in it are replaced
+        out: folder for op.csv, steps.csv, probe.csv, provenance.json and bench.png; earlier ones in it are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -101,10 +104,12 @@ def bench(
     console = Console()
     folder = _Folder(out, selection, where)
     models = list(dict.fromkeys(selection.models))
+    watching = tuple(dict.fromkeys(selection.probes))
+    modes = probes.MODES if watching else ()
     cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cells) + len(models))
+        task = progress.add_task("", total=len(cells) + len(models) + len(modes))
         for dtype, elements in cells:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
             folder.add_op(op.measure(dtype, elements, selection.q, where, selection.seconds))
@@ -113,13 +118,19 @@ def bench(
             progress.update(task, description=f"steps of {model}")
             folder.add_steps(steps.measure(model, where, selection.seconds))
             progress.advance(task)
+        for mode in modes:
+            progress.update(task, description=f"probes of a transformer, {mode}")
+            folder.add_probes(probes.measure(mode, watching, where, selection.seconds))
+            progress.advance(task)
     write_figure(folder.op, folder.steps, out / "bench.png")
-    for table, rows in ((op_table, folder.op), (step_table, folder.steps)):
+    for table, rows in ((op_table, folder.op), (step_table, folder.steps), (probe_table, folder.probes)):
         if rows:
             console.print(table(rows))
     for note in dict.fromkeys(row["note"] for row in folder.op if row["note"]):
         console.print(note, soft_wrap=True)
-    console.print(f"Numbers: {out / 'op.csv'}, {out / 'steps.csv'}\nFigure: {out / 'bench.png'}", soft_wrap=True)
+    console.print(
+        f"Numbers: {out / 'op.csv'}, {out / 'steps.csv'}, {out / 'probe.csv'}\nFigure: {out / 'bench.png'}", soft_wrap=True
+    )
 
 
 class _Folder:
@@ -129,12 +140,14 @@ class _Folder:
         self.path = path
         self.op: list[op.Row] = []
         self.steps: list[op.Row] = []
+        self.probes: list[op.Row] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "bench.png").unlink(missing_ok=True)
             write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             self.add_op([])
             self.add_steps([])
+            self.add_probes([])
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
 
@@ -145,6 +158,10 @@ class _Folder:
     def add_steps(self, rows: Sequence[op.Row]) -> None:
         self.steps += rows
         write_whole(self.path / "steps.csv", _csv(steps.COLUMNS, self.steps))
+
+    def add_probes(self, rows: Sequence[op.Row]) -> None:
+        self.probes += rows
+        write_whole(self.path / "probe.csv", _csv(probes.COLUMNS, self.probes))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:

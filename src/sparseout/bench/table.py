@@ -38,5 +38,18 @@ def step_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def probe_table(rows: Sequence[Row]) -> Table:
+    """Milliseconds a forward pass and, in brackets, the ratio to no probe: a row a mode."""
+    names = list(dict.fromkeys(row["probe"] for row in rows))
+    table = _table("A transformer's forward pass with a probe: milliseconds, and the ratio to none.")
+    table.add_column("mode")
+    for name in names:
+        table.add_column(name, justify="right")
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        passes = {row["probe"]: f"{row['milliseconds']:.3g} ({row['ratio_to_none']:.3f})" for row in rows if row["mode"] == mode}
+        table.add_row(mode, *(passes[name] for name in names))
+    return table
+
+
 def _table(caption: str) -> Table:
     return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)

@@ -96,7 +96,7 @@ class Comparison:
 
     def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         both = [name for name in self.before.measured() if name in self.after.measured()]
-        names = [check_choice("measures", name, both) for name in measures] or tables.telling(both)
+        names = [check_choice("measures", name, both) for name in measures] or tables.telling(both, most=2)
         rows = []
         for (before, _), row in zip(self.pairs, self.differences(), strict=True):
             changes = (row["measures"].get(name) for name in names)

@@ -16,14 +16,14 @@ def append(path: Path, step: int, summary: Summary) -> None:
         file.write(json.dumps({"step": step, "layers": layers}, allow_nan=False) + "\n")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a history.
 
     Raises:
         ValueError: a line is something else; which one is said.
     """
     lines = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(Path(path).read_text().splitlines(), 1):
         try:
             line = json.loads(text)
             lines.append({"step": line["step"], "layers": [dict(layer) for layer in line["layers"]]})

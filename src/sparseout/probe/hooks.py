@@ -271,14 +271,10 @@ class Probe:
         if version is not None and self._last and self._last.is_of(tensor, version, dims, padding):
             return self._last.tally
         vectors = _units_last(tensor.detach(), dims)
-        tally = Tally(unit_dim=dims, calls=1)
-        if padding is not None:
-            kept = padding.keep(vectors)
-            tally.misfits = int(kept is None)
-            if kept is not None:
-                tally.padding = (vectors.numel() - kept.numel()) // max(1, vectors.shape[-1])
-                vectors = kept
-        tally.sums = self._summer.sums(vectors)
+        kept = vectors if padding is None else padding.keep(vectors)
+        used = vectors if kept is None else kept
+        left_out = (vectors.numel() - used.numel()) // max(1, vectors.shape[-1]) if padding is not None else 0
+        tally = Tally(dims, self._summer.sums(used), calls=1, padding=left_out, misfits=int(kept is None))
         self._last = _Taken(weakref.ref(tensor), version, dims, padding, tally)
         return tally
 

@@ -158,10 +158,14 @@ class Summary:
             raise ValueError(f"this is no summary of a probe in JSON ({type(error).__name__}: {error})") from error
 
     @classmethod
-    def read(cls, path: Path) -> Summary:
-        """The summary in a file that holds `to_json()`."""
+    def read(cls, path: str | Path) -> Summary:
+        """The summary in a file that holds `to_json()`.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
         try:
-            return cls.from_json(path.read_text())
+            return cls.from_json(Path(path).read_text())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

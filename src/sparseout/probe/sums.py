@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ BASIC = ("zeros", "squares", "hoyer", "zero_vectors", "nonfinite")
 # Elements worked on at a time: few enough to stay in the cache while they are read several times.
 BLOCK = 2**18
 
+_Basic = ctypes.c_double * len(BASIC)
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 if LIBRARY is not None:
     _number, _pointer = ctypes.c_int64, ctypes.c_void_p
@@ -60,32 +62,36 @@ class Sums:
         vectors, elements: how many were seen.
         singles: vectors of one unit, which have no Hoyer sparseness.
         units: of each vector; None once vectors differ, which ends the sums by unit.
-        totals: float64 sums over all vectors or elements, by name; `"basic"` has those of `BASIC`.
+        compiled: those of `BASIC` that the compiled code took: plain numbers, which cost less to add than tensors.
+        totals: other float64 sums over all vectors or elements, by name; `"basic"` has those of `BASIC`.
         by_unit: float64 sums over the vectors, of shape `(units,)`, by name.
     """
 
     def __init__(self) -> None:
         self.vectors = self.elements = self.singles = 0
         self.units: int | None = None
+        self.compiled = [0.0] * len(BASIC)
         self.totals: dict[str, Tensor] = {}
         self.by_unit: dict[str, Tensor] = {}
 
     @property
     def basic(self) -> dict[str, float]:
         """The sums of `BASIC`."""
-        return dict(zip(BASIC, self.totals["basic"].tolist(), strict=True))
+        others = self.totals["basic"].tolist() if "basic" in self.totals else [0.0] * len(BASIC)
+        return {name: a + b for name, a, b in zip(BASIC, self.compiled, others, strict=True)}
 
     def add(self, other: Sums) -> None:
         """Take the vectors of `other` into account."""
         if not other.vectors:
             return
-        if not self.vectors:
-            self.units, self.totals, self.by_unit = other.units, dict(other.totals), dict(other.by_unit)
-        else:
-            self.units = self.units if self.units == other.units else None
-            self.totals = {name: total + other.totals[name].to(total.device) for name, total in self.totals.items()}
-            both = self.by_unit.items() if self.units else ()
-            self.by_unit = {name: sums + other.by_unit[name].to(sums.device) for name, sums in both}
+        self.units = other.units if not self.vectors or self.units == other.units else None
+        for name, by in other.totals.items():
+            _increase(self.totals, name, by)
+        for name, by in other.by_unit.items() if self.units else ():
+            _increase(self.by_unit, name, by)
+        if not self.units:
+            self.by_unit.clear()
+        self.compiled = list(map(operator.add, self.compiled, other.compiled))
         self.vectors += other.vectors
         self.elements += other.elements
         self.singles += other.singles
@@ -104,6 +110,7 @@ class Summer:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._compiled = parts == Parts() and LIBRARY is not None
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def sums(self, vectors: Tensor) -> Sums:
@@ -116,10 +123,11 @@ class Summer:
         sums.units = vectors.shape[-1]
         sums.elements = vectors.numel()
         sums.vectors = sums.elements // sums.units
-        if self._parts == Parts() and vectors.device.type == "cpu" and LIBRARY is not None:
-            at_once = vectors.is_contiguous() and vectors.dtype in _KINDS
-            for block in [vectors.view(-1, sums.units)] if at_once else _blocks(vectors):
-                _add_basic(block, sums)
+        if self._compiled and vectors.is_cpu:
+            at_once = vectors.dtype in _KINDS and vectors.is_contiguous()
+            for block in [vectors] if at_once else _blocks(vectors):
+                _add_compiled(block, sums)
+            sums.singles = sums.vectors if sums.units == 1 else 0
             return sums
         with torch.inference_mode(False), torch.no_grad():  # the workspaces are written in every mode
             rows = [self._add_block(block, sums) for block in _blocks(vectors)]
@@ -183,16 +191,16 @@ class Summer:
         return self._buffers[key][:, : block.numel()].view(2, *block.shape)
 
 
-def _add_basic(block: Tensor, sums: Sums) -> None:
-    """Add the basic sums of a block `(vectors, units)` by the compiled code."""
-    vectors, units = block.shape
+def _add_compiled(block: Tensor, sums: Sums) -> None:
+    """Add the basic sums of a block `(..., units)` by the compiled code."""
     block = (block if block.dtype in _KINDS else block.float()).contiguous()
-    basic = torch.zeros(len(BASIC), dtype=torch.float64, device="cpu")
+    units = block.shape[-1]
+    part = _Basic(*sums.compiled)
     assert LIBRARY is not None
-    threads = torch.get_num_threads()
-    LIBRARY.sparseout_basic_sums(_KINDS[block.dtype], block.data_ptr(), vectors, units, threads, basic.data_ptr())
-    _increase(sums.totals, "basic", basic)
-    sums.singles += vectors if units == 1 else 0
+    LIBRARY.sparseout_basic_sums(
+        _KINDS[block.dtype], block.data_ptr(), block.numel() // units, units, torch.get_num_threads(), part
+    )
+    sums.compiled = list(part)
 
 
 def _blocks(vectors: Tensor) -> list[Tensor]:
@@ -204,7 +212,7 @@ def _blocks(vectors: Tensor) -> list[Tensor]:
 
 
 def _increase(sums: dict[str, Tensor], name: str, by: Tensor) -> None:
-    sums[name] = sums[name] + by if name in sums else by
+    sums[name] = sums[name] + by.to(sums[name].device) if name in sums else by
 
 
 def _histogram(magnitudes: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
 
 _TELLING = ("zeros", "hoyer", "rms", "gini", "dead")
+_NAME_WIDTH = 20
 
 
-def telling(measures: Sequence[str]) -> list[str]:
-    """As many of `measures` as fit beside the layers' names."""
-    return list(measures) if len(measures) <= len(_TELLING) else [name for name in measures if name in _TELLING]
+def telling(measures: Sequence[str], most: int = len(_TELLING)) -> list[str]:
+    """Those of `measures` to show beside the layers' names, where there is room for so many."""
+    return list(measures) if len(measures) <= most else [name for name in measures if name in _TELLING[:most]]
 
 
 def number(value: float | None) -> str:
@@ -40,7 +41,8 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
 
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
     for i, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+        width = min(_NAME_WIDTH, max((len(row[0]) for row in rows), default=0)) if not i else None
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0, min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

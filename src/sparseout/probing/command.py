@@ -53,9 +53,10 @@ def probe(
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
     earlier = _read(before) if before else None
-    for path in (html, json):
-        if path and not path.parent.is_dir():
-            raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
+    for path in filter(None, (html, json)):
+        if path.is_dir() or not path.parent.is_dir():
+            why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"{path} cannot be written: {why}")
     console = Console()
     place = Place(Path(), device=device).torch_device()
     found = find(target, data, batch_size)

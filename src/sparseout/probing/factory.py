@@ -33,7 +33,8 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Ta
     finally:
         sys.path.pop(0)
     if not callable(make := getattr(found, factory, None)):
-        close = difflib.get_close_matches(factory, vars(found), n=3)
+        functions = [name for name, value in vars(found).items() if callable(value)]
+        close = difflib.get_close_matches(factory, functions, n=3)
         raise UserError(f"{module} has no function {factory!r}{': did you mean ' + ' or '.join(close) + '?' if close else ''}")
     try:
         made = make()

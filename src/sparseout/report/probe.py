@@ -53,8 +53,7 @@ def write_probe(
         header=_header(names, len(modes) > 1),
         rows=[_row(place, [of[i] for _, _, of in sides], names, len(modes) > 1) for i, place in enumerate(_places(records))],
         layers=list(range(len(records))),
-        remarks=[line for label, summary, _ in sides for line in _labelled(label, summary.remarks())]
-        + (shown.remarks() if isinstance(shown, Comparison) else []),
+        remarks=_remarks(sides) + (shown.remarks() if isinstance(shown, Comparison) else []),
         measured=_measured(sides[-1][1]),
         provenance={" ".join(filter(None, ("Provenance", label))): summary.provenance for label, summary, _ in sides},
         data={
@@ -159,5 +158,9 @@ def _measured(summary: Summary) -> dict[str, str]:
     return facts | {"dimension of the units": "; ".join(sorted(dims))}
 
 
-def _labelled(label: str, remarks: Sequence[str]) -> list[str]:
-    return [f"{label}: {remark}" if label else remark for remark in remarks]
+def _remarks(sides: Sides) -> list[str]:
+    """What to know of each side, and once what holds for both."""
+    own = [summary.remarks() for _, summary, _ in sides]
+    shared = [line for line in own[0] if line in own[-1]]
+    labelled = [(label, line) for (label, _, _), lines in zip(sides, own, strict=True) for line in lines if line not in shared]
+    return shared + [f"{label}: {line}" for label, line in labelled]
