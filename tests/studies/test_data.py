@@ -91,7 +91,7 @@ def test_a_column_that_is_missing(tmp_path):
 def test_pictures_that_are_not_mnists(picture, tmp_path):
     for split in ("train", "test"):
         write_split(tmp_path / f"{split}.parquet", [picture])
-    with pytest.raises(UserError, match="the column 'image' must hold encoded grey pictures of 784 pixels"):
+    with pytest.raises(UserError, match="the column 'image' must hold encoded grey pictures of 28 x 28 values"):
         data.load("mnist", tmp_path)
 
 

@@ -328,8 +328,8 @@ def test_a_model_that_a_study_trained(study, tmp_path, capsys):
 def test_a_trained_model_again(study):
     run = trained(study)
     assert run.config.hidden == 32
-    assert isinstance(run.model, autoencoder.Autoencoder)
-    assert sum(map(len, run.batches)) == 360
+    assert isinstance(run.network, autoencoder.Autoencoder)
+    assert sum(map(len, run.study.test_batches(run.data))) == 360
     assert [epoch["epoch"] for epoch in run.history] == [1, 2, 3]
 
 

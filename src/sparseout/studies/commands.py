@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,12 +15,20 @@ import tyro
 from rich.console import Console
 
 from sparseout import report
+<<<<<<< HEAD
 from sparseout.studies import autoencoder, language
+=======
+from sparseout.studies import autoencoder, image
+>>>>>>> main
 from sparseout.studies.config import UserError
 from sparseout.studies.place import Place
 from sparseout.studies.study import Study
 
+<<<<<<< HEAD
 STUDIES = {study.config.study: study for study in (autoencoder.STUDY, language.STUDY)}
+=======
+STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY)}
+>>>>>>> main
 
 
 def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
@@ -49,7 +58,7 @@ def _command(study: Study, preset: str) -> Any:
     presets = [_parameter("preset", Annotated[str, argument], preset)] if len(study.presets) > 1 else []
 
     def command(**flags: Any) -> None:
-        console = Console()
+        console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
         place = Place(**{parameter.name: flags[parameter.name] for parameter in places})
         configs = study.grid({parameter.name: flags[parameter.name] for parameter in axes})
         records = study.execute(configs, place, console)

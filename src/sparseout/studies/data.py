@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import datasets
 
 Name = Literal["digits", "mnist"]
-HUB = {"mnist": "ylecun/mnist"}
+HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+DIGITS_TEST = 360  # the last fifth of the digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +55,26 @@ def _digits() -> Images:
     from sklearn.datasets import load_digits
 
     images = torch.from_numpy(load_digits().data).float() / 16
-    return Images(images[:-360], images[-360:])
+    return Images(images[:-DIGITS_TEST], images[-DIGITS_TEST:])
 
 
 @functools.cache
 def _mnist(data_dir: Path | None) -> Images:
-    train, test = (_pixels(_split("mnist", split, data_dir), 28 * 28) for split in ("train", "test"))
-    return Images(train, test)
+    train, test = (decode(read_split("mnist", split, data_dir), "image", (28, 28)) for split in ("train", "test"))
+    return Images(train.flatten(1).float() / 255, test.flatten(1).float() / 255)
 
 
-def _split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset:
+def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset:
+    """The rows of a split, `"train"` or `"test"`, of a data set in the hub's parquet layout.
+
+    Args:
+        name: a key of `HUB`.
+        split: which one.
+        data_dir: folder with `SPLIT*.parquet` or with `NAME/SPLIT*.parquet`. Default: the Hugging Face hub or its cache.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
     import datasets
     import huggingface_hub.utils
 
@@ -86,15 +98,34 @@ def _split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset:
         raise UserError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from error
 
 
-def _pixels(split: datasets.Dataset, count: int) -> Tensor:
-    """The column `image`, encoded pictures, as values in [0, 1]."""
-    import datasets
+def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tensor:
+    """The encoded pictures in a column, as uint8 `(rows, *shape)`: `(height, width)` for grey, `(height, width, 3)` for colour.
 
-    if "image" not in split.column_names:
-        raise UserError(f"the parquet files must have a column 'image', got {', '.join(split.column_names)}")
+    Raises:
+        UserError: there is no such column, or it holds anything else.
+    """
+    import datasets
+    import PIL.Image
+
+    check_column(split, column)
+    pixels = numpy.empty((len(split), *shape), dtype=numpy.uint8)
+    row = 0
     try:
-        pictures = split.select_columns("image").cast_column("image", datasets.Image())
-        pixels = numpy.stack([numpy.asarray(row["image"], dtype=numpy.uint8).reshape(count) for row in pictures])
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"the column 'image' must hold encoded grey pictures of {count} pixels: {error}") from error
-    return torch.from_numpy(pixels).float() / 255
+        for batch in split.select_columns(column).cast_column(column, datasets.Image(decode=False)).iter(1000):
+            for picture in batch[column]:
+                with PIL.Image.open(io.BytesIO(picture["bytes"])) as image:
+                    found = numpy.asarray(image)
+                if found.shape != shape:
+                    raise ValueError(f"that of row {row} has {' x '.join(map(str, found.shape))}")
+                pixels[row] = found
+                row += 1
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        kind = f"{'grey' if len(shape) == 2 else 'colour'} pictures of {' x '.join(map(str, shape))} values"
+        raise UserError(f"the column {column!r} must hold encoded {kind}: {error}") from error
+    return torch.from_numpy(pixels)
+
+
+def check_column(split: datasets.Dataset, column: str) -> None:
+    """Refuse a split without that column."""
+    if column not in split.column_names:
+        raise UserError(f"the parquet files must have a column {column!r}, got {', '.join(split.column_names)}")

@@ -16,12 +16,11 @@ from torch import Tensor
 from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
 from sparseout.studies.config import UserError
 from sparseout.studies.learner import Learner
-from sparseout.studies.records import Record, RunFolder
+from sparseout.studies.records import CHECKPOINT, Record, RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-CHECKPOINT = "checkpoint.safetensors"
 DECIDE = 50  # steps between two decisions of several processes, which have to agree
 
 

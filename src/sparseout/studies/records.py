@@ -17,6 +17,7 @@ from sparseout.report.files import finite, write_whole
 from sparseout.studies.config import Config, UserError
 
 Record = dict[str, Any]
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def to_json(record: Any) -> str:
@@ -64,8 +65,10 @@ class StudyFolder:
         }
 
     def write_results(self) -> list[Record]:
-        """Rebuild `results.jsonl`, the summaries a line each, and return them."""
+        """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
         records = self.summaries()
+        for summary in self.path.glob("*/summary.json"):
+            summary.with_name(CHECKPOINT).unlink(missing_ok=True)
         write_whole(self.path / "results.jsonl", "".join(to_json(record) + "\n" for record in records).encode())
         return records
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparseout import report
 from sparseout.studies.checkpoint import save_tensors
 from sparseout.studies.config import Config, UserError
-from sparseout.studies.engine import CHECKPOINT, Engine
+from sparseout.studies.engine import Engine
 from sparseout.studies.learner import Learner
 from sparseout.studies.place import Place
 from sparseout.studies.progress import RunBar, training_bar
@@ -79,11 +79,10 @@ class Study:
             KeyboardInterrupt: after the results of what was finished are written.
         """
         accelerator = place.accelerator()
-        if not accelerator.is_main_process:
-            console = Console(quiet=True)
         with accelerator.main_process_first():
             folder = StudyFolder(place.out, self.config.study)
         open_runs = [config for config in configs if not folder.run(config).is_complete()]
+        accelerator.wait_for_everyone()
         for config in open_runs:
             with accelerator.main_process_first():
                 self.load(config, place.data_dir)
@@ -124,7 +123,6 @@ class Study:
         if accelerator.is_main_process:
             save_tensors(folder.path / WEIGHTS, network.state_dict())
             folder.write_summary(results, seconds, accelerator.device, accelerator.num_processes)
-            (folder.path / CHECKPOINT).unlink(missing_ok=True)
         accelerator.free_memory()
         shown.close()
 

@@ -1,0 +1,172 @@
+"""The paper's image classification: wide residual networks with noise in their blocks, and how `q` changes what they learn."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sparseout.checks import check_number
+from sparseout.studies import labelled
+from sparseout.studies.augmentation import crop_and_flip
+from sparseout.studies.config import Config, UserError
+from sparseout.studies.labelled import LabelledImages, Part
+from sparseout.studies.learner import Learner, Loss
+from sparseout.studies.measure import measuring
+from sparseout.studies.records import Record
+from sparseout.studies.study import Study
+from sparseout.studies.wide_resnet import Placement, WideResNet, check_depth
+
+BATCH = 500  # held-out images at a time
+DECAYS = (3, 6, 8)  # tenths of the epochs, after each of which the learning rate falls to a fifth
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig(Config):
+    """Train a wide residual network, with noise in its blocks, by SGD with Nesterov's momentum of 0.9 on cross entropy.
+
+    The learning rate falls to a fifth after 30, 60 and 80 % of the epochs. Images are shifted by up to an eighth of their size,
+    reflected at the borders, and mirrored with probability 1/2 unless they are digits.
+
+    Attributes:
+        p: drop probability in [0, 1]
+        dataset: 'digits' (1,797 of 8 x 8, bundled with scikit-learn), 'cifar10' or 'cifar100' (60,000 of 32 x 32)
+        train_images: how many to learn from, the first ones; 0 is all that are not held out
+        valid_images: how many of the training images to hold out, the last ones, and to evaluate each epoch
+        depth: 6 n + 4 for n blocks in each of the three groups
+        width: factor of the channels 16, 32 and 64
+        placement: of the noise: 'before-conv2' as in the authors' network, or 'after-conv1', before the normalisation
+        epochs: passes over the training images
+        batch_size: images a step; what is left of an epoch's order is skipped, as the authors do
+        lr: learning rate at the start
+        weight_decay: of all parameters
+    """
+
+    study: ClassVar[str] = "image"
+
+    p: float = 0.3
+    dataset: labelled.Name = "digits"
+    train_images: int = 0
+    valid_images: int = 0
+    depth: int = 10
+    width: int = 1
+    placement: Placement = "before-conv2"
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least_1("width", "epochs", "batch_size")
+        self._check_positive("lr")
+        for name in ("train_images", "valid_images"):
+            check_number(name, getattr(self, name), 0, 2**31 - 1, "an integer of at least 0")
+        check_number("weight_decay", self.weight_decay, 0, sys.float_info.max, "a number of at least 0")
+        check_depth(self.depth)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate in `epoch`, counted from 1."""
+        return self.lr * 0.2 ** sum(10 * (epoch - 1) >= tenths * self.epochs for tenths in DECAYS)
+
+
+def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
+    """The images of `config.dataset`.
+
+    Raises:
+        UserError: they cannot be used, or are fewer than a batch.
+    """
+    data = labelled.load(config.dataset, data_dir, config.train_images, config.valid_images)
+    if len(data.train) < config.batch_size:
+        raise UserError(f"batch_size must be at most the {len(data.train)} training images, got {config.batch_size}")
+    return data
+
+
+def model(config: ImageConfig, data: LabelledImages) -> WideResNet:
+    """The network of `config` for images and classes as `data` has."""
+    return WideResNet(config.depth, config.width, data.channels, data.classes, config.noise_layer, config.placement)
+
+
+def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:
+    """The test images, as the network takes them."""
+    return tuple(data.normalised(images) for images in data.test.images.split(BATCH))
+
+
+class ImageLearner(Learner):
+    """Minimises the cross entropy of shifted and mirrored images, in nats an image."""
+
+    def __init__(self, config: ImageConfig, data: LabelledImages, network: nn.Module, accelerator: Accelerator) -> None:
+        optimizer = torch.optim.SGD(
+            network.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+        )
+        super().__init__(config, network, optimizer, accelerator)
+        self.data = data.to(self.device)
+        self.epoch = 0
+        self.batches: tuple[Tensor, ...] = ()
+
+    def begin(self, epoch: int) -> int:
+        self.epoch = epoch
+        images, size = len(self.data.train), self.config.batch_size
+        order = torch.randperm(images, generator=self.generator("order", epoch))
+        self.batches = order.split(size)[: images // size]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate(epoch)
+        return len(self.batches)
+
+    def loss(self, step: int) -> Loss:
+        batch = self.batches[step].to(self.device)
+        images, labels = self.data.train.images[batch], self.data.train.labels[batch]
+        generator = self.generator("augmentation", self.epoch, step)
+        images = crop_and_flip(images, images.shape[1] // 8, self.config.dataset != "digits", generator)
+        logits = self.model(self.data.normalised(self.share(images)))
+        return Loss(F.cross_entropy(logits, self.share(labels), reduction="sum"), len(batch))
+
+    def evaluate(self) -> Record:
+        """Judge by the validation images; where there are none by the test images, as the authors' log does."""
+        if not len(self.data.valid):
+            return evaluate(self.network, self.data, profile=False)
+        loss, accuracy, sparsity = _judge(self.network, self.data, self.data.valid)
+        return {"valid_loss": loss, "valid_accuracy": accuracy, **sparsity}
+
+    def results(self) -> Record:
+        return evaluate(self.network, self.data)
+
+
+def evaluate(network: nn.Module, data: LabelledImages, profile: bool = True) -> Record:
+    """Mean cross entropy of a test image, in nats, the accuracy, and the sparsity of the clean activations."""
+    loss, accuracy, sparsity = _judge(network, data, data.test, profile)
+    return {"test_loss": loss, "accuracy": accuracy, **sparsity}
+
+
+@torch.no_grad()
+def _judge(network: nn.Module, data: LabelledImages, part: Part, profile: bool = False) -> tuple[float, float, Record]:
+    network.eval()
+    device = next(network.parameters()).device
+    loss, correct = 0.0, 0
+    with measuring(network, profile) as measures:
+        for images, labels in zip(part.images.split(BATCH), part.labels.split(BATCH), strict=True):
+            logits, labels = network(data.normalised(images.to(device))), labels.to(device)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += int((logits.argmax(1) == labels).sum())
+    return loss / len(part), correct / len(part), measures.results()
+
+
+STUDY = Study(
+    ImageConfig,
+    load,
+    model,
+    ImageLearner,
+    evaluate,
+    test_batches,
+    items="images",
+    presets={
+        "quick": {"q": (1.5, 2.0, 2.5), "valid_images": 237, "epochs": 60, "batch_size": 32},
+        "paper": {"q": (1.5, 2.0, 2.5), "seed": (0, 1, 2, 3, 4), "dataset": "cifar10", "depth": 28, "width": 10},
+    },
+)

@@ -1,0 +1,185 @@
+"""The engine: interrupted anywhere it ends with the same numbers, and several processes train as one does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from sparseout.studies import engine
+from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
+from sparseout.studies.config import UserError
+from sparseout.studies.place import Place
+from sparseout.studies.records import RunFolder, read_lines
+
+SMALL = {"q": (1.5,), "epochs": (3,), "hidden": (16,), "batch_size": (300,)}  # 5 steps an epoch
+
+
+def study(out, checkpoint_minutes=10.0, tensorboard=False, **axes):
+    place = Place(out, None, "cpu", checkpoint_minutes, tensorboard)
+    return STUDY.execute(STUDY.grid({**SMALL, **axes}), place, Console(quiet=True))
+
+
+def numbers(record):
+    return {key: value for key, value in record.items() if key not in ("seconds", "provenance")}
+
+
+def histories(out):
+    return [[numbers(line) for line in read_lines(path)] for path in sorted(out.glob("*/metrics.jsonl"))]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
+    return list(map(numbers, study(out))), histories(out)
+
+
+CALLS = [
+    (AutoencoderLearner, "update", 15),
+    (AutoencoderLearner, "evaluate", 3),
+    (AutoencoderLearner, "results", 1),
+    (RunFolder, "add_epoch", 3),
+    (RunFolder, "keep_epochs", 1),
+    (RunFolder, "write_summary", 1),
+    (engine, "save_checkpoint", 18),
+]
+
+
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])  # an example takes a second
+@given(data=st.data())
+def test_interrupted_anywhere_it_ends_with_the_same_numbers(data, uninterrupted, tmp_path_factory):
+    out = tmp_path_factory.mktemp("interrupted")
+    every_step = 0.0
+    for _ in range(data.draw(st.integers(1, 3), "interruptions")):
+        owner, name, count = data.draw(st.sampled_from(CALLS), "where")
+        left = data.draw(st.integers(0, count - 1), "calls before")
+        after = data.draw(st.booleans(), "after the call")
+        original = getattr(owner, name)
+
+        def interrupt(*arguments, original=original, after=after):
+            nonlocal left
+            left -= 1
+            if left < 0 and not after:
+                raise KeyboardInterrupt
+            result = original(*arguments)
+            if left < 0:
+                raise KeyboardInterrupt
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)  # the machine itself goes on
+            patch.setattr(owner, name, interrupt)
+            try:
+                study(out, every_step)
+            except KeyboardInterrupt:
+                continue
+            break
+    records = study(out, every_step)
+    assert (list(map(numbers, records)), histories(out)) == uninterrupted
+    assert not list(out.glob("*/checkpoint.safetensors"))
+
+
+def test_a_run_has_threads_and_seeds_of_its_own_and_leaves_the_process_as_it_was(tmp_path, monkeypatch):
+    seen = []
+
+    def update(self, step):
+        seen.append((torch.get_num_threads(), torch.initial_seed(), self.network.encoder[0].weight.detach().clone()))
+        return original(self, step)
+
+    original = AutoencoderLearner.update
+    monkeypatch.setattr(AutoencoderLearner, "update", update)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    before = torch.get_rng_state()
+    try:
+        study(tmp_path, q=(1.0, 2.0), seed=(5,), epochs=(1,), threads=(1,))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
+    config = AutoencoderConfig(seed=5)
+    torch.manual_seed(config.seed_of("initialisation"))
+    expected = torch.nn.Linear(64, 16).weight
+    assert len(seen) == 10
+    for i, (run_threads, seed, weights) in enumerate(seen):
+        assert (run_threads, seed) == (1, config.seed_of("noise", 1, i % 5, 0))
+        assert torch.equal(weights, expected) == (i % 5 == 0)
+
+
+def interrupt_at_the_end(out, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderLearner, "results", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study(out)
+
+
+def test_a_checkpoint_that_was_changed_stops_the_study_and_stays(tmp_path, monkeypatch):
+    interrupt_at_the_end(tmp_path, monkeypatch)
+    (path,) = tmp_path.glob("*/checkpoint.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint.safetensors cannot be resumed from: .*checksum"):
+        study(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_that_does_not_fit_the_network_is_refused(tmp_path, monkeypatch):
+    interrupt_at_the_end(tmp_path, monkeypatch)
+    (path,) = tmp_path.glob("*/checkpoint.safetensors")
+    engine.save_checkpoint(path, path.parent.name.rsplit("-", 1)[1], {"at": {"epoch": 2}, "learner": {}})
+    with pytest.raises(UserError, match="cannot be resumed from: delete it to start that run again"):
+        study(tmp_path)
+
+
+def test_event_files_on_request(tmp_path):
+    study(tmp_path / "with", tensorboard=True)
+    study(tmp_path / "without")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert not list(tmp_path.glob("without/*/tensorboard"))
+    (folder,) = tmp_path.glob("with/*/tensorboard")
+    events = EventAccumulator(str(folder)).Reload()
+    (lines,) = (read_lines(path) for path in tmp_path.glob("with/*/metrics.jsonl"))
+    for name in ("train_loss", "test_loss", "hoyer"):
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([line[name] for line in lines])
+        assert [event.step for event in events.Scalars(name)] == [1, 2, 3]
+
+
+def launch(processes, out, *flags):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["-m", "sparseout"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    arguments = [*command, "study", *flags, "--out", str(out), "--device", "cpu"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    flags = ["autoencoder", "--noise", "none", "--seed", "0", "--q", "2", "--epochs", "3", "--batch-size", "300"]
+    (two,) = launch(2, tmp_path / "two", *flags)
+    (one,) = launch(1, tmp_path / "one", *flags)
+    assert (one["provenance"]["processes"], two["provenance"]["processes"]) == (1, 2)
+    assert one["run"] == two["run"]
+    for name in ("test_loss", "hoyer", "rms"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
+    train_losses = [[line["train_loss"] for line in lines] for name in ("one", "two") for lines in histories(tmp_path / name)]
+    assert train_losses[1] == pytest.approx(train_losses[0], rel=1e-4)
+
+
+def test_two_processes_draw_noise_of_their_own(tmp_path):
+    flags = ["autoencoder", "--seed", "0", "--q", "2", "--epochs", "1", "--batch-size", "300"]
+    (two,) = launch(2, tmp_path / "two", *flags)
+    (one,) = launch(1, tmp_path / "one", *flags)
+    assert two["test_loss"] != one["test_loss"]
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=0.05)
