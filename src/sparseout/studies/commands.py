@@ -15,20 +15,12 @@ import tyro
 from rich.console import Console
 
 from sparseout import report
-<<<<<<< HEAD
-from sparseout.studies import autoencoder, language
-=======
-from sparseout.studies import autoencoder, image
->>>>>>> main
+from sparseout.studies import autoencoder, image, language
 from sparseout.studies.config import UserError
 from sparseout.studies.place import Place
 from sparseout.studies.study import Study
 
-<<<<<<< HEAD
-STUDIES = {study.config.study: study for study in (autoencoder.STUDY, language.STUDY)}
-=======
-STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY)}
->>>>>>> main
+STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY)}
 
 
 def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
