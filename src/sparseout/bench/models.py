@@ -94,7 +94,7 @@ def wide_resnet(noise: Noise) -> nn.Module:
 def awd_lstm(noise: Noise) -> nn.Module:
     """AWD-LSTM at the size that the paper trains on Penn Treebank, with locked noise; `nn.Dropout` alone makes it a plain stack.
 
-    With `nn.Dropout` in the three places there is no embedding dropout, input dropout or weight drop, and no mask is locked: these
+    With `nn.Dropout` in the three places there is no embedding dropout, input dropout or weight drop, and no locked mask: these
     are torch's LSTMs with torch's Dropout between them, what a language model of this shape costs at least.
     """
     noises = [noise() for _ in range(3)]
