@@ -21,20 +21,14 @@ from sparseout.studies.language import IGNORED, LanguageConfig
 from sparseout.studies.records import RunFolder
 from sparseout.studies.sampling import sample
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
 
 
 # Settings with which so little text is learned from.
 LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden": 16, "embedding": 16, "p": 0.1, "p_hidden": 0.1, "alpha": 0, "beta": 0}
 LEARNS |= {"p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
