@@ -12,6 +12,8 @@ from sparseout.studies.awd_lstm import AWDLSTM, Layer, LockedDropout
 from sparseout.studies.language import LanguageConfig
 from sparseout.studies.measure import regularised
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())

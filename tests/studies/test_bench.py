@@ -244,7 +244,7 @@ def test_without_a_compiler_the_compiled_expression_is_skipped_and_noted():
 @pytest.mark.parametrize("name", MODELS)
 def test_models_differ_in_their_noise_alone(name):
     models = [steps.Step(name, contender.layer, CPU).model for contender in steps.CONTENDERS]
-    places = {"autoencoder": 1, "mlp": 2, "lstm": 3, "wide_resnet": 3}[name]
+    places = {"autoencoder": 1, "mlp": 2, "lstm": 3, "wide_resnet": 3, "awd_lstm": 3}[name]
     for model, dropouts, sparseouts in zip(models, (0, places, 0, 0), (0, 0, places, places), strict=True):
         assert sum(isinstance(layer, nn.Dropout) for layer in model.modules()) == dropouts
         assert sum(isinstance(layer, Sparseout) for layer in model.modules()) == sparseouts

@@ -21,15 +21,14 @@ from sparseout.studies.language import IGNORED, LanguageConfig
 from sparseout.studies.records import RunFolder
 from sparseout.studies.sampling import generate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# Settings with which so little text is learned from.
+LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden": 16, "embedding": 16, "p": 0.1, "p_hidden": 0.1, "alpha": 0, "beta": 0}
+LEARNS |= {"p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,7 @@ def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
         run = learner(corpus, noise="dropout", where="output", p=p, beta=0.0)
         run.begin(1)
         run.network.train()
-        penalties.append(float(run.loss(0).penalty))
+        penalties.append(run.loss(0).penalty.item())
     assert penalties[0] > 0
     assert penalties[1] == 0  # all is dropped
 
@@ -298,14 +297,14 @@ def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
 
 
 def test_the_engine_trains_it(corpus, tmp_path):
-    run = learner(corpus, epochs=6, q=1.5, p=0.1, p_hidden=0.1, p_input=0, p_weight=0, alpha=0, beta=0, lr=20)
+    run = learner(corpus, **LEARNS)
     folder = RunFolder(tmp_path / "run", run.config)
     folder.open()
     results, _ = Engine(run.accelerator, 10, False).train(run, folder, lambda *_: None)
     losses = [json.loads(line)["valid_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert results["valid_loss"] == min(losses)
-    assert results["perplexity"] < len(corpus.vocabulary)
+    assert results["perplexity"] < 0.9 * len(corpus.vocabulary)
 
 
 PROCESSES = """

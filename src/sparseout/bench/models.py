@@ -1,15 +1,18 @@
-"""Four small models with places for noise, each with the batch and the loss of one training step."""
+"""Four small models and the paper's language model, with places for noise, and the batch and loss of a training step."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseout.layers import Sparseout
 from sparseout.studies.autoencoder import Autoencoder
+from sparseout.studies.awd_lstm import AWDLSTM, Output
 
 Noise = Callable[[], nn.Module]  # makes a layer of noise
 
@@ -26,7 +29,7 @@ class Example:
 
     build: Callable[[Noise], nn.Module]
     batch: Callable[[], tuple[Tensor, Tensor]]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Tensor], Tensor]
 
 
 def mlp(noise: Noise) -> nn.Module:
@@ -88,6 +91,21 @@ def wide_resnet(noise: Noise) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), *blocks, *head)
 
 
+def awd_lstm(noise: Noise) -> nn.Module:
+    """AWD-LSTM at the size that the paper trains on Penn Treebank, with locked noise; `nn.Dropout` alone makes it a plain stack.
+
+    With `nn.Dropout` in the three places there is no embedding dropout, input dropout or weight drop, and no locked mask: these
+    are torch's LSTMs with torch's Dropout between them, what a language model of this shape costs at least.
+    """
+    noises = [noise() for _ in range(3)]
+    if isinstance(noises[0], nn.Dropout):
+        return AWDLSTM(10_000, 400, 1150, noises)
+    for layer in noises:
+        if isinstance(layer, Sparseout):
+            layer.shared_dims = (0,)  # time
+    return AWDLSTM(10_000, 400, 1150, noises, p_embedding=0.1, p_input=0.4, p_weight=0.5)
+
+
 def _pixels() -> tuple[Tensor, Tensor]:
     images = torch.rand(128, 784)
     return images, images
@@ -102,9 +120,19 @@ def _word_loss(logits: Tensor, words: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), words.flatten())
 
 
-MODELS = {
+def _treebank() -> tuple[Tensor, Tensor]:
+    words = torch.randint(10_000, (71, 80))
+    return words[:-1], words[1:]
+
+
+def _output_loss(output: Output, words: Tensor) -> Tensor:
+    return _word_loss(output.logits, words)
+
+
+MODELS: dict[str, Example] = {
     "autoencoder": Example(lambda noise: Autoencoder(784, 256, noise()), _pixels, F.binary_cross_entropy_with_logits),
     "mlp": Example(mlp, lambda: (torch.rand(128, 784), torch.randint(10, (128,))), F.cross_entropy),
     "lstm": Example(LanguageModel, _words, _word_loss),
     "wide_resnet": Example(wide_resnet, lambda: (torch.randn(32, 3, 32, 32), torch.randint(10, (32,))), F.cross_entropy),
+    "awd_lstm": Example(awd_lstm, _treebank, _output_loss),
 }

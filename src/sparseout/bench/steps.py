@@ -1,4 +1,4 @@
-"""Whole training steps of small models without noise, with Dropout and with Sparseout in the same places."""
+"""Whole training steps of models without noise, with Dropout and with Sparseout in the same places."""
 
 from __future__ import annotations
 
