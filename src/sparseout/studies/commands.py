@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sparseout import report
 from sparseout.studies import autoencoder
+from sparseout.studies.glm.command import glm
 from sparseout.studies.study import Place, Study
 
 STUDIES = [autoencoder.STUDY]
@@ -23,6 +24,7 @@ def study_app() -> tyro.extras.SubcommandApp:
     app = tyro.extras.SubcommandApp()
     for study in STUDIES:
         app.command(_command(study), name=study.config.study)
+    app.command(glm, name="glm")
     return app
 
 
