@@ -24,7 +24,7 @@ def study_app() -> tyro.extras.SubcommandApp:
     app = tyro.extras.SubcommandApp()
     for study in STUDIES:
         app.command(_command(study), name=study.config.study)
-    app.command(glm, name="glm")
+    app.command(name="glm")(glm)
     return app
 
 

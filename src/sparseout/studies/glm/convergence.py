@@ -31,7 +31,7 @@ def parts() -> dict[str, Callable[[], list[Record]]]:
 
 
 def measure(name: str, most_steps: int = MOST_STEPS) -> list[Record]:
-    """Rows of `distance`, relative to the norm of the exact minimum; `solution` is `"quadratic"`, or `"stochastic"` at its `step`.
+    """Rows of `distance` over the norm of the exact minimum; `solution` is `"quadratic"`, or `"stochastic"` at its `step`.
 
     Runs of one seed are the same up to the end of the shorter one, so that together they are the course of the longest.
     """
@@ -54,7 +54,7 @@ def measure(name: str, most_steps: int = MOST_STEPS) -> list[Record]:
 def estimator(chosen: data.Data, **parameters: Any) -> SparseoutRegressor | SparseoutClassifier:
     """The one of the data's family, with the study's p and q."""
     parameters = {"p": P, "q": Q, "tol": 1e-8, "max_iter": 1000, **parameters}
-    if chosen.family in ("bernoulli", "multinomial"):
+    if chosen.family == "bernoulli" or chosen.family == "multinomial":
         return SparseoutClassifier(**parameters)
     return SparseoutRegressor(family=chosen.family, **parameters)
 

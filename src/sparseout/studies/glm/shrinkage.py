@@ -41,22 +41,24 @@ def weights(name: str) -> list[Record]:
 
 
 def fits(samples: int = 4000) -> list[Record]:
-    """`kept = coef_j(p) / coef_j(0)` of features of every magnitude that all matter equally, and what the penalty alone foretells."""
+    """`kept = coef_j(p) / coef_j(0)` of features of every magnitude that matter equally, and `foretold` by the penalty alone."""
     random = numpy.random.default_rng(0)
     scale = numpy.geomspace(0.1, 10, 20)
     X = random.normal(size=(samples, 20)) * scale
     y = X @ (1 / scale) + random.normal(size=samples)
-    free, *noisy = (
-        SparseoutRegressor(p=p, q=q, fit_intercept=False, tol=1e-8).fit(X, y).coef_ for p, q in [(0, 2), *((P, q) for q in QS)]
-    )
     square = (X**2).mean(0)
-    return [
-        {"data": "synthetic", "q": q, "feature": feature, "rms": square[feature] ** 0.5, "kept": kept, "foretold": foretold}
-        for q, coef in zip(QS, noisy, strict=True)
-        for feature, (kept, foretold) in enumerate(
-            zip((coef / free).tolist(), (square / (square + P / (1 - P) * (abs(X) ** q).mean(0))).tolist(), strict=True)
-        )
-    ]
+
+    def fit(p: float, q: float) -> Any:
+        return SparseoutRegressor(p=p, q=q, fit_intercept=False, tol=1e-8).fit(X, y).coef_
+
+    free = fit(0.0, 2.0)
+    rows = []
+    for q in QS:
+        kept = fit(P, q) / free
+        foretold = square / (square + P / (1 - P) * (abs(X) ** q).mean(0))
+        for feature, (rms, left, alone) in enumerate(zip(square**0.5, kept, foretold, strict=True)):
+            rows.append({"data": "synthetic", "q": q, "feature": feature, "rms": rms, "kept": left, "foretold": alone})
+    return rows
 
 
 def draw(rows: list[Record], figure: Any) -> None:
@@ -65,14 +67,12 @@ def draw(rows: list[Record], figure: Any) -> None:
     titles = ("Penalty of a unit coefficient", "Penalty over mean square", "Coefficient left by the noise")
     for axes, title, measure in zip(panels, titles, ("weight", "relative", "kept"), strict=True):
         for place, q in enumerate(QS):
-            here = sorted((row for row in rows if row["q"] == q and measure in row), key=lambda row: float(row["rms"]))
-            colour = colormaps["viridis"](0.9 * place / (len(QS) - 1))
+            here = _by_magnitude(rows, q, measure)
+            colour, rms = colormaps["viridis"](0.9 * place / (len(QS) - 1)), [row["rms"] for row in here]
             line = "o" if measure == "kept" else "o-"
-            axes.plot(
-                [row["rms"] for row in here], [row[measure] for row in here], line, markersize=4, color=colour, label=f"q = {q:g}"
-            )
+            axes.plot(rms, [row[measure] for row in here], line, markersize=4, color=colour, label=f"q = {q:g}")
             if measure == "kept":
-                axes.plot([row["rms"] for row in here], [row["foretold"] for row in here], color=colour)
+                axes.plot(rms, [row["foretold"] for row in here], color=colour)
         axes.set(xscale="log", yscale="linear" if measure == "kept" else "log", xlabel="magnitude of the feature (RMS)")
         axes.set_title(title, loc="left", weight="bold")
     panels[0].legend(frameon=False, fontsize=8)
@@ -82,17 +82,17 @@ def draw(rows: list[Record], figure: Any) -> None:
     panels[2].legend(*([items[-1]] for items in panels[2].get_legend_handles_labels()), frameon=False, fontsize=8)
 
 
+def _by_magnitude(rows: list[Record], q: float, measure: str) -> list[Record]:
+    """The rows at `q` that have the measure, the smallest feature first."""
+    return sorted((row for row in rows if row["q"] == q and measure in row), key=lambda row: float(row["rms"]))
+
+
 def summary(rows: list[Record]) -> Table:
     """How the penalty, and what is left of a coefficient, follow the magnitude for each q."""
     lines = []
     for q in QS:
-        here = [row for row in rows if row["q"] == q and "weight" in row]
-        kept = [
-            row["kept"]
-            for row in sorted((row for row in rows if row["q"] == q and "kept" in row), key=lambda row: float(row["rms"]))
-        ]
-        order = slope([row["rms"] for row in here], [row["weight"] for row in here])
-        lines.append([f"{q:g}", f"{order:.2f}", f"{kept[0]:.2f}", f"{kept[-1]:.2f}"])
-    return table(
-        ("q", "order in magnitude", "left at 0.1", "left at 10"), lines, "Penalty against magnitude; share of a coefficient left."
-    )
+        weighed, kept = _by_magnitude(rows, q, "weight"), _by_magnitude(rows, q, "kept")
+        order = slope([row["rms"] for row in weighed], [row["weight"] for row in weighed])
+        lines.append([f"{q:g}", f"{order:.2f}", f"{kept[0]['kept']:.2f}", f"{kept[-1]['kept']:.2f}"])
+    caption = "Order of the penalty in a feature's magnitude, and the share of a coefficient that is left."
+    return table(("q", "order", "left at 0.1", "left at 10"), lines, caption)
