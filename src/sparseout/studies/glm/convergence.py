@@ -22,7 +22,7 @@ P, Q = 0.5, 1.5
 DATA = ("diabetes", "counts", "breast cancer", "digits")
 SEEDS = range(2)
 BATCH = 32  # that of the estimators
-MOST_STEPS = 2**15
+MOST_STEPS = 2**14
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
