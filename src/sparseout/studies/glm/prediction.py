@@ -81,13 +81,10 @@ def _method(name: str, train: data.Data) -> tuple[Any, dict[str, Any]]:
         grid = {"p": PS, "q": QS} if name == "sparseout" else {"p": (odds / (1 + odds)).tolist()}
         return (SparseoutClassifier if classes else SparseoutRegressor)(q=2.0, tol=1e-3, max_iter=300), grid
     if classes:
-        share = {"ridge": 0.0, "lasso": 1.0}[name]
         # Before scikit-learn 1.8 the penalty had to be named.
         named = {} if LogisticRegression().penalty == "deprecated" else {"penalty": "elasticnet"}
-        model = LogisticRegression(
-            l1_ratio=share, solver="saga" if share else "lbfgs", tol=1e-3, max_iter=300, **(named if share else {})
-        )
-        return model, {"C": [1 / (strength * len(train.y)) for strength in STRENGTHS]}
+        way = {"l1_ratio": 1.0, "solver": "saga", **named} if name == "lasso" else {}
+        return LogisticRegression(tol=1e-3, max_iter=300, **way), {"C": [1 / (each * len(train.y)) for each in STRENGTHS]}
     if name == "ridge":
         return Ridge(), {"alpha": [strength * len(train.y) for strength in STRENGTHS]}
     return Lasso(max_iter=10_000), {"alpha": STRENGTHS}
