@@ -111,7 +111,7 @@ def draw(rows: list[Record], figure: Any) -> None:
         axes.set(xscale="log", yscale="log", xlabel="steps of 32 samples")
         axes.set_title(LABELS[name], loc="left", weight="bold")
         axes.legend(frameon=False, fontsize=8, loc="lower left")
-    panels[0].set_ylabel("distance from the exact expectation's minimum, relative")
+    panels[0].set_ylabel("relative distance from the exact minimum")
 
 
 def summary(rows: list[Record]) -> Table:
