@@ -48,7 +48,8 @@ def test_a_longer_course_begins_as_a_shorter_one():
     assert (one != two).any()
 
 
-def test_the_orders_of_the_error():
+def test_the_orders_of_the_error(monkeypatch):
+    monkeypatch.setattr(approximation, "T", (1 / 32, 1 / 256))
     rows = approximation.over_t()
     rows += [{"data": name, "p": p, "quadratic": 2 * p, "exact": p} for name in approximation.DATA for p in (0.001, 0.01)]
     orders = approximation.orders(rows)

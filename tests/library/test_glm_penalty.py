@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseout import sparseout
@@ -115,6 +115,7 @@ def test_the_bernoulli_error_shrinks_with_the_coefficients(intercept, order):
     assert slope(ts, [_error("bernoulli", 0.3, t, intercept) for t in ts]) == pytest.approx(order, abs=0.1)
 
 
+@settings(max_examples=20)
 @given(beta=st.floats(-9, 9))
 def test_the_expectation_is_convex_and_the_quadratic_form_is_not(beta):
     x, y, b = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), 0.5

@@ -14,10 +14,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from sparseout.bench import op, steps
+from sparseout.bench import glm, op, steps
 from sparseout.bench.figure import size, write_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import op_table, step_table
+from sparseout.bench.table import fit_table, op_table, step_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
@@ -43,6 +43,7 @@ class Selection:
             in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
             and 1.7 elsewhere. Other values are measured everywhere
         models: whose training steps to measure; none skips the steps
+        samples: of 200 features, to fit generalized linear models to; none skips the fits
         seconds: to measure for, each dtype and size and each model; three rounds at least
     """
 
@@ -50,6 +51,7 @@ class Selection:
     dtypes: Dtypes = tuple(op.DTYPES)
     q: Floats = op.QS
     models: Models = tuple(MODELS)
+    samples: Integers = (100_000,)
     seconds: float = 8.0
 
     def check(self) -> None:
@@ -57,6 +59,8 @@ class Selection:
         try:
             for elements in self.sizes:
                 check_number("sizes", elements, 1, 2**40, "integers of at least 1")
+            for samples in self.samples:
+                check_number("samples", samples, 100, 2**40, "integers of at least 100")
             for name, values, allowed in (("dtypes", self.dtypes, op.DTYPES), ("models", self.models, MODELS)):
                 for value in values:
                     check_choice(name, value, list(allowed))
@@ -67,8 +71,8 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models):
-            raise UserError("there is nothing to measure: give --sizes and --dtypes, or --models")
+        if not ((self.sizes and self.dtypes) or self.models or self.samples):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, or --samples")
 
     @property
     def command(self) -> str:
@@ -84,13 +88,13 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time Sparseout beside Dropout, plain torch, relu and a copy: the op, then whole training steps.
+    """Time Sparseout beside Dropout, plain torch, relu and a copy: the op, then whole training steps, then fits.
 
     The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: what to measure
-        out: folder for op.csv, steps.csv, provenance.json and bench.png; earlier ones in it are replaced
+        out: folder for op.csv, steps.csv, glm.csv, provenance.json and bench.png; earlier ones in it are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -103,7 +107,7 @@ def bench(
     cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cells) + len(models))
+        task = progress.add_task("", total=len(cells) + len(models) + len(selection.samples))
         for dtype, elements in cells:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
             folder.add_op(op.measure(dtype, elements, selection.q, where, selection.seconds))
@@ -112,8 +116,12 @@ def bench(
             progress.update(task, description=f"steps of {model}")
             folder.add_steps(steps.measure(model, where, selection.seconds))
             progress.advance(task)
+        for samples in selection.samples:
+            progress.update(task, description=f"fits to {samples:,} samples")
+            folder.add_fits(glm.measure(samples, selection.seconds))
+            progress.advance(task)
     write_figure(folder.op, folder.steps, out / "bench.png")
-    for table, rows in ((op_table, folder.op), (step_table, folder.steps)):
+    for table, rows in ((op_table, folder.op), (step_table, folder.steps), (fit_table, folder.fits)):
         if rows:
             console.print(table(rows))
     for note in dict.fromkeys(row["note"] for row in folder.op if row["note"]):
@@ -128,12 +136,14 @@ class _Folder:
         self.path = path
         self.op: list[op.Row] = []
         self.steps: list[op.Row] = []
+        self.fits: list[op.Row] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "bench.png").unlink(missing_ok=True)
             write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             self.add_op([])
             self.add_steps([])
+            self.add_fits([])
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
 
@@ -144,6 +154,10 @@ class _Folder:
     def add_steps(self, rows: Sequence[op.Row]) -> None:
         self.steps += rows
         write_whole(self.path / "steps.csv", _csv(steps.COLUMNS, self.steps))
+
+    def add_fits(self, rows: Sequence[op.Row]) -> None:
+        self.fits += rows
+        write_whole(self.path / "glm.csv", _csv(glm.COLUMNS, self.fits))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:
