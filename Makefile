@@ -3,7 +3,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch] src/sparseout/probe/*.c)
 
-.PHONY: demo test test-slow test-oldest figures bench build format clean
+.PHONY: demo test test-slow test-oldest figures glm bench build format clean
 
 demo: $(VENV)/installed  ## train an autoencoder on real digits at several q, print the table, write the report
 	$(VENV)/bin/sparseout study autoencoder --dataset digits --q 1 1.5 2 2.5 3 --seed 0 1 2 --epochs 100 --out runs/demo
@@ -26,6 +26,11 @@ figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mni
 		--q 1 1.25 1.5 1.75 2 2.25 2.5 3 --gradient detached exact --noise sparseout none --out runs/autoencoder-mnist
 	mkdir -p results/autoencoder-mnist
 	cp runs/autoencoder-mnist/results.jsonl runs/autoencoder-mnist/sparsity.png results/autoencoder-mnist
+
+glm: $(VENV)/installed  ## the study of generalized linear models, some minutes on two cores
+	$(VENV)/bin/sparseout study glm --out runs/glm
+	mkdir -p results/glm
+	cp runs/glm/*.jsonl runs/glm/*.png runs/glm/provenance.json results/glm
 
 bench: $(VENV)/installed  ## the README's benchmark, about ten minutes on two cores
 	$(VENV)/bin/sparseout bench --out runs/bench

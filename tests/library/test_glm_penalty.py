@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseout import sparseout
@@ -113,6 +113,50 @@ def test_the_bernoulli_error_is_linear_in_p():
 def test_the_bernoulli_error_shrinks_with_the_coefficients(intercept, order):
     ts = [0.2 * 2**-k for k in range(5)]
     assert slope(ts, [_error("bernoulli", 0.3, t, intercept) for t in ts]) == pytest.approx(order, abs=0.1)
+
+
+@settings(max_examples=20)
+@given(beta=st.floats(-9, 9))
+def test_the_expectation_is_convex_and_the_quadratic_form_is_not(beta):
+    x, y, b = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), 0.5
+
+    def curvature(beta, noise):
+        at = torch.tensor(beta, dtype=torch.float64)
+        return torch.func.hessian(lambda beta: clean_loss(x, y, beta[None], b, "bernoulli") + noise(beta[None]))(at)
+
+    def exact(beta):
+        return expected_loss(x, y, beta, 0.5, 1.0, "bernoulli", b).value - clean_loss(x, y, beta, b, "bernoulli")
+
+    assert curvature(beta, exact) > 0
+    assert curvature(2.0, lambda beta: penalty(x, beta, 0.5, 1.0, "bernoulli", b)) < 0
+
+
+@given(q=st.floats(0, 4), seed=st.integers(0, 20))
+def test_with_fixed_features_both_gradients_agree(q, seed):
+    X, y, coef, b = problem("bernoulli", seed=seed)
+    coef.requires_grad_()
+    slopes = []
+    for gradient in ("detached", "exact"):
+        noisy = sparseout(X, 0.5, q, gradient=gradient, generator=torch.Generator().manual_seed(seed))
+        slopes += torch.autograd.grad(clean_loss(noisy, y, coef, b, "bernoulli"), coef)
+    assert torch.equal(*slopes)
+
+
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.0, 3.0])
+def test_the_pull_of_a_rescaling(q):
+    x, _, w, _ = problem("gaussian", samples=1)
+    x, w = x + x.sign() + (x == 0), w.requires_grad_()
+    many = x.expand(200_000, -1).clone().requires_grad_()
+
+    def pulls(gradient):
+        noisy = sparseout(many, 0.3, q, gradient=gradient, eps=1e-12, generator=torch.Generator().manual_seed(0))
+        (slope,) = torch.autograd.grad(((noisy @ w).square() / 2).sum(), many)
+        return (many * slope).sum(-1) - (noisy @ w).square()  # w.dL/dw of a loss of w.y is y.dL/dy
+
+    pull = pulls("exact").detach()
+    expected = (q - 2) * penalty(x, w, 0.3, q, "gaussian")
+    assert abs(pull.mean() - expected) <= 4 * pull.std() / len(pull) ** 0.5 + 1e-9
+    assert pulls("detached").abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ from torch import nn
 
 import sparseout
 from sparseout import reference
-from sparseout.bench import command, op, probes, steps
+from sparseout.bench import command, glm, op, probes, steps
 from sparseout.bench.figure import write_figure
 from sparseout.bench.models import MODELS
 from sparseout.bench.timing import Spread, alternate
@@ -26,7 +26,7 @@ from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
 needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--probes", "--seconds", "0", "--device", "cpu"]
+TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--probes", "--samples", "--seconds", "0", "--device", "cpu"]
 
 
 class Time:
@@ -314,7 +314,7 @@ def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
     build = probes.transformer
     monkeypatch.setattr(probes, "transformer", lambda layers: build(1))
     monkeypatch.setattr(probes, "BATCH", 1)
-    flags = ["--sizes", "--models", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
+    flags = ["--sizes", "--models", "--samples", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "probe.csv")
     assert tuple(rows.columns) == probes.COLUMNS
@@ -330,7 +330,14 @@ def test_the_command(tmp_path, capsys):
     state = torch.get_rng_state()
     assert main([*TINY, "--q", "1.7", "2", "--models", "autoencoder", "--out", str(out)]) == 0
     assert torch.equal(state, torch.get_rng_state())
-    assert sorted(path.name for path in out.iterdir()) == ["bench.png", "op.csv", "probe.csv", "provenance.json", "steps.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bench.png",
+        "glm.csv",
+        "op.csv",
+        "probe.csv",
+        "provenance.json",
+        "steps.csv",
+    ]
     rows = pandas.read_csv(out / "op.csv")
     assert tuple(rows.columns) == op.COLUMNS
     assert len(rows) == 3 * (3 + 4 * 2)
@@ -344,13 +351,26 @@ def test_the_command(tmp_path, capsys):
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
         assert name in found
     assert found["command"] == (
-        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --probes --seconds 0.0"
+        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --probes --samples --seconds 0.0"
     )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
     printed = capsys.readouterr().out
     assert "Sparseout, q = 1.7" in printed
     assert str(out / "op.csv") in printed
+
+
+def test_the_fits(tmp_path, capsys):
+    flags = ["--sizes", "--models", "--probes", "--seconds", "0", "--samples", "500", "1000"]
+    assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
+    rows = pandas.read_csv(tmp_path / "glm.csv")
+    assert tuple(rows.columns) == glm.COLUMNS
+    assert list(rows["samples"]) == [500] * 3 + [1000] * 3
+    assert list(rows["estimator"])[:3] == ["LogisticRegression", "SparseoutClassifier", "SparseoutClassifier"]
+    assert list(rows["q"])[1:3] == [1.5, 2.0]
+    assert (rows["ratio_to_sklearn"][rows["q"].isna()] == 1).all()
+    assert (rows.drop(columns=["estimator", "q"]) > 0).all(axis=None)
+    assert "SparseoutClassifier, q = 1.5" in capsys.readouterr().out
 
 
 def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_one(monkeypatch, tmp_path):
@@ -375,12 +395,13 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--q", "-1"], "sparseout: q must be a finite norm of at least 0, got -1.0"),
         (["--q"], "sparseout: q needs at least one value"),
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', got 'gpt'"),
+        (["--samples", "3"], "sparseout: samples must be integers of at least 100, got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
-            ["--sizes", "--models", "--probes"],
-            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models or --probes",
+            ["--sizes", "--models", "--probes", "--samples"],
+            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --probes or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
@@ -431,5 +452,5 @@ def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
 
 
 def test_the_records_command_repeats_the_selection():
-    selection = command.Selection(sizes=(4096,), dtypes=(), models=())
+    selection = command.Selection(sizes=(4096,), dtypes=(), models=(), samples=())
     assert selection.command.startswith("sparseout bench --sizes 4096 --dtypes --q 1.0 ")

@@ -14,10 +14,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from sparseout.bench import op, probes, steps
+from sparseout.bench import glm, op, probes, steps
 from sparseout.bench.figure import size, write_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import op_table, probe_table, step_table
+from sparseout.bench.table import fit_table, op_table, probe_table, step_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
@@ -34,6 +34,15 @@ Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} .
 Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PROBES)} ...")]
 
 
+# Each part's file, by name: its columns, and its rows as a table.
+PARTS = {
+    "op": (op.COLUMNS, op_table),
+    "steps": (steps.COLUMNS, step_table),
+    "probe": (probes.COLUMNS, probe_table),
+    "glm": (glm.COLUMNS, fit_table),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """What to measure.
@@ -46,7 +55,8 @@ class Selection:
             and 1.7 elsewhere. Other values are measured everywhere
         models: whose training steps to measure; none skips the steps
         probes: that watch a transformer's forward passes; none skips them
-        seconds: to measure for, each dtype and size, each model and each of the transformer's modes; three rounds at least
+        samples: of 200 features, to fit generalized linear models to; none skips the fits
+        seconds: to measure for, each dtype and size, model, mode of the transformer, and fit; three rounds at least
     """
 
     sizes: Integers = op.SIZES
@@ -54,6 +64,7 @@ class Selection:
     q: Floats = op.QS
     models: Models = tuple(MODELS)
     probes: Probes = tuple(probes.PROBES)
+    samples: Integers = (100_000,)
     seconds: float = 8.0
 
     def check(self) -> None:
@@ -61,6 +72,8 @@ class Selection:
         try:
             for elements in self.sizes:
                 check_number("sizes", elements, 1, 2**40, "integers of at least 1")
+            for samples in self.samples:
+                check_number("samples", samples, 100, 2**40, "integers of at least 100")
             for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("probes", probes.PROBES)):
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
@@ -71,8 +84,8 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models or self.probes):
-            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models or --probes")
+        if not ((self.sizes and self.dtypes) or self.models or self.probes or self.samples):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, --probes or --samples")
 
     @property
     def command(self) -> str:
@@ -88,13 +101,13 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op beside Dropout, plain torch, relu and a copy; then whole training steps, and what a probe adds.
+    """Time the op beside Dropout, plain torch, relu and a copy; then whole training steps, what a probe adds, and fits.
 
     The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: what to measure
-        out: folder for op.csv, steps.csv, probe.csv, provenance.json and bench.png; earlier ones in it are replaced
+        out: folder for op.csv, steps.csv, probe.csv, glm.csv, provenance.json and bench.png; earlier ones in it are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -109,28 +122,31 @@ def bench(
     cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cells) + len(models) + len(modes))
+        task = progress.add_task("", total=len(cells) + len(models) + len(modes) + len(selection.samples))
         for dtype, elements in cells:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
-            folder.add_op(op.measure(dtype, elements, selection.q, where, selection.seconds))
+            folder.add("op", op.measure(dtype, elements, selection.q, where, selection.seconds))
             progress.advance(task)
         for model in models:
             progress.update(task, description=f"steps of {model}")
-            folder.add_steps(steps.measure(model, where, selection.seconds))
+            folder.add("steps", steps.measure(model, where, selection.seconds))
             progress.advance(task)
         for mode in modes:
             progress.update(task, description=f"probes of a transformer, {mode}")
-            folder.add_probes(probes.measure(mode, watching, where, selection.seconds))
+            folder.add("probe", probes.measure(mode, watching, where, selection.seconds))
             progress.advance(task)
-    write_figure(folder.op, folder.steps, out / "bench.png")
-    for table, rows in ((op_table, folder.op), (step_table, folder.steps), (probe_table, folder.probes)):
-        if rows:
+        for samples in selection.samples:
+            progress.update(task, description=f"fits to {samples:,} samples")
+            folder.add("glm", glm.measure(samples, selection.seconds))
+            progress.advance(task)
+    write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
+    for part, (_, table) in PARTS.items():
+        if rows := folder.rows[part]:
             console.print(table(rows))
-    for note in dict.fromkeys(row["note"] for row in folder.op if row["note"]):
+    for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
         console.print(note, soft_wrap=True)
-    console.print(
-        f"Numbers: {out / 'op.csv'}, {out / 'steps.csv'}, {out / 'probe.csv'}\nFigure: {out / 'bench.png'}", soft_wrap=True
-    )
+    files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
+    console.print(f"Numbers: {files}\nFigure: {out / 'bench.png'}", soft_wrap=True)
 
 
 class _Folder:
@@ -138,30 +154,20 @@ class _Folder:
 
     def __init__(self, path: Path, selection: Selection, device: torch.device) -> None:
         self.path = path
-        self.op: list[op.Row] = []
-        self.steps: list[op.Row] = []
-        self.probes: list[op.Row] = []
+        self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "bench.png").unlink(missing_ok=True)
             write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
-            self.add_op([])
-            self.add_steps([])
-            self.add_probes([])
+            for part in PARTS:
+                self.add(part, [])
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
 
-    def add_op(self, rows: Sequence[op.Row]) -> None:
-        self.op += rows
-        write_whole(self.path / "op.csv", _csv(op.COLUMNS, self.op))
-
-    def add_steps(self, rows: Sequence[op.Row]) -> None:
-        self.steps += rows
-        write_whole(self.path / "steps.csv", _csv(steps.COLUMNS, self.steps))
-
-    def add_probes(self, rows: Sequence[op.Row]) -> None:
-        self.probes += rows
-        write_whole(self.path / "probe.csv", _csv(probes.COLUMNS, self.probes))
+    def add(self, part: str, rows: Sequence[op.Row]) -> None:
+        """Add rows to one of the parts' files."""
+        self.rows[part] += rows
+        write_whole(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:

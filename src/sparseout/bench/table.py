@@ -51,5 +51,16 @@ def probe_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def fit_table(rows: Sequence[Row]) -> Table:
+    """Seconds a fit and the ratio to scikit-learn's: a row an estimator."""
+    table = _table("A fit of a generalized linear model: seconds, and the ratio to scikit-learn's.")
+    for name in ("samples", "estimator", "iterations", "seconds", "ratio"):
+        table.add_column(name, justify="left" if name == "estimator" else "right")
+    for row in rows:
+        measured = (str(row["iterations"]), f"{row['seconds']:.3g}", f"{row['ratio_to_sklearn']:.3f}")
+        table.add_row(f"{row['samples']:,}", label(row["estimator"], row["q"]), *measured)
+    return table
+
+
 def _table(caption: str) -> Table:
     return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)

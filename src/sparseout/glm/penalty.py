@@ -78,6 +78,8 @@ def powers(X: Tensor, q: float) -> Tensor:
         X = X.coalesce()
         values = powers(X.values(), q)
         return torch.sparse_coo_tensor(X.indices(), values, X.shape, is_coalesced=True, check_invariants=False)
+    if q > 0 and not X.requires_grad:
+        return X.abs().pow_(q)
     zero = X == 0
     # A derivative of |x|^q at 0 need not exist: those elements are kept out of it.
     return X.abs().masked_fill(zero, 1).pow(q).masked_fill(zero, 0)

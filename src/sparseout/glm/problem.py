@@ -60,8 +60,11 @@ class Problem:
         mean = float(self.weight @ self.y)
         curvature = mean if model.family == "poisson" and mean > 0 else 1.0
         size = float((self.weight @ self.y.square()).sqrt()) if model.family == "gaussian" else 0.0
-        square = powers(self.X, 2).T @ self.weight + odds(model.p) * (self.power.T @ self.weight)
-        steepness = (square + model.alpha / curvature).sqrt()
+        # Rows at a time: fresh memory for all the squares would take longer than a fit.
+        dense = self.X.layout == torch.strided
+        parts = zip(self.X.split(1024), self.weight.split(1024), strict=True) if dense else [(self.X, self.weight)]
+        square = torch.stack([powers(X, 2).T @ weight for X, weight in parts]).sum(0)
+        steepness = (square + odds(model.p) * (self.power.T @ self.weight) + model.alpha / curvature).sqrt()
         steepness = torch.where(steepness > 0, steepness, 1.0)
         self.unit = (size or 1.0) / torch.cat([steepness, torch.ones(int(model.fit_intercept))])
         self.height = curvature * (size or 1.0) ** 2

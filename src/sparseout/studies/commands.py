@@ -17,6 +17,7 @@ from rich.console import Console
 from sparseout import report
 from sparseout.studies import autoencoder, image, language
 from sparseout.studies.config import UserError
+from sparseout.studies.glm.command import glm
 from sparseout.studies.place import Place
 from sparseout.studies.study import Study
 
@@ -28,6 +29,7 @@ def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
         app.command(_command(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
+    app.command(name="glm")(glm)
     return app
 
 

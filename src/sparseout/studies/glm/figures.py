@@ -1,0 +1,47 @@
+"""What the study's figures and tables have in common."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from sparseout.report.files import write_whole
+from sparseout.studies.records import Record
+
+LABELS = {
+    "breast cancer": "Breast cancer, Bernoulli",
+    "counts": "Synthetic counts, Poisson",
+    "diabetes": "Diabetes, Gaussian",
+    "digits": "Digits, multinomial",
+    "strong": "Synthetic, strong features matter",
+    "even": "Synthetic, every fifth matters",
+    "weak": "Synthetic, weak features matter",
+}
+
+
+def write_figure(draw: Callable[[list[Record], Any], None], rows: list[Record], path: Path) -> None:
+    """Let `draw` fill a figure of four panels' width, and write it."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    draw(rows, figure)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    write_whole(path, png.getvalue())
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> Table:
+    """A table for the terminal, the first column to the left."""
+    result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
+    for place, name in enumerate(header):
+        result.add_column(name, justify="right" if place else "left")
+    for line in lines:
+        result.add_row(*line)
+    return result

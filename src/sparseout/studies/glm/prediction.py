@@ -1,0 +1,174 @@
+"""Prediction beside ridge, lasso and Dropout at equal tuning effort: as many grid points, the same folds, the same test sets."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import scipy.stats
+from matplotlib import colormaps
+from rich.table import Table
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Lasso, LogisticRegression, Ridge
+from sklearn.metrics import log_loss, mean_squared_error
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sparseout.glm import SparseoutClassifier, SparseoutRegressor
+from sparseout.studies.glm import data
+from sparseout.studies.glm.figures import LABELS, table
+from sparseout.studies.records import Record
+
+BUNDLED = {"breast cancer": 200, "diabetes": 200, "digits": 300}  # samples to train on; the others are the test set
+SYNTHETIC = ("strong", "even", "weak")
+SEEDS = range(10)
+FOLDS = 3
+PS, QS = (0.02, 0.1, 0.3, 0.6), (0.5, 1.0, 2.0, 3.0)
+POINTS = len(PS) * len(QS)
+STRENGTHS = numpy.geomspace(1e-4, 1e2, POINTS).tolist()
+METHODS = ("sparseout", "dropout", "ridge", "lasso")
+
+
+def parts() -> dict[str, Callable[[], list[Record]]]:
+    """A part for each data set and seed."""
+    return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *SYNTHETIC)}
+
+
+def measure(name: str, seed: int) -> list[Record]:
+    """A row a method: its test `loss`, log loss or mean squared error, at the parameters that the folds chose.
+
+    The bundled features are standardised; the synthetic ones are not, because their magnitudes are what is studied.
+    """
+    train, test = _split(name, seed)
+    rows = []
+    for method in METHODS:
+        search = tuned(method, train, seed, scaled=name in BUNDLED)
+        row = {"data": name, "seed": seed, "method": method, **_losses(search, test), "chosen": search.best_params_}
+        if train.coef is not None:
+            row["coef_error"] = _coef_error(search.best_estimator_[-1].coef_, train)
+        rows.append({**row, "train": len(train.y), "test": len(test.y)})
+    return rows
+
+
+def tuned(method: str, train: data.Data, seed: int, scaled: bool) -> GridSearchCV:
+    """The method at the best of `POINTS` grid points by cross-validation, fitted to all of the training data."""
+    estimator, grid = _method(method, train)
+    steps = [StandardScaler(), estimator] if scaled else [estimator]
+    classes = train.family != "gaussian"
+    folds = (StratifiedKFold if classes else KFold)(FOLDS, shuffle=True, random_state=seed)
+    score = "neg_log_loss" if classes else "neg_mean_squared_error"
+    name = type(estimator).__name__.lower()
+    search = GridSearchCV(
+        make_pipeline(*steps), {f"{name}__{key}": values for key, values in grid.items()}, scoring=score, cv=folds
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # at the weak end of a grid separable classes have no minimum
+        return search.fit(train.X, train.y)
+
+
+def _method(name: str, train: data.Data) -> tuple[Any, dict[str, Any]]:
+    """An estimator and its grid of `POINTS` points."""
+    classes = train.family != "gaussian"
+    if name in ("sparseout", "dropout"):
+        # Evenly in the logarithm of the penalty's p / (1 - p).
+        odds = numpy.geomspace(PS[0] / (1 - PS[0]) / 2, 9, POINTS)
+        grid = {"p": PS, "q": QS} if name == "sparseout" else {"p": (odds / (1 + odds)).tolist()}
+        return (SparseoutClassifier if classes else SparseoutRegressor)(q=2.0, tol=1e-3, max_iter=300), grid
+    if classes:
+        # Before scikit-learn 1.8 the penalty had to be named.
+        named = {} if LogisticRegression().penalty == "deprecated" else {"penalty": "elasticnet"}
+        way = {"l1_ratio": 1.0, "solver": "saga", **named} if name == "lasso" else {}
+        return LogisticRegression(tol=1e-3, max_iter=300, **way), {"C": [1 / (each * len(train.y)) for each in STRENGTHS]}
+    if name == "ridge":
+        return Ridge(), {"alpha": [strength * len(train.y) for strength in STRENGTHS]}
+    return Lasso(max_iter=10_000), {"alpha": STRENGTHS}
+
+
+def _split(name: str, seed: int) -> tuple[data.Data, data.Data]:
+    if name in SYNTHETIC:
+        return data.synthetic(100, name, seed), data.synthetic(1000, name, 10_000 + seed)
+    whole = data.bundled(name)
+    labels = None if whole.family == "gaussian" else whole.y
+    X, X_test, y, y_test = train_test_split(whole.X, whole.y, train_size=BUNDLED[name], random_state=seed, stratify=labels)
+    return data.Data(whole.family, X, y), data.Data(whole.family, X_test, y_test)
+
+
+def _losses(search: GridSearchCV, test: data.Data) -> Record:
+    if test.family == "gaussian":
+        return {"loss": float(mean_squared_error(test.y, search.predict(test.X)))}
+    return {
+        "loss": float(log_loss(test.y, search.predict_proba(test.X))),
+        "accuracy": float(numpy.mean(search.predict(test.X) == test.y)),
+    }
+
+
+def _coef_error(coef: Any, train: data.Data) -> float:
+    """Distance from the true coefficients over their norm, in units of the features' standard deviations."""
+    scale = train.X.std(0)
+    return float(numpy.linalg.norm(scale * (coef - train.coef)) / numpy.linalg.norm(scale * train.coef))
+
+
+def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
+    """The test loss over Dropout's in the same split: the mean of its logarithm, and half the width of its 95% interval.
+
+    The splits of one data set overlap; the variance is enlarged for it by `1/seeds + test/train` in the place of `1/seeds`.
+
+    Source: Nadeau and Bengio (2003), *Inference for the generalization error*.
+    """
+    losses = {
+        each: {row["seed"]: row["loss"] for row in rows if (row["data"], row["method"]) == (name, each)} for each in METHODS
+    }
+    ratios = [math.log(loss / losses["dropout"][seed]) for seed, loss in losses[method].items()]
+    sizes = next(row for row in rows if row["data"] == name)
+    enlarged = 1 / len(ratios) + (0 if name in SYNTHETIC else sizes["test"] / sizes["train"])
+    quantile = scipy.stats.t.ppf(0.975, len(ratios) - 1)
+    return statistics.fmean(ratios), float(quantile * statistics.stdev(ratios) * math.sqrt(enlarged))
+
+
+def draw(rows: list[Record], figure: Any) -> None:
+    """The test losses over Dropout's, with intervals; and which q were chosen."""
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = [name for name in (*BUNDLED, *SYNTHETIC) if any(row["data"] == name for row in rows)]
+    others = (("sparseout", "#2183b3"), ("ridge", "#66a182"), ("lasso", "#edae49"))
+    for place, (method, colour) in enumerate(others):
+        means, widths = zip(*(interval(rows, name, method) for name in names), strict=True)
+        at = [number + 0.2 * (place - 1) for number in range(len(names))]
+        left.errorbar(means, at, xerr=widths, fmt="o", markersize=5, color=colour, elinewidth=2, label=method)
+    left.axvline(0, color="#808080", linewidth=1)
+    left.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    left.invert_yaxis()
+    left.set_xlabel("log(test loss / Dropout's): less is better; mean and 95% interval, paired")
+    left.set_title("Prediction at equal tuning effort", loc="left", weight="bold")
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    start = [0] * len(names)
+    for place, q in enumerate(QS):
+        counts = [sum(_q(row) == q for row in rows if (row["data"], row["method"]) == (name, "sparseout")) for name in names]
+        right.barh(
+            range(len(names)), counts, left=start, color=colormaps["viridis"](0.9 * place / (len(QS) - 1)), label=f"q = {q:g}"
+        )
+        start = [before + count for before, count in zip(start, counts, strict=True)]
+    right.set_yticks(range(len(names)), [])
+    right.invert_yaxis()
+    right.set_xlabel("splits")
+    right.set_title("q that cross-validation chose", loc="left", weight="bold")
+    right.legend(frameon=False, fontsize=8, ncols=len(QS), loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
+def _q(row: Record) -> float | None:
+    """The q that Sparseout was given, if the row is Sparseout's."""
+    return next((value for name, value in row["chosen"].items() if name.endswith("__q")), None)
+
+
+def summary(rows: list[Record]) -> Table:
+    """Mean test losses: a row a data set, a column a method."""
+    lines = []
+    for name in dict.fromkeys(row["data"] for row in rows):
+        losses = {method: [row["loss"] for row in rows if (row["data"], row["method"]) == (name, method)] for method in METHODS}
+        lines.append([LABELS[name], *(f"{statistics.fmean(values):.4f}" if values else "" for values in losses.values())])
+    return table(("data", *METHODS), lines, "Test loss: log loss, or mean squared error; means over the splits.")

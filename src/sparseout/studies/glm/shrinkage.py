@@ -1,0 +1,98 @@
+"""Which features are penalised: the penalty of each against its magnitude, for q from 0.5 to 3."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+from matplotlib import colormaps
+from rich.table import Table
+
+from sparseout.glm import SparseoutRegressor, penalty
+from sparseout.studies.glm import data
+from sparseout.studies.glm.approximation import slope
+from sparseout.studies.glm.figures import table
+from sparseout.studies.records import Record
+
+P = 0.5
+QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+def parts() -> dict[str, Callable[[], list[Record]]]:
+    """The penalties on the features of breast cancer, in the units that they come in; and fits to synthetic features."""
+    return {"breast cancer": functools.partial(weights, "breast cancer"), "synthetic": fits}
+
+
+def weights(name: str) -> list[Record]:
+    """`weight = p/(1-p) mean |x_j|^q` of `coef_j^2 / 2`, and over the mean square: relative to what the data say of `coef_j`."""
+    X = torch.from_numpy(data.bundled(name).X)
+    rows = []
+    for q in QS:
+        for feature, alone in enumerate(torch.eye(X.shape[1], dtype=X.dtype)):
+            square = X[:, feature].square().mean().item()
+            weight = 2 * penalty(X, alone, P, q, "gaussian").item()
+            rows.append(
+                {"data": name, "q": q, "feature": feature, "rms": square**0.5, "weight": weight, "relative": weight / square}
+            )
+    return rows
+
+
+def fits(samples: int = 4000) -> list[Record]:
+    """`kept = coef_j(p) / coef_j(0)` of features of every magnitude that matter equally, and `foretold` by the penalty alone."""
+    random = numpy.random.default_rng(0)
+    scale = numpy.geomspace(0.1, 10, 20)
+    X = random.normal(size=(samples, 20)) * scale
+    y = X @ (1 / scale) + random.normal(size=samples)
+    square = (X**2).mean(0)
+
+    def fit(p: float, q: float) -> Any:
+        return SparseoutRegressor(p=p, q=q, fit_intercept=False, tol=1e-8).fit(X, y).coef_
+
+    free = fit(0.0, 2.0)
+    rows = []
+    for q in QS:
+        kept = fit(P, q) / free
+        foretold = square / (square + P / (1 - P) * (abs(X) ** q).mean(0))
+        for feature, (rms, left, alone) in enumerate(zip(square**0.5, kept, foretold, strict=True)):
+            rows.append({"data": "synthetic", "q": q, "feature": feature, "rms": rms, "kept": left, "foretold": alone})
+    return rows
+
+
+def draw(rows: list[Record], figure: Any) -> None:
+    """The weights, the weights over the mean squares, and what of a coefficient is left: each against the feature's magnitude."""
+    panels = figure.subplots(1, 3)
+    titles = ("Penalty of a unit coefficient", "Penalty over mean square", "Coefficient left by the noise")
+    for axes, title, measure in zip(panels, titles, ("weight", "relative", "kept"), strict=True):
+        for place, q in enumerate(QS):
+            here = _by_magnitude(rows, q, measure)
+            colour, rms = colormaps["viridis"](0.9 * place / (len(QS) - 1)), [row["rms"] for row in here]
+            line = "o" if measure == "kept" else "o-"
+            axes.plot(rms, [row[measure] for row in here], line, markersize=4, color=colour, label=f"q = {q:g}")
+            if measure == "kept":
+                axes.plot(rms, [row["foretold"] for row in here], color=colour)
+        axes.set(xscale="log", yscale="linear" if measure == "kept" else "log", xlabel="magnitude of the feature (RMS)")
+        axes.set_title(title, loc="left", weight="bold")
+    panels[0].legend(frameon=False, fontsize=8)
+    panels[0].set_ylabel("breast cancer, its own units")
+    panels[2].set_ylabel("fit / fit without noise, synthetic")
+    panels[2].plot([], [], color="black", label="from the penalty alone")
+    panels[2].legend(*([items[-1]] for items in panels[2].get_legend_handles_labels()), frameon=False, fontsize=8)
+
+
+def _by_magnitude(rows: list[Record], q: float, measure: str) -> list[Record]:
+    """The rows at `q` that have the measure, the smallest feature first."""
+    return sorted((row for row in rows if row["q"] == q and measure in row), key=lambda row: float(row["rms"]))
+
+
+def summary(rows: list[Record]) -> Table:
+    """How the penalty, and what is left of a coefficient, follow the magnitude for each q."""
+    lines = []
+    for q in QS:
+        weighed, kept = _by_magnitude(rows, q, "weight"), _by_magnitude(rows, q, "kept")
+        order = slope([row["rms"] for row in weighed], [row["weight"] for row in weighed])
+        lines.append([f"{q:g}", f"{order:.2f}", f"{kept[0]['kept']:.2f}", f"{kept[-1]['kept']:.2f}"])
+    caption = "Order of the penalty in a feature's magnitude, and the share of a coefficient that is left."
+    return table(("q", "order", "left at 0.1", "left at 10"), lines, caption)
