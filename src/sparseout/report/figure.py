@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sparseout.report.files import write_whole
+from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import Series, series, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
 GREY = "#808080"
 
 
-def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     """Draw a dot a run, a line through the means over seeds, a band of one standard deviation, and the first curve's profiles."""
     from matplotlib.figure import Figure
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sparseout.report import page
+from sparseout.report.files import Location
 from sparseout.report.page import Cell, number, text
 from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import cells
@@ -23,7 +23,9 @@ _RUNS = {"run": "text", "q": "number", "seed": "number", "test loss": "number", 
 _ORIGIN = {"versions, machine, date": "text", "command": "text"}
 
 
-def write_page(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def write_page(
+    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
+) -> None:
     """Write the page of a study's `records`, with each run's epochs from `histories`."""
     groups = settings(records)
     curves = series(groups)
