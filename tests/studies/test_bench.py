@@ -292,9 +292,8 @@ def test_the_command(tmp_path, capsys):
     found = json.loads((out / "provenance.json").read_text())
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
         assert name in found
-    assert found["command"] == (
-        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --samples --seconds 0.0"
-    )
+    flags = "--sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --samples --seconds 0.0"
+    assert found["command"] == f"sparseout bench {flags}"
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
     printed = capsys.readouterr().out
@@ -340,7 +339,10 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--samples", "3"], "sparseout: samples must be integers of at least 100, got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
-        (["--sizes", "--models", "--samples"], "sparseout: there is nothing to measure: give --sizes and --dtypes, or --models"),
+        (
+            ["--sizes", "--models", "--samples"],
+            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, or --samples",
+        ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
     ],
