@@ -29,6 +29,7 @@ ORDER = [
     "probing",
     "bench",
     "cli",
+    "__main__",
 ]
 EXTRAS = {
     "accelerate",

@@ -394,7 +394,7 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--dtypes", "int8"], "sparseout: dtypes must be one of 'float32', 'bfloat16', 'float16', 'float64', got 'int8'"),
         (["--q", "-1"], "sparseout: q must be a finite norm of at least 0, got -1.0"),
         (["--q"], "sparseout: q needs at least one value"),
-        (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', got 'gpt'"),
+        (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--samples", "3"], "sparseout: samples must be integers of at least 100, got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
