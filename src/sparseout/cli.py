@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sparseout.studies.commands import study_app, sweep_command
         from sparseout.studies.config import UserError
         from sparseout.studies.evaluation import evaluate
+        from sparseout.studies.results import results
         from sparseout.studies.sampling import sample
     except ModuleNotFoundError as error:
         print(f"sparseout: this command needs {error.name}: pip install 'sparseout[studies]'", file=sys.stderr)
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(name="probe")(probe)
         app.command(study_app(arguments), name="study", help="Run one of the paper's experiments.")
         app.command(sweep_command(), name="sweep")
+        app.command(name="results")(results)
         app.command(name="evaluate")(evaluate)
         app.command(name="sample")(sample)
         app.command(name="bench")(bench)
