@@ -35,6 +35,7 @@ EXTRAS = {
     "accelerate",
     "datasets",
     "docstring_parser",
+    "fsspec",
     "jinja2",
     "matplotlib",
     "onnx",
@@ -46,9 +47,11 @@ EXTRAS = {
     "safetensors",
     "scipy",
     "sklearn",
+    "statsmodels",
     "transformers",
     "triton",
     "tyro",
+    "upath",
 }
 
 
