@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from sparseout.studies import data
 from sparseout.studies.autoencoder import STUDY, Autoencoder, AutoencoderConfig, evaluate
+from sparseout.studies.execution import Execution
 from sparseout.studies.place import Place
 from sparseout.studies.records import RunFolder, read_lines
+from sparseout.studies.sweep import execute
 
 RECORD = ["study", "run", "q", "p", "seed", "gradient", "noise", "threads", "precision"]
 RECORD += ["dataset", "hidden", "epochs", "batch_size", "lr"]
@@ -26,7 +28,7 @@ MNIST = {
 
 def study(out, data_dir=None, **axes):
     configs = STUDY.grid({name: value if isinstance(value, tuple) else (value,) for name, value in axes.items()})
-    return STUDY.execute(configs, Place(out, data_dir, "cpu"), Console(quiet=True))
+    return execute(configs, Place(out, data_dir, "cpu"), Execution(), Console(quiet=True))[0]
 
 
 def numbers(record):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,16 +14,23 @@ from rich.console import Console
 
 from sparseout.studies import engine
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
-from sparseout.studies.config import UserError
+from sparseout.studies.execution import Execution
 from sparseout.studies.place import Place
 from sparseout.studies.records import RunFolder, read_lines
+from sparseout.studies.sweep import execute
 
 SMALL = {"q": (1.5,), "epochs": (3,), "hidden": (16,), "batch_size": (300,)}  # 5 steps an epoch
 
 
-def study(out, checkpoint_minutes=10.0, tensorboard=False, **axes):
+def attempt(out, checkpoint_minutes=10.0, tensorboard=False, **axes):
     place = Place(out, None, "cpu", checkpoint_minutes, tensorboard)
-    return STUDY.execute(STUDY.grid({**SMALL, **axes}), place, Console(quiet=True))
+    return execute(STUDY.grid({**SMALL, **axes}), place, Execution(), Console(quiet=True))
+
+
+def study(out, *arguments, **axes):
+    records, failures = attempt(out, *arguments, **axes)
+    assert not failures
+    return records
 
 
 def numbers(record):
@@ -121,14 +129,15 @@ def interrupt_at_the_end(out, monkeypatch):
             study(out)
 
 
-def test_a_checkpoint_that_was_changed_stops_the_study_and_stays(tmp_path, monkeypatch):
+def test_a_checkpoint_that_was_changed_fails_its_run_and_stays(tmp_path, monkeypatch):
     interrupt_at_the_end(tmp_path, monkeypatch)
     (path,) = tmp_path.glob("*/checkpoint.safetensors")
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint.safetensors cannot be resumed from: .*checksum"):
-        study(tmp_path)
+    records, (failure,) = attempt(tmp_path)
+    assert records == []
+    assert re.search(r"checkpoint.safetensors cannot be resumed from: .*checksum", failure.reason)
     assert path.read_bytes() == content
 
 
@@ -136,8 +145,8 @@ def test_a_checkpoint_that_does_not_fit_the_network_is_refused(tmp_path, monkeyp
     interrupt_at_the_end(tmp_path, monkeypatch)
     (path,) = tmp_path.glob("*/checkpoint.safetensors")
     engine.save_checkpoint(path, path.parent.name.rsplit("-", 1)[1], {"at": {"epoch": 2}, "learner": {}})
-    with pytest.raises(UserError, match="cannot be resumed from: delete it to start that run again"):
-        study(tmp_path)
+    _, (failure,) = attempt(tmp_path)
+    assert "cannot be resumed from: delete it to start that run again" in failure.reason
 
 
 def test_event_files_on_request(tmp_path):

@@ -1,6 +1,8 @@
 """Files are written whole, a folder that holds something else is left alone, and the view of a study is sorted."""
 
 import json
+import os
+import time
 
 import pytest
 
@@ -42,7 +44,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):
-    StudyFolder(tmp_path / "out", "image")
+    StudyFolder(tmp_path / "out", "image").open()
     with pytest.raises(UserError, match="of the study 'autoencoder': .* holds the study 'image'"):
         StudyFolder(tmp_path / "out", "autoencoder")
 
@@ -54,8 +56,10 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_a_study_opens_its_own_folder_again(tmp_path):
-    StudyFolder(tmp_path / "new" / "out", "autoencoder")
-    StudyFolder(tmp_path / "new" / "out", "autoencoder")
+    folder = StudyFolder(tmp_path / "new" / "out", "autoencoder")
+    assert not (tmp_path / "new").exists()
+    folder.open()
+    StudyFolder(tmp_path / "new" / "out", "autoencoder").open()
 
 
 def test_results_are_the_summaries_sorted_by_run(tmp_path):
@@ -77,9 +81,12 @@ def test_a_broken_summary_is_named(tmp_path):
         folder.summaries()
 
 
-def test_opening_a_run_clears_what_was_half_written(tmp_path):
+def test_opening_a_run_clears_what_was_half_written_and_leaves_what_is_being_written(tmp_path):
     run = StudyFolder(tmp_path, "autoencoder").run(AutoencoderConfig())
     run.open()
-    (run.path / ".weights.safetensors.123.part").touch()
+    for name, age in (("old", 3600), ("new", 0)):
+        part = run.path / f".weights.safetensors.{name}.part"
+        part.touch()
+        os.utime(part, (time.time() - age,) * 2)
     run.open()
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".weights.safetensors.new.part", "config.json"]

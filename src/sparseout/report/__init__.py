@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sparseout.report.figure import write_figure
+from sparseout.report.files import Location
 from sparseout.report.probe import write_probe
 from sparseout.report.study import write_page
 from sparseout.report.table import table
@@ -14,7 +14,7 @@ from sparseout.report.table import table
 __all__ = ["table", "write", "write_probe"]
 
 
-def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
+def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], out: Location) -> None:
     """Write `sparsity.png` and `report.html` into the folder `out`.
 
     Args:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sparseout.report.files import write_whole
+from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import Series, series, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
 GREY = "#808080"
+CURVES = 12  # that can be told apart
 
 
-def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     """Draw a dot a run, a line through the means over seeds, a band of one standard deviation, and the first curve's profiles."""
     from matplotlib.figure import Figure
 
     curves = series(settings(records))
+    title = f"the first {CURVES} of {len(curves)} curves" if len(curves) > CURVES else None
+    curves = curves[:CURVES]
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, "test_loss", "Test loss")):
@@ -30,7 +32,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_title(title, loc="left", weight="bold")
         axes.set_xlabel("q")
     if len(curves) > 1:
-        left.legend(frameon=False, fontsize=9)
+        left.legend(frameon=False, fontsize=9, title=title)
     profiled = next((curve for curve in curves if curve.has_q), None)
     if profiled:
         _draw_profiles(middle, profiled, profiled.label if len(curves) > 1 else None)
@@ -51,8 +53,8 @@ def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
     low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads, strict=True)), strict=True)
     axes.fill_between(curve.q, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(curve.q, means, color=colour, linewidth=2, label=curve.label)
-    for q, setting in zip(curve.q, curve.settings, strict=True):
-        axes.plot([q] * len(setting.runs), setting.each(measure), "o", color=colour, markersize=4, alpha=0.7)
+    dots = [(q, value) for q, setting in zip(curve.q, curve.settings, strict=True) for value in setting.each(measure)]
+    axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=4, alpha=0.7)
 
 
 def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:

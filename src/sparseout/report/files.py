@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from upath import UPath
+
+Location: TypeAlias = Path | UPath
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Location, data: bytes) -> None:
     """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if not isinstance(path, Path):
+        path.write_bytes(data)  # an object, which a store shows when all of it is there
+        return
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("wb") as file:
             file.write(data)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from sparseout.report.files import finite, write_whole
+from sparseout.report.files import Location, finite, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ def number(value: float | None, shown: str = "{:.3g}") -> Cell:
     return Cell("-" if value is None else shown.format(value), value)
 
 
-def write(template: str, path: Path, *, data: Any, **context: Any) -> None:
+def write(template: str, path: Location, *, data: Any, **context: Any) -> None:
     """Fill the template called `template`; `data` is for its script. What comes from records is text wherever it appears."""
     import jinja2
     from plotly.offline import get_plotlyjs

@@ -9,9 +9,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RESULTS = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "layers", "seconds", "provenance")
+RESULTS = ("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch")
+RESULTS += ("hoyer", "zeros", "rms", "layers", "seconds", "provenance")
 _ORDER = ("noise", "gradient", "p")
-_IGNORED = {"sparseout": {"noise"}, "dropout": {"noise", "gradient"}, "none": {"noise", "gradient", "p"}}
+# Settings that mean nothing with a noise, or say no more than its name does.
+IGNORED = {"sparseout": {"noise"}, "dropout": {"noise", "gradient"}, "none": {"noise", "gradient", "p", "p_hidden"}}
 _TITLES = {"sparseout": "Sparseout", "dropout": "nn.Dropout", "none": "no noise"}
 
 
@@ -119,7 +121,7 @@ def series(settings: Sequence[Setting]) -> list[Series]:
     for setting in settings:
         noise = setting.values["noise"]
         names = varying([other for other in settings if other.values["noise"] == noise])
-        values = {name: setting.values[name] for name in names if name not in _IGNORED[noise]}
+        values = {name: setting.values[name] for name in names if name not in IGNORED[noise]}
         parts = [] if setting.has_q and values else [_TITLES[noise]]
         parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
         label = ", ".join(parts)

@@ -1,12 +1,12 @@
-"""The page of a study: each measure against q, over training, and by layer, with the table and the provenance of every run."""
+"""The page of a study: score and sparsity against q and each other, by layer and over training, and what the data support."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sparseout.report import page
+from sparseout.report import page, statistics
+from sparseout.report.files import Location
 from sparseout.report.page import Cell, number, text
 from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import cells
@@ -19,50 +19,111 @@ PLOTS = {
     "zeros": "fraction of zeros",
     "rms": "RMS of the activations",
 }
-_RUNS = {"run": "text", "q": "number", "seed": "number", "test loss": "number", "Hoyer": "number", "all-zero vectors": "number"}
 _ORIGIN = {"versions, machine, date": "text", "command": "text"}
+SETTINGS, RUNS = 200, 2000  # that a browser shows at once without delay
 
 
-def write_page(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Write the page of a study's `records`, with each run's epochs from `histories`."""
-    groups = settings(records)
+def write_page(
+    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
+) -> None:
+    """Write the page of a study's `records`, with each run's epochs from `histories`, of which it reads those that it shows."""
+    everything = settings(records)
+    groups = everything[:SETTINGS]
+    shown = [run for setting in groups for run in setting.runs]
+    rows_of = [run for setting in groups for run in setting.runs[: max(1, RUNS // len(groups))]]
     curves = series(groups)
-    measures = {name: title for name, title in PLOTS.items() if any(name in record for record in records)}
+    score = statistics.score_of(records)
+    sentences = [comparison.sentence() for comparison in statistics.compare(everything, score)]
+    measures = {name: title for name, title in PLOTS.items() if any(name in record for record in shown)}
     shared = {name: value for name, value in groups[0].values.items() if name not in ("q", *varying(groups))} if groups else {}
-    layers = list(dict.fromkeys(layer for record in records for layer in record["layers"]))
-    header, rows = cells(records)
+    layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
+    header, rows = cells(shown)
+    named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
+    estimates_header, estimates = statistics.cells(named, score)
     page.write(
         "study.html",
         path,
         title=f"Sparseout study: {shared.get('study', 'no runs')}",
         findings=[finding(curve) for curve in curves if curve.has_q],
+        left_out=_left_out(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - SETTINGS),
+        sentences=sentences[:SETTINGS],
+        estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
+        estimates=[[_cell(cell) for cell in row] for row in estimates],
         header=[(name, "text name" if name == "setting" else "number") for name in header],
         rows=[[_cell(cell) for cell in row] for row in rows],
         places=list(range(len(groups))),
         shared={name: value for name, value in shared.items() if name != "study"},
-        runs_header=list((_RUNS | _ORIGIN).items()),
-        runs=[_run(record) for record in records],
+        runs_header=[
+            *(
+                (name, "number" if name != "run" else "text")
+                for name in ("run", "q", "seed", _title(score), "Hoyer", "all-zero vectors")
+            ),
+            *_ORIGIN.items(),
+        ],
+        runs=[_run(record, score) for record in rows_of],
+        names=[str(record["run"]) for record in rows_of],
         layers=layers,
         data={
             "measures": measures,
+            "score": score,
             "layers": layers,
-            "curves": [_curve(curve, measures) for curve in curves],
+            "curves": [_curve(curve, measures, score, {id(run) for run in rows_of}) for curve in curves],
             "settings": [
-                {"curve": i, **_setting(setting, curve, shade, len(curves) > 1, measures, layers, histories)}
-                for i, curve in enumerate(curves)
-                for setting, shade in zip(curve.settings, curve.shades, strict=True)
+                {"curve": i, **name, **_setting(setting, curve, shade, measures, layers, histories)}
+                for name, (i, curve, setting, shade) in zip(_names(curves), _places(curves), strict=True)
             ],
         },
     )
 
 
-def _curve(curve: Series, measures: Mapping[str, str]) -> dict[str, Any]:
+def _title(score: str) -> str:
+    return statistics.TITLES[score]
+
+
+def _left_out(settings: int, runs: int, sentences: int) -> str:
+    """What the page does not show, in a sentence."""
+    counts = {"settings": settings, "runs": runs, "comparisons": sentences}
+    text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count > 0)
+    return text and f"Left out, to keep the page quick: {text}. `sparseout results` lists all."
+
+
+def _places(curves: Sequence[Series]) -> list[tuple[int, Series, Setting, float]]:
+    """Each setting with its curve and its shade."""
+    return [
+        (i, curve, setting, shade)
+        for i, curve in enumerate(curves)
+        for setting, shade in zip(curve.settings, curve.shades, strict=True)
+    ]
+
+
+def _of(curves: Sequence[Series]) -> list[Setting]:
+    return [setting for _, _, setting, _ in _places(curves)]
+
+
+def _names(curves: Sequence[Series]) -> list[dict[str, str]]:
+    """What each setting is called, within its curve and among all."""
+    names = []
+    for _, curve, setting, _ in _places(curves):
+        short = f"q {setting.values['q']:g}" if curve.has_q else curve.label
+        names.append({"short": short, "name": f"{short}, {curve.label}" if curve.has_q and len(curves) > 1 else short})
+    return names
+
+
+def _curve(curve: Series, measures: Mapping[str, str], score: str, shown: set[int]) -> dict[str, Any]:
+    estimates = [statistics.estimate(setting.each(score)) for setting in curve.settings]
     return {
         "label": curve.label,
         "has_q": curve.has_q,
         "q": curve.q,
         "means": {name: curve.means(name) for name in measures},
         "spreads": {name: curve.spreads(name) for name in measures},
+        "half": [found.high - found.mean for found in estimates],
+        "points": [
+            {"run": run["run"], "q": run["q"], "seed": run["seed"], "hoyer": run.get("hoyer"), "score": run.get(score)}
+            for setting in curve.settings
+            for run in setting.runs
+            if id(run) in shown
+        ],
     }
 
 
@@ -70,15 +131,11 @@ def _setting(
     setting: Setting,
     curve: Series,
     shade: float,
-    several: bool,
     measures: Mapping[str, str],
     layers: Sequence[str],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    short = f"q {setting.values['q']:g}" if curve.has_q else curve.label
     return {
-        "short": short,
-        "name": f"{short}, {curve.label}" if curve.has_q and several else short,
         "shade": shade if curve.has_q else None,
         "values": {measure: setting.mean(measure) for measure in measures},
         "layers": {layer: {m: setting.layer_mean(layer, m) for m in ("hoyer", "zeros", "rms")} for layer in layers},
@@ -87,14 +144,14 @@ def _setting(
     }
 
 
-def _run(record: Mapping[str, Any]) -> list[Cell]:
+def _run(record: Mapping[str, Any], score: str) -> list[Cell]:
     layers, origin = record["layers"].values(), record["provenance"]
     empty, vectors = (sum(layer[name] for layer in layers) for name in ("zero_vectors", "vectors"))
     return [
         text(record["run"]),
         number(record["q"], "{:g}"),
         number(record["seed"], "{:d}"),
-        number(record["test_loss"], "{:.4f}"),
+        number(record.get(score), "{:.4f}"),
         number(record["hoyer"], "{:.4f}"),
         Cell(f"{empty} of {vectors}", empty),
         text(f"sparseout {origin['sparseout']}, torch {origin['torch']}, {origin['cpu']}, {origin['date']}"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sparseout.report.files import write_whole
+from sparseout.report.files import Location, write_whole
 from sparseout.studies.config import UserError
 
 
-def save_checkpoint(path: Path, run: str, state: Mapping[Any, Any]) -> None:
+def save_checkpoint(path: Location, run: str, state: Mapping[Any, Any]) -> None:
     """Write `state` of the run called `run` to `path`, whole or not at all.
 
     Args:
@@ -34,17 +36,17 @@ def save_checkpoint(path: Path, run: str, state: Mapping[Any, Any]) -> None:
     try:
         save_tensors(path, tensors, {"run": run, "values": values, "sha256": _digest(run, values, tensors)})
     except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}): what it held before is intact") from error
+        raise UserError(f"{path} could not be written ({error.strerror or error}): what it held before is intact") from error
 
 
-def load_checkpoint(path: Path, run: str) -> dict[Any, Any]:
+def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
     """The state in `path`, with its tensors on the CPU.
 
     Raises:
         UserError: the file cannot be read, was changed after it was written, or is of another run.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with local(path) as copy, safe_open(copy, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, values, digest = (metadata[name] for name in ("run", "values", "sha256"))
@@ -59,10 +61,22 @@ def load_checkpoint(path: Path, run: str) -> dict[Any, Any]:
     return _tree(leaves)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(path: Location, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` to `path` as safetensors, whole or not at all; one that has several names is written under each."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(copies, metadata=metadata))
+
+
+@contextlib.contextmanager
+def local(path: Location) -> Iterator[Path]:
+    """A file on this machine with the content of `path`: itself where it is one."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def _leaves(tree: Mapping[Any, Any], keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

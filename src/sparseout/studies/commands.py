@@ -1,4 +1,4 @@
-"""The studies' commands: every field of a configuration is a flag, and every flag may be given several values."""
+"""The commands `study` and `sweep`: a grid of runs from flags, or from a file."""
 
 from __future__ import annotations
 
@@ -15,73 +15,110 @@ import tyro
 from rich.console import Console
 
 from sparseout import report
-from sparseout.studies import autoencoder, image, language
-from sparseout.studies.config import UserError
-from sparseout.studies.glm.command import glm
-from sparseout.studies.place import Place
+from sparseout.report.files import Location
+from sparseout.studies.catalogue import STUDIES
+from sparseout.studies.config import Config
+from sparseout.studies.execution import Execution
+from sparseout.studies.place import Place, location
+from sparseout.studies.question import read_question
 from sparseout.studies.study import Study
+from sparseout.studies.sweep import execute, plan, tell
 
-STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY)}
+METAVARS = {
+    "out": "DIR|URL",
+    "data_dir": "DIR",
+    "device": "NAME",
+    "checkpoint_minutes": "FLOAT",
+    "jobs": "INT",
+    "ray": "auto|HOST:PORT",
+}
 
 
 def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
     """The commands `sparseout study NAME`, with the defaults of the preset that `arguments` ask for."""
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
-        app.command(_command(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
-    app.command(name="glm")(glm)
+        app.command(_study(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
     return app
+
+
+def sweep_command() -> Any:
+    """The command `sparseout sweep SWEEP.toml`: every flag of `study` that changes no number, and the file for the others."""
+    argument = tyro.conf.arg(help="the study, and its settings: each a value or a list of values", metavar="SWEEP.toml")
+    positional = Annotated[tyro.conf.Positional[Path], argument]
+    file = inspect.Parameter("file", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=positional)
+
+    def command(file: Path, **flags: Any) -> int:
+        question = read_question(file)
+        flags["out"] = flags["out"] or str(Path("runs") / file.stem)
+        return _execute(question.configs, flags, question.content)
+
+    return _with_flags(command, "Run a grid of runs that a file asks for.", [file, *_flags(Place, out=""), *_flags(Execution)])
 
 
 def _preset(study: Study, arguments: Sequence[str]) -> str:
     """The preset in `arguments`, which decides on the defaults of all other flags, so that it is read before them."""
     given = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
     given += [word for flag, word in itertools.pairwise(arguments) if flag == "--preset"]
-    preset = given[-1] if given else next(iter(study.presets))
-    if preset not in study.presets:
-        raise UserError(f"preset must be one of {', '.join(map(repr, study.presets))}, got {preset!r}")
-    return preset
+    return given[-1] if given else next(iter(study.presets))
 
 
-def _command(study: Study, preset: str) -> Any:
-    """A function whose keyword arguments are the preset, the configuration's fields, each a tuple, and those of `Place`."""
-    values = study.presets[preset]
-    axes = [_axis(study, field, values.get(field.name, field.default)) for field in dataclasses.fields(study.config)]
-    places = [_place(field, study.config.study) for field in dataclasses.fields(Place)]
+def _study(study: Study, preset: str) -> Any:
+    """A function whose keyword arguments are the preset, the configuration's fields, each a tuple, and how to execute them."""
+    axes = [_axis(study, name, default) for name, default in study.axes(preset).items()]
     argument = tyro.conf.arg(help="settings to begin with; each flag changes one of them", metavar="|".join(study.presets))
     presets = [_parameter("preset", Annotated[str, argument], preset)] if len(study.presets) > 1 else []
 
-    def command(**flags: Any) -> None:
-        console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
-        place = Place(**{parameter.name: flags[parameter.name] for parameter in places})
-        configs = study.grid({parameter.name: flags[parameter.name] for parameter in axes})
-        records = study.execute(configs, place, console)
-        console.print(report.table(records))
-        console.print(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}", soft_wrap=True)
+    def command(**flags: Any) -> int:
+        return _execute(study.grid({axis.name: flags.pop(axis.name) for axis in axes}), flags)
 
-    command.__doc__ = (study.config.__doc__ or "").split("\n")[0]
-    parameters = [*presets, *axes, *places]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+    places = _flags(Place, out=str(Path("runs") / study.config.study))
+    return _with_flags(command, (study.config.__doc__ or "").split("\n")[0], [*presets, *axes, *places, *_flags(Execution)])
 
 
-def _axis(study: Study, field: dataclasses.Field[Any], default: Any) -> inspect.Parameter:
-    hint: Any = get_type_hints(study.config)[field.name]
+def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes | None = None) -> int:
+    """Execute the runs where and how the flags say, and return the exit code: 1 if one failed."""
+    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
+    flags["out"] = location(flags["out"])
+    place = Place(**{field.name: flags[field.name] for field in dataclasses.fields(Place)})
+    how = Execution(**{field.name: flags[field.name] for field in dataclasses.fields(Execution)})
+    if how.dry_run:
+        plan(configs, place, how, console)
+        return 0
+    records, failures = execute(configs, place, how, console, question)
+    console.print(report.table(records))
+    console.print(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}", soft_wrap=True)
+    tell(failures, console)
+    return int(bool(failures))
+
+
+def _axis(study: Study, name: str, default: tuple[Any, ...]) -> inspect.Parameter:
+    hint: Any = get_type_hints(study.config)[name]
     values = get_args(hint) if get_origin(hint) is Literal else ()
     # A name that is none of the values is told by the configuration, in one line, as every other bad value is.
     hint = str if values else hint
-    metavar = f"{'|'.join(values) or hint.__name__.upper()} ..."
-    argument = tyro.conf.arg(help=_help(study.config, field.name), metavar=metavar)
-    default = default if isinstance(default, tuple) else (default,)
-    return _parameter(field.name, Annotated[tuple[hint, ...], argument], default)
+    argument = tyro.conf.arg(help=_help(study.config, name), metavar=f"{'|'.join(values) or hint.__name__.upper()} ...")
+    return _parameter(name, Annotated[tuple[hint, ...], argument], default)
 
 
-def _place(field: dataclasses.Field[Any], study: str) -> inspect.Parameter:
-    hint = get_type_hints(Place)[field.name]
-    default = Path("runs") / study if field.name == "out" else field.default
-    argument = tyro.conf.arg(help=_help(Place, field.name), metavar={str: "NAME", float: "FLOAT", bool: None}.get(hint, "DIR"))
-    return _parameter(field.name, Annotated[hint, argument], default)
+def _flags(kind: type, **defaults: Any) -> list[inspect.Parameter]:
+    """A flag for each field of `Place` or `Execution`."""
+    flags = []
+    for field in dataclasses.fields(kind):
+        hint: Any = get_type_hints(kind)[field.name]
+        argument = tyro.conf.arg(help=_help(kind, field.name), metavar=METAVARS.get(field.name))
+        hint = str if hint == Location else hint
+        annotation = Annotated[hint, argument]
+        flags.append(_parameter(field.name, annotation, defaults.get(field.name, field.default)))
+    return flags
+
+
+def _with_flags(command: Any, description: str, parameters: Sequence[inspect.Parameter]) -> Any:
+    """`command`, which takes any keyword arguments, with these for its signature."""
+    command.__doc__ = description
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

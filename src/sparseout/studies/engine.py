@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -178,6 +179,8 @@ class Engine:
         if not (self.tensorboard and self.accelerator.is_main_process):
             yield None
             return
+        if not isinstance(folder.path, Path):
+            raise UserError(f"--tensorboard needs a local --out, got {folder.path}")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -15,7 +15,7 @@ from sparseout.report.files import finite
 from sparseout.studies.config import UserError
 from sparseout.studies.place import Place
 from sparseout.studies.records import Record
-from sparseout.studies.study import isolated
+from sparseout.studies.run import isolated
 from sparseout.studies.trained import trained
 
 SCORES = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms")

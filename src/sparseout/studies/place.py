@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from upath import UPath
 
+from sparseout.report.files import Location
 from sparseout.studies.config import UserError
+
+
+def location(text: str) -> Location:
+    """A local path, or by its URL a folder of any file system that fsspec knows.
+
+    Raises:
+        UserError: there is no such file system, or what it needs is not installed.
+
+    >>> location("runs/autoencoder"), location("file:///tmp/runs"), location("memory://bucket/runs").name
+    (PosixPath('runs/autoencoder'), PosixPath('/tmp/runs'), 'runs')
+    """
+    if "://" not in text:
+        return Path(text)
+    try:
+        path = UPath(text)
+        return Path(path.path) if path.fs.protocol == ("file", "local") else path
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{text} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,18 +38,29 @@ class Place:
     """Where a study runs.
 
     Attributes:
-        out: folder for the runs, the results and the report
+        out: folder for the runs, the results and the report, or its URL on any file system that fsspec knows
         data_dir: folder with the data set's files; by default it comes from the hub, or is bundled
         device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
         checkpoint_minutes: between two checkpoints within an epoch; each epoch ends with one too
         tensorboard: write TensorBoard's event files into the runs' folders, to watch them while they train
     """
 
-    out: Path
+    out: Location
     data_dir: Path | None = None
     device: str = "auto"
     checkpoint_minutes: float = 10.0
     tensorboard: bool = False
+
+    def flags(self) -> str:
+        """The flags that say so."""
+        flags = ["--out", str(self.out)]
+        flags += ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        flags += ["--device", self.device] if self.device != "auto" else []
+        return shlex.join(flags)
+
+    def processes(self) -> int:
+        """How many processes a launcher started to train each run together."""
+        return int(os.environ.get("WORLD_SIZE", 1))
 
     def torch_device(self) -> torch.device:
         """The device, checked by putting a number on it."""

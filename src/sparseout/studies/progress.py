@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+DAY = 86400
+
 
 def progress_bar(console: Console) -> Progress:
     """A bar for tasks of several parts, with the time that passed and that is left."""
@@ -17,7 +19,20 @@ def progress_bar(console: Console) -> Progress:
 def training_bar(console: Console) -> Progress:
     """A bar for runs: what each is doing, how fast, the time that passed and that is left."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(*columns, *times, console=console, speed_estimate_period=DAY)
+
+
+def duration(seconds: float) -> str:
+    """A time, to the precision that an estimate has.
+
+    >>> duration(4.2), duration(90), duration(5 * 3600), duration(5 * 86400)
+    ('4 s', '1.5 min', '5 h', '5 days')
+    """
+    for unit, size in (("days", DAY), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 class RunBar:

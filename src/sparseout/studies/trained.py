@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sparseout.studies.commands import STUDIES
+from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config, UserError
-from sparseout.studies.records import Record, read_lines
-from sparseout.studies.study import WEIGHTS, Study
+from sparseout.studies.records import WEIGHTS, Record, read_lines
+from sparseout.studies.study import Study
 
 
 @dataclasses.dataclass(frozen=True)

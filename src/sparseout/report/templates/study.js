@@ -5,6 +5,74 @@ const title = () => data.measures[state.measure];
 const colour = (setting) => (setting.shade === null ? GREY : `hsl(${Math.round(265 - 240 * setting.shade)}, 65%, 52%)`);
 const curve = () => (data.curves.length > 1 ? `: ${data.curves[data.settings[state.setting].curve].label}` : "");
 
+const scoreTitle = data.measures[data.score] ?? data.score;
+const tint = (i) => (data.curves[i].has_q ? PALETTE[i % PALETTE.length] : GREY);
+
+// The line through the means over the seeds, and a point a run, which leads to its row.
+function againstSparseness() {
+  const means = data.curves.map((curve, i) => ({
+    x: curve.means.hoyer,
+    y: curve.means[data.score],
+    text: curve.q.map((q) => (curve.has_q ? `q ${q}` : "")),
+    textposition: "top center",
+    name: plain(curve.label),
+    mode: curve.has_q ? "lines+markers+text" : "markers",
+    line: { color: tint(i), width: 2 },
+    marker: { color: tint(i), size: 9 },
+    hovertemplate: "%{text} mean: %{x:.4f}, %{y:.4f}<extra></extra>",
+  }));
+  const runs = data.curves.map((curve, i) => ({
+    x: curve.points.map((point) => point.hoyer),
+    y: curve.points.map((point) => point.score),
+    customdata: curve.points.map((point) => point.run),
+    text: curve.points.map((point) => `q ${point.q}, seed ${point.seed}, run ${plain(point.run)}`),
+    name: plain(curve.label),
+    showlegend: false,
+    type: "scatter",
+    mode: "markers",
+    marker: { color: tint(i), size: 6, opacity: 0.45 },
+    hovertemplate: "%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
+  }));
+  const pairs = data.settings.map((setting) => [setting.name, setting.values[data.score]]);
+  draw("tradeoff", [...means, ...runs], {
+    x: { title: "Hoyer sparseness" },
+    y: { title: scoreTitle },
+    height: 420,
+    alt: spread(`${scoreTitle} by Hoyer sparseness`, pairs),
+    showlegend: data.curves.length > 1,
+  });
+  document.getElementById("tradeoff-title").textContent = `${scoreTitle} against Hoyer sparseness`;
+  document.getElementById("tradeoff-note").textContent = "A small point a run, which leads to its row below; a large one a mean over the seeds.";
+}
+
+function scoreAgainstQ() {
+  const all = data.curves.filter((curve) => curve.has_q).flatMap((curve) => curve.q);
+  const traces = data.curves.map((curve, i) => ({
+    x: curve.has_q ? curve.q : [Math.min(...all), Math.max(...all)],
+    y: curve.has_q ? curve.means[data.score] : [curve.means[data.score][0], curve.means[data.score][0]],
+    error_y: { type: "data", array: curve.has_q ? curve.half : [], thickness: 1.2 },
+    name: plain(curve.label),
+    mode: curve.has_q ? "lines+markers" : "lines",
+    line: { color: tint(i), dash: curve.has_q ? "solid" : "dot" },
+    hovertemplate: "q %{x}: %{y:.4f} ± %{error_y.array:.4f}<extra></extra>",
+  }));
+  draw("score", traces, {
+    x: { title: "q" },
+    y: { title: scoreTitle },
+    alt: spread(`${scoreTitle} by q`, data.settings.map((setting) => [setting.name, setting.values[data.score]])),
+    showlegend: traces.length > 1,
+  });
+  document.getElementById("score-title").textContent = `${scoreTitle} against q`;
+  document.getElementById("score-note").textContent = "Bars: 95 % intervals of the mean over the seeds.";
+}
+
+function showRun(run) {
+  for (const row of document.querySelectorAll("tr[id][aria-selected]")) row.removeAttribute("aria-selected");
+  const row = document.getElementById(`run-${run}`);
+  row?.setAttribute("aria-selected", true);
+  row?.scrollIntoView({ block: "center" });
+}
+
 function againstQ() {
   let first = 0;
   const traces = data.curves.map((curve, i) => {
@@ -116,7 +184,10 @@ if (data.settings.length) {
     0,
     (setting) => choose({ setting: Number(setting) }),
   );
+  againstSparseness();
+  scoreAgainstQ();
   update();
+  document.getElementById("tradeoff").on("plotly_click", ({ points: [{ customdata }] }) => customdata && showRun(customdata));
   document.getElementById("against").on("plotly_click", ({ points: [{ customdata }] }) => choose({ setting: customdata }));
   document
     .getElementById("heat")

@@ -1,0 +1,208 @@
+"""What a study's runs support: each setting's mean with its interval, and each setting against Dropout, paired by seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparseout.report.settings import IGNORED, Setting, varying
+
+CONFIDENCE = 0.95
+SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}  # whether higher is better; the first that is there counts
+TITLES = {"accuracy": "accuracy", "perplexity": "perplexity", "test_loss": "test loss"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, with Student's interval `mean +- t std / sqrt(count)`; what too few seeds cannot say is NaN.
+
+    Attributes:
+        count: of the seeds that have a value.
+        mean, std: of a sample, n - 1.
+        low, high: the 95 % interval of the mean.
+    """
+
+    count: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A setting's score minus Dropout's, in the seeds that both have.
+
+    Attributes:
+        label: the setting.
+        score: which of the records' scores is compared.
+        difference: its estimate.
+        effect: Cohen's d_z of the differences with Hedges' correction for few pairs, `mean / std (1 - 3 / (4 (n - 1) - 1))`.
+        p: of the paired t test; NaN where there is nothing to test.
+        corrected: the same after Holm's correction for all comparisons of the study.
+        comparisons: how many those are.
+        missing: seeds in common of which one run has no score, and which are left out.
+    """
+
+    label: str
+    score: str
+    difference: Estimate
+    effect: float
+    p: float
+    corrected: float
+    comparisons: int
+    missing: int
+
+    def is_supported(self) -> bool:
+        """Whether the data support a difference: after the correction, the test rejects that there is none."""
+        return self.corrected < 1 - CONFIDENCE
+
+    def sentence(self) -> str:
+        """What the data do and do not support."""
+        name, difference = TITLES[self.score], self.difference
+        against = f"{self.label} against Dropout"
+        missing = f" ({self.missing} more have no {name})" if self.missing else ""
+        if difference.count < 2:
+            return f"{against}: too few seeds to say, {difference.count} in common{missing}."
+        seeds = f"over {difference.count} seeds{missing}"
+        if math.isnan(self.p):
+            every = "no difference" if not difference.mean else f"the same difference, {difference.mean:+.3g},"
+            return f"{against}: {every} in {name} in every seed, {seeds}, so there is nothing to test."
+        found = (
+            f"{against}: {name} {difference.mean:+.3g} {seeds}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
+            f"effect size {self.effect:.2g}, p = {self.corrected:.2g} after Holm's correction for {self.comparisons} comparisons"
+        )
+        if self.is_supported():
+            better = (difference.mean > 0) == SCORES[self.score]
+            return f"{found}: the data support {'a better' if better else 'a worse'} {name}."
+        if difference.low <= 0 <= difference.high:
+            return f"{found}: inconclusive, the interval covers zero."
+        return f"{found}: inconclusive, the interval leaves out zero but the corrected test does not reject it."
+
+
+def score_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """The score by which a study is judged."""
+    return next((name for name in SCORES if any(name in record for record in records)), "test_loss")
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of values, those that are not finite left out.
+
+    >>> found = estimate([1.0, 2.0, 3.0])
+    >>> found.mean, found.std, round(found.low, 3), round(found.high, 3)
+    (2.0, 1.0, -0.484, 4.484)
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < 2:
+        return Estimate(len(known), known[0] if known else math.nan, math.nan, math.nan, math.nan)
+    mean, std = statistics.fmean(known), statistics.stdev(known)
+    half = _quantile(len(known) - 1) * std / math.sqrt(len(known))
+    return Estimate(len(known), mean, std, mean - half, mean + half)
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
+    """Each setting against Dropout: Sparseout with q = 2 and all else equal, or `nn.Dropout` where there is none.
+
+    Settings without noise, and with `nn.Dropout`, are compared with each such baseline whose other settings they share.
+
+    Args:
+        settings: of one study.
+        score: the name of a score.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    names = varying([setting for setting in settings if setting.values["noise"] == "sparseout"])
+    bases = _baselines(settings)
+    pairs = [(other, base) for base in bases for other in settings if other is not base and _matches(other, base)]
+    # Baselines that differ in the gradient alone are one for what has none: with q = 2 both are Dropout's.
+    firsts = [base for i, base in enumerate(bases) if not any(_equal(base, earlier, {"gradient"}) for earlier in bases[:i])]
+    pairs = [(other, base) for other, base in pairs if other.has_q or any(base is first for first in firsts)]
+    found = [_compare(_label(other, base, names), other, base, score) for other, base in pairs]
+    tested = [comparison.p for comparison in found if not math.isnan(comparison.p)]
+    corrected = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
+    return [
+        dataclasses.replace(
+            comparison,
+            corrected=math.nan if math.isnan(comparison.p) else next(corrected),
+            comparisons=len(tested),
+        )
+        for comparison in found
+    ]
+
+
+def _compare(label: str, setting: Setting, baseline: Setting, score: str) -> Comparison:
+    mine, theirs = (dict(zip(_seeds(of), of.each(score), strict=True)) for of in (setting, baseline))
+    both = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    differences = [difference for difference in both if math.isfinite(difference)]
+    found = estimate(differences)
+    effect = p = math.nan
+    if found.count > 1 and found.std > 0:
+        effect = found.mean / found.std * (1 - 3 / (4 * (found.count - 1) - 1))
+        p = _test(differences)
+    return Comparison(label, score, found, effect, p, math.nan, 0, len(both) - len(differences))
+
+
+def _test(differences: Sequence[float]) -> float:
+    from scipy import stats
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # differences that hardly differ
+        return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def _seeds(setting: Setting) -> list[int]:
+    return [run["seed"] for run in setting.runs]
+
+
+def _baselines(settings: Sequence[Setting]) -> list[Setting]:
+    sparseout = [setting for setting in settings if setting.has_q and setting.values["q"] == 2]
+    dropout = [setting for setting in settings if setting.values["noise"] == "dropout"]
+    return sparseout + [setting for setting in dropout if not any(_matches(setting, other) for other in sparseout)]
+
+
+def _matches(first: Setting, second: Setting) -> bool:
+    """Whether all that means something in both is equal, `q` and `noise` aside."""
+    return _equal(first, second, {"q", "noise"} | IGNORED[first.values["noise"]] | IGNORED[second.values["noise"]])
+
+
+def _equal(first: Setting, second: Setting, ignored: set[str]) -> bool:
+    return all(second.values.get(name) == value for name, value in first.values.items() if name not in ignored)
+
+
+def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
+    """The setting, and what both it and the baseline have in common that other pairs have not."""
+    noise = {"dropout": "nn.Dropout", "none": "no noise"}
+    own = f"q = {setting.values['q']:g}" if setting.has_q else noise[setting.values["noise"]]
+    ignored = IGNORED[setting.values["noise"]] - {"p"} | IGNORED[baseline.values["noise"]]
+    common = [f"{name} {baseline.values[name]}" for name in names if name not in ignored]
+    return f"{own} ({', '.join(common)})" if common else own
+
+
+def cells(groups: Sequence[tuple[str, Setting]], score: str) -> tuple[list[str], list[list[str]]]:
+    """A table's header, and a row for each label and setting: count, mean, deviation and interval of score and sparseness."""
+    measures = {score: TITLES[score], "hoyer": "Hoyer"}
+    header = ["setting", "seeds"]
+    for title in measures.values():
+        header += [title, "std", "95 % interval"]
+    return header, [[label, str(len(setting.runs)), *_numbers(setting, list(measures))] for label, setting in groups]
+
+
+def _numbers(setting: Setting, measures: Sequence[str]) -> list[str]:
+    shown = []
+    for measure in measures:
+        found = estimate(setting.each(measure))
+        shown += ["-" if math.isnan(value) else f"{value:.4g}" for value in (found.mean, found.std)]
+        shown.append("-" if math.isnan(found.low) else f"{found.low:.4g} to {found.high:.4g}")
+    return shown

@@ -1,0 +1,172 @@
+"""The command `sparseout results`: what a study's runs found, as a listing, as statistics, and as files for other tools."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from sparseout.report import statistics
+from sparseout.report.files import Location, write_whole
+from sparseout.report.settings import RESULTS, Setting, series, settings, varying
+from sparseout.studies.config import UserError
+from sparseout.studies.place import location
+from sparseout.studies.records import Record, StudyFolder, read_json, read_lines
+
+if TYPE_CHECKING:
+    import pandas
+
+SHOWN = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "seconds")
+
+
+def results(
+    folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|URL")]],
+    where: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = (),
+    runs: bool = False,
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+) -> None:
+    """List the complete runs of a study: by setting, with the mean over seeds, its 95 % interval, and what the data support.
+
+    Args:
+        folder: of a study or a sweep, or of a results.jsonl
+        where: only runs with these settings; several values of one are parted by commas
+        runs: list each run instead
+        csv: write a row a run to this file
+        parquet: the same, in Parquet
+    """
+    console = Console()
+    found, failures = read(location(folder))
+    records = filtered(found, where)
+    for path, write in ((csv, _csv), (parquet, _parquet)):
+        if path:
+            try:
+                write_whole(path, write(frame(records)))
+            except OSError as error:
+                raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+            console.print(f"{len(records)} runs: {path}", soft_wrap=True)
+    if csv or parquet:
+        return
+    if runs:
+        header, rows = _runs(records)
+        _print(header, rows)
+        return
+    groups = settings(records)
+    score = statistics.score_of(records)
+    _print(*statistics.cells(labelled(groups), score))
+    for comparison in statistics.compare(groups, score):
+        console.print(comparison.sentence(), soft_wrap=True, highlight=False)
+    console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
+    for failure in failures:
+        text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def read(folder: Location) -> tuple[list[Record], list[Record]]:
+    """The summaries of the complete runs in a folder, and what is known of those that failed.
+
+    Raises:
+        UserError: it is no study's folder, and has no results.jsonl.
+    """
+    if (folder / "study.json").is_file():
+        study = StudyFolder(folder, str(read_json(folder / "study.json").get("study")))
+        return study.summaries(), study.failures()
+    try:
+        return read_lines(folder / "results.jsonl"), []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} must be the folder of a study, with its study.json or its results.jsonl") from error
+
+
+def filtered(records: Sequence[Record], where: Sequence[str]) -> list[Record]:
+    """The records that have the settings which `where` names.
+
+    Raises:
+        UserError: a condition is none, or names no setting.
+
+    >>> filtered([{"q": 1.5, "seed": 0}, {"q": 2.0, "seed": 0}], ["q=2,2.5", "seed=0"])
+    [{'q': 2.0, 'seed': 0}]
+    """
+    known = list(dict.fromkeys(name for record in records for name in record if name not in RESULTS))
+    tests: list[Callable[[Record], bool]] = []
+    for condition in where:
+        name, equals, values = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where must be NAME=VALUE, got {condition!r}")
+        if records and name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.0)[0]
+            raise UserError(f"--where must name a setting, got {name!r}: did you mean {close}?")
+        wanted = [_value(value) for value in values.split(",")]
+        tests.append(lambda record, name=name, wanted=wanted: record.get(name) in wanted)  # type: ignore[misc]
+    return [record for record in records if all(test(record) for test in tests)]
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null where it is one, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def labelled(groups: Sequence[Setting]) -> list[tuple[str, Setting]]:
+    """The settings in the order of their curves, each with what sets it apart."""
+    curves = series(groups)
+    several = len(curves) > 1
+    found = []
+    for curve in curves:
+        for setting in curve.settings:
+            q = f"q {setting.values['q']:g}" if curve.has_q else ""
+            found.append((", ".join(filter(None, (q, curve.label if several or not q else ""))), setting))
+    return found
+
+
+def frame(records: Sequence[Record]) -> pandas.DataFrame:
+    """A row a run and a column a value, nested ones named with dots; without the activity by rank, which is a list."""
+    import pandas
+
+    return pandas.DataFrame([_flat(record) for record in records])
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Record:
+    flat: Record = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            flat[prefix + name] = value
+    return flat
+
+
+def _csv(rows: pandas.DataFrame) -> bytes:
+    text: str = rows.to_csv(index=False)
+    return text.encode()
+
+
+def _parquet(rows: pandas.DataFrame) -> bytes:
+    content: bytes = rows.to_parquet(index=False)
+    return content
+
+
+def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """A row a run: its name, what varies, and its results."""
+    names = [name for name in varying(settings(records)) if name not in ("q", "seed")]
+    shown = [name for name in SHOWN if any(name in record for record in records)]
+    header = ["run", "q", *names, "seed", *(name.replace("_", " ") for name in shown)]
+    rows = []
+    for record in sorted(records, key=lambda record: (*(str(record[name]) for name in names), record["q"], record["seed"])):
+        numbers = ["-" if (value := record.get(name)) is None else f"{value:.4g}" for name in shown]
+        rows.append([record["run"], f"{record['q']:g}", *(str(record[name]) for name in names), str(record["seed"]), *numbers])
+    return header, rows
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as what is in them: the terminal library's own table takes seconds for thousands of rows."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join((row[0].ljust(len(first)), *others)))

@@ -1,0 +1,97 @@
+"""Runs as tasks of a Ray cluster of two nodes on this machine, one of which is killed."""
+
+import json
+import time
+
+import pytest
+from rich.console import Console
+
+from sparseout.studies.autoencoder import STUDY
+from sparseout.studies.config import UserError
+from sparseout.studies.execution import Execution
+from sparseout.studies.place import Place
+from sparseout.studies.sweep import execute
+
+ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+GRID = {"q": (1.0, 1.5, 2.0, 2.5), "seed": tuple(range(10)), "hidden": (16,), "epochs": (15,)}
+
+
+def numbers(out):
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in ("seconds", "provenance")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster whose nodes are bound to loopback addresses, so that it needs no network."""
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"node_ip_address": "127.0.0.2", **options})
+    ray.init(address=cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+    cluster.options = options
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+class KillNode:
+    """A console that kills a node of the cluster when it hears that some runs have ended."""
+
+    def __init__(self, cluster, node, after):
+        self.cluster, self.node, self.after = cluster, node, after
+        self.written = ""
+
+    def write(self, text):
+        self.written += text
+        if self.node and self.written.count("done") >= self.after:
+            self.cluster.remove_node(self.node, allow_graceful=False)
+            self.node = None
+
+    def flush(self):
+        pass
+
+
+def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
+    worker = cluster.add_node(node_ip_address="127.0.0.3", num_cpus=2, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    configs = STUDY.grid(GRID)
+    assert len(configs) == 40
+    killing = KillNode(cluster, worker, 10)
+    place = Place(tmp_path / "ray", device="cpu")
+    records, failures = execute(configs, place, Execution(ray="auto"), Console(file=killing))
+    assert killing.node is None
+    assert failures == []
+    assert sorted(record["run"] for record in records) == sorted(config.run for config in configs)
+    alone, _ = execute(configs, Place(tmp_path / "alone", device="cpu"), Execution(), Console(quiet=True))
+    assert len(alone) == 40
+    assert numbers(tmp_path / "ray") == numbers(tmp_path / "alone")
+
+
+def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
+    configs = STUDY.grid({"q": (1.0,), "seed": (0, 1), "hidden": (16,), "epochs": (1,)})
+    place = Place(tmp_path, device="cpu")
+    broken = tmp_path / configs[0].folder / "checkpoint.safetensors"
+    broken.parent.mkdir()
+    broken.write_bytes(b"not a checkpoint")
+    (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
+    start = time.monotonic()
+    records, (failure,) = execute(configs, place, Execution(ray="auto"), Console(quiet=True))
+    assert time.monotonic() - start < 120
+    assert [record["run"] for record in records] == [configs[1].run]
+    assert "checkpoint.safetensors cannot be resumed from" in failure.reason
+    assert f"--out {tmp_path}" in failure.command
+
+
+def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):
+    configs = STUDY.grid({"threads": (1000,)})
+    with pytest.raises(UserError, match="threads must be at most the 1 CPUs of the largest machine, got 1000"):
+        execute(configs, Place(tmp_path, device="cpu"), Execution(ray="auto"), Console(quiet=True))
