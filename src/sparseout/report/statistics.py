@@ -42,8 +42,8 @@ class Comparison:
         label: the setting.
         score: which of the records' scores is compared.
         difference: its estimate.
-        effect: Cohen's d_z of the differences with Hedges' correction for few pairs, `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for
-            fewer than three.
+        effect: Cohen's d_z of the differences with Hedges' correction for few pairs,
+            `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for fewer than three.
         p: of the paired t test; NaN where there is nothing to test.
         corrected: the same after Holm's correction for all comparisons of the study.
         comparisons: how many those are.
