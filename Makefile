@@ -27,6 +27,14 @@ figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mni
 	mkdir -p results/autoencoder-mnist
 	cp runs/autoencoder-mnist/results.jsonl runs/autoencoder-mnist/sparsity.png results/autoencoder-mnist
 
+questions: $(VENV)/installed  ## the paper's two questions, small enough for two cores, about two hours; DATA=folder with cifar10/ and ptb/
+	$(VENV)/bin/sparseout study image --dataset cifar10 $(if $(DATA),--data-dir $(DATA)) --train-images 500 --valid-images 1000 \
+		--batch-size 32 --epochs 100 --p 0.3 --q 1.5 2 2.5 --noise sparseout dropout none --seed 0 1 2 3 4 --out runs/image-cifar10
+	$(VENV)/bin/sparseout study language --dataset ptb $(if $(DATA),--data-dir $(DATA)) --train-tokens 50000 --hidden 200 --embedding 100 \
+		--epochs 24 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 --alpha 0 --beta 0 \
+		--q 1.5 2 2.5 --noise sparseout dropout none --seed 0 1 2 3 4 --out runs/language-ptb
+	for study in image-cifar10 language-ptb; do mkdir -p results/$$study; cp runs/$$study/results.jsonl runs/$$study/sparsity.png results/$$study; done
+
 glm: $(VENV)/installed  ## the study of generalized linear models, some minutes on two cores
 	$(VENV)/bin/sparseout study glm --out runs/glm
 	mkdir -p results/glm

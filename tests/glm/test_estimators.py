@@ -75,6 +75,16 @@ def test_the_stochastic_fit_approaches_it(q):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_stochastic_fit_weighs_loss_and_ridge_as_the_marginal_does():
+    X, y = data("gaussian")
+    options = {"p": 0.2, "q": 1.5, "alpha": 0.5, "fit_intercept": False, "random_state": 0}
+    expected = SparseoutRegressor(**options).fit(X, y).coef_
+    found = SparseoutRegressor(**options, method="stochastic", tol=0, max_iter=200).fit(X, y).coef_
+    assert numpy.linalg.norm(found - expected) < 0.03 * numpy.linalg.norm(expected)
+    assert numpy.linalg.norm(SparseoutRegressor(**options | {"alpha": 0}).fit(X, y).coef_) > 1.2 * numpy.linalg.norm(expected)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("family", ["poisson", "gamma"])
 def test_the_stochastic_fit_approaches_the_minimum_of_the_exact_expectation(family):
     X, y = data(family)
@@ -169,6 +179,14 @@ def test_too_few_iterations_warn(method):
     with pytest.warns(ConvergenceWarning, match="SparseoutRegressor did not converge: .*max_iter"):
         model = SparseoutRegressor(method=method, max_iter=1, tol=1e-9).fit(X, y)
     assert model.n_iter_ == 1
+
+
+def test_too_few_iterations_of_l_bfgs_warn():
+    X, y = data("poisson")
+    with pytest.warns(
+        ConvergenceWarning, match="SparseoutRegressor did not converge: L-BFGS stopped after 1 iterations: .*max_iter"
+    ):
+        SparseoutRegressor(family="poisson", max_iter=1, tol=1e-9).fit(X, y)
 
 
 ONES = numpy.ones(200)

@@ -8,6 +8,7 @@ from torch import nn
 
 import sparseout
 from sparseout.cli import main
+from sparseout.studies import commands
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.studies.config import UserError
 
@@ -18,6 +19,7 @@ CHANGED = {
     "gradient": "exact",
     "noise": "none",
     "threads": 2,
+    "precision": "bf16",
     "dataset": "mnist",
     "hidden": 64,
     "epochs": 3,
@@ -33,7 +35,7 @@ def test_every_setting_changes_the_name():
 
 
 def test_the_name_is_the_same_in_every_process_and_version():
-    assert AutoencoderConfig().run == "8a2da7d9d7b0"
+    assert AutoencoderConfig().run == "c769a449e60f"
 
 
 def test_what_the_noise_ignores_is_not_in_the_name():
@@ -94,7 +96,7 @@ def test_a_bad_setting_is_named(settings, message):
 
 def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
     grids = []
-    monkeypatch.setattr(type(STUDY), "execute", lambda self, configs, *_: grids.append(configs) or [])
+    monkeypatch.setattr(commands, "execute", lambda configs, *_: grids.append(configs) or ([], []))
     config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden=17, lr=0.02)
     program, *arguments = shlex.split(config.command)
     assert program == "sparseout"

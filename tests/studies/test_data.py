@@ -64,7 +64,7 @@ def test_a_missing_file(tmp_path):
 def test_a_file_that_is_not_parquet(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UserError, match=r"train.parquet cannot be read as parquet: ") as raised:
+    with pytest.raises(UserError, match=r"train.parquet cannot be read as parquet, or is empty: ") as raised:
         data.load("mnist", tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -74,7 +74,7 @@ def test_a_truncated_parquet_file(tmp_path):
         write_split(tmp_path / f"{split}.parquet", [png(picture) for picture in pictures(50)])
         content = (tmp_path / f"{split}.parquet").read_bytes()
         (tmp_path / f"{split}.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot be read as parquet"):
+    with pytest.raises(UserError, match="cannot be read as parquet, or is empty"):
         data.load("mnist", tmp_path)
 
 

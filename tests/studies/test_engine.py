@@ -192,3 +192,10 @@ def test_two_processes_draw_noise_of_their_own(tmp_path):
     (one,) = launch(1, tmp_path / "one", *flags)
     assert two["test_loss"] != one["test_loss"]
     assert two["test_loss"] == pytest.approx(one["test_loss"], rel=0.05)
+
+
+def test_bfloat16_trains_to_about_the_same(tmp_path):
+    full, half = study(tmp_path, precision=("fp32", "bf16"), noise=("none",), epochs=(10,))
+    assert {full["precision"], half["precision"]} == {"fp32", "bf16"}
+    assert full["run"] != half["run"]
+    assert 0 < abs(full["test_loss"] - half["test_loss"]) < 0.01

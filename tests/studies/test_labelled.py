@@ -96,6 +96,14 @@ def test_missing_files(tmp_path):
         labelled.load("cifar10", tmp_path)
 
 
+def test_a_file_without_rows(tmp_path):
+    write(tmp_path, pictures(2), [0, 1], splits=["train"])
+    rows = pyarrow.parquet.read_table(tmp_path / "train.parquet")
+    pyarrow.parquet.write_table(rows.slice(0, 0), tmp_path / "test.parquet")
+    with pytest.raises(UserError, match=r"test.parquet cannot be read as parquet, or is empty"):
+        labelled.load("cifar10", tmp_path)
+
+
 def test_columns_that_are_missing(tmp_path):
     write(tmp_path, pictures(2), [0, 1])
     with pytest.raises(UserError, match="must have a column 'fine_label', got img, label"):

@@ -9,7 +9,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RESULTS = ("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch")
+RESULTS: tuple[str, ...] = (
+    "test_loss",
+    "perplexity",
+    "accuracy",
+    "valid_loss",
+    "valid_perplexity",
+    "valid_accuracy",
+    "best_epoch",
+)
 RESULTS += ("hoyer", "zeros", "rms", "layers", "seconds", "provenance")
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.

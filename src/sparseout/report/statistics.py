@@ -42,7 +42,8 @@ class Comparison:
         label: the setting.
         score: which of the records' scores is compared.
         difference: its estimate.
-        effect: Cohen's d_z of the differences with Hedges' correction for few pairs, `mean / std (1 - 3 / (4 (n - 1) - 1))`.
+        effect: Cohen's d_z of the differences with Hedges' correction for few pairs,
+            `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for fewer than three.
         p: of the paired t test; NaN where there is nothing to test.
         corrected: the same after Holm's correction for all comparisons of the study.
         comparisons: how many those are.
@@ -73,9 +74,10 @@ class Comparison:
         if math.isnan(self.p):
             every = "no difference" if not difference.mean else f"the same difference, {difference.mean:+.3g},"
             return f"{against}: {every} in {name} in every seed, {seeds}, so there is nothing to test."
+        effect = "" if math.isnan(self.effect) else f"effect size {self.effect:.2g}, "
         found = (
             f"{against}: {name} {difference.mean:+.3g} {seeds}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
-            f"effect size {self.effect:.2g}, p = {self.corrected:.2g} after Holm's correction for {self.comparisons} comparisons"
+            f"{effect}p = {self.corrected:.2g} after Holm's correction for {self.comparisons} comparisons"
         )
         if self.is_supported():
             better = (difference.mean > 0) == SCORES[self.score]
@@ -149,8 +151,9 @@ def _compare(label: str, setting: Setting, baseline: Setting, score: str) -> Com
     found = estimate(differences)
     effect = p = math.nan
     if found.count > 1 and found.std > 0:
-        effect = found.mean / found.std * (1 - 3 / (4 * (found.count - 1) - 1))
         p = _test(differences)
+        if found.count > 2:  # two differences say nothing of their spread
+            effect = found.mean / found.std * (1 - 3 / (4 * (found.count - 1) - 1))
     return Comparison(label, score, found, effect, p, math.nan, 0, len(both) - len(differences))
 
 

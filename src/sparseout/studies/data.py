@@ -95,7 +95,8 @@ def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset
     try:
         return datasets.Dataset.from_parquet(sorted(map(str, files)))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{files[0]} cannot be read as parquet, or is empty: {reason}") from error
 
 
 def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tensor:

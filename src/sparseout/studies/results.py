@@ -27,6 +27,7 @@ SHOWN = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "second
 def results(
     folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|URL")]],
     where: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = (),
+    score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
     runs: bool = False,
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
@@ -36,6 +37,7 @@ def results(
     Args:
         folder: of a study or a sweep, or of a results.jsonl
         where: only runs with these settings; several values of one are parted by commas
+        score: to compare by; by default the study's own, the first of these that its records have
         runs: list each run instead
         csv: write a row a run to this file
         parquet: the same, in Parquet
@@ -43,6 +45,8 @@ def results(
     console = Console()
     found, failures = read(location(folder))
     records = filtered(found, where)
+    if not records:
+        raise UserError(f"{folder} has no complete run" + (f" where {' and '.join(where)}" if found else ""))
     for path, write in ((csv, _csv), (parquet, _parquet)):
         if path:
             try:
@@ -57,7 +61,10 @@ def results(
         _print(header, rows)
         return
     groups = settings(records)
-    score = statistics.score_of(records)
+    score = score or statistics.score_of(records)
+    if not any(score in record for record in records):
+        have = [name for name in statistics.SCORES if any(name in record for record in records)]
+        raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
     _print(*statistics.cells(labelled(groups), score))
     for comparison in statistics.compare(groups, score):
         console.print(comparison.sentence(), soft_wrap=True, highlight=False)
