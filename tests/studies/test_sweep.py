@@ -273,7 +273,8 @@ def hooked(self, place):
 execution.Processes.__init__ = hooked
 if __name__ == "__main__":
     configs = STUDY.grid({{"seed": (0, 1), "epochs": (60,), "hidden": (64,)}})
-    records, failures = execute(configs, Place(Path({str(tmp_path)!r}), device="cpu"), execution.Execution(jobs=2), Console(quiet=True))
+    place = Place(Path({str(tmp_path)!r}), device="cpu")
+    records, failures = execute(configs, place, execution.Execution(jobs=2), Console(quiet=True))
     print(len(records), [failure.reason for failure in failures])
 """
     script = tmp_path.parent / "shoot.py"
