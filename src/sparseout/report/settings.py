@@ -126,10 +126,10 @@ class Series:
 def series(settings: Sequence[Setting]) -> list[Series]:
     """The curves over `q` that a plot of these settings has, and one series for each that has no `q`."""
     groups: dict[str, Series] = {}
+    names = {noise: varying([setting for setting in settings if setting.values["noise"] == noise]) for noise in IGNORED}
     for setting in settings:
         noise = setting.values["noise"]
-        names = varying([other for other in settings if other.values["noise"] == noise])
-        values = {name: setting.values[name] for name in names if name not in IGNORED[noise]}
+        values = {name: setting.values[name] for name in names[noise] if name not in IGNORED[noise]}
         parts = [] if setting.has_q and values else [_TITLES[noise]]
         parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
         label = ", ".join(parts)

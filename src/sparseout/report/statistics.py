@@ -131,38 +131,46 @@ def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
     # Baselines that differ in the gradient alone are one for what has none: with q = 2 both are Dropout's.
     firsts = [base for i, base in enumerate(bases) if not any(_equal(base, earlier, {"gradient"}) for earlier in bases[:i])]
     pairs = [(other, base) for other, base in pairs if other.has_q or any(base is first for first in firsts)]
-    found = [_compare(_label(other, base, names), other, base, score) for other, base in pairs]
-    tested = [comparison.p for comparison in found if not math.isnan(comparison.p)]
-    corrected = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
-    return [
-        dataclasses.replace(
-            comparison,
-            corrected=math.nan if math.isnan(comparison.p) else next(corrected),
-            comparisons=len(tested),
-        )
-        for comparison in found
-    ]
+    scores = {id(setting): dict(zip(_seeds(setting), setting.each(score), strict=True)) for setting in settings}
+    both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
+    known = [[difference for difference in differences if math.isfinite(difference)] for differences in both]
+    tests = _tests(known)
+    tested = [p for p in tests if not math.isnan(p)]
+    holm = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
+    corrected = [math.nan if math.isnan(p) else next(holm) for p in tests]
+    found = []
+    for (other, base), differences, all_, p, less in zip(pairs, known, both, tests, corrected, strict=True):
+        difference, missing = estimate(differences), len(all_) - len(differences)
+        label, effect = _label(other, base, names), _effect(difference)
+        found.append(Comparison(label, score, difference, effect, p, less, len(tested), missing))
+    return found
 
 
-def _compare(label: str, setting: Setting, baseline: Setting, score: str) -> Comparison:
-    mine, theirs = (dict(zip(_seeds(of), of.each(score), strict=True)) for of in (setting, baseline))
-    both = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
-    differences = [difference for difference in both if math.isfinite(difference)]
-    found = estimate(differences)
-    effect = p = math.nan
-    if found.count > 1 and found.std > 0:
-        p = _test(differences)
-        if found.count > 2:  # two differences say nothing of their spread
-            effect = found.mean / found.std * (1 - 3 / (4 * (found.count - 1) - 1))
-    return Comparison(label, score, found, effect, p, math.nan, 0, len(both) - len(differences))
+def _differences(mine: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """By how much the first is more, in each seed that both have."""
+    return [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
 
 
-def _test(differences: Sequence[float]) -> float:
+def _effect(difference: Estimate) -> float:
+    if difference.count < 2 or not difference.std > 0:
+        return math.nan
+    return difference.mean / difference.std * (1 - 3 / (4 * (difference.count - 1) - 1))
+
+
+def _tests(samples: Sequence[Sequence[float]]) -> list[float]:
+    """The p of the t test that each sample's mean is zero, NaN where its values are all equal: one call for each size."""
     from scipy import stats
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # differences that hardly differ
-        return float(stats.ttest_1samp(differences, 0).pvalue)
+    found = [math.nan] * len(samples)
+    for size in {len(sample) for sample in samples} - {0, 1}:
+        places = [i for i, sample in enumerate(samples) if len(sample) == size and len(set(sample)) > 1]
+        if places:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # differences that hardly differ
+                values = stats.ttest_1samp([samples[i] for i in places], 0, axis=1).pvalue.tolist()
+            for i, p in zip(places, values, strict=True):
+                found[i] = p
+    return found
 
 
 def _seeds(setting: Setting) -> list[int]:
