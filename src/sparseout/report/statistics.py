@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sparseout.report.settings import IGNORED, Setting, varying
@@ -126,11 +127,7 @@ def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
     from statsmodels.stats.multitest import multipletests
 
     names = varying([setting for setting in settings if setting.values["noise"] == "sparseout"])
-    bases = _baselines(settings)
-    pairs = [(other, base) for base in bases for other in settings if other is not base and _matches(other, base)]
-    # Baselines that differ in the gradient alone are one for what has none: with q = 2 both are Dropout's.
-    firsts = [base for i, base in enumerate(bases) if not any(_equal(base, earlier, {"gradient"}) for earlier in bases[:i])]
-    pairs = [(other, base) for other, base in pairs if other.has_q or any(base is first for first in firsts)]
+    pairs = _pairs(settings)
     scores = {id(setting): dict(zip(_seeds(setting), setting.each(score), strict=True)) for setting in settings}
     both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
     known = [[difference for difference in differences if math.isfinite(difference)] for differences in both]
@@ -177,19 +174,38 @@ def _seeds(setting: Setting) -> list[int]:
     return [run["seed"] for run in setting.runs]
 
 
+def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
+    """Each setting with each baseline that shares all that means something in both, by baseline."""
+    order = {id(setting): place for place, setting in enumerate(settings)}
+    bases = _baselines(settings)
+    pairs = []
+    for noise, base_noise in itertools.product(IGNORED, ("sparseout", "dropout")):
+        ignored = {"q"} | IGNORED[noise] | IGNORED[base_noise]
+        others: dict[str, list[Setting]] = {}
+        for setting in settings:
+            if setting.values["noise"] == noise:
+                others.setdefault(_key(setting, ignored), []).append(setting)
+        seen: set[str] = set()
+        for base in bases:
+            # Baselines that differ in the gradient alone are one for what has none: with q = 2 both are Dropout's.
+            alike = _key(base, {"gradient"})
+            if base.values["noise"] == base_noise and (noise == "sparseout" or alike not in seen):
+                seen.add(alike)
+                pairs += [(other, base) for other in others.get(_key(base, ignored), []) if other is not base]
+    return sorted(pairs, key=lambda pair: (order[id(pair[1])], order[id(pair[0])]))
+
+
 def _baselines(settings: Sequence[Setting]) -> list[Setting]:
     sparseout = [setting for setting in settings if setting.has_q and setting.values["q"] == 2]
+    ignored = {"q"} | IGNORED["dropout"]
+    known = {_key(setting, ignored) for setting in sparseout}
     dropout = [setting for setting in settings if setting.values["noise"] == "dropout"]
-    return sparseout + [setting for setting in dropout if not any(_matches(setting, other) for other in sparseout)]
+    return sparseout + [setting for setting in dropout if _key(setting, ignored) not in known]
 
 
-def _matches(first: Setting, second: Setting) -> bool:
-    """Whether all that means something in both is equal, `q` and `noise` aside."""
-    return _equal(first, second, {"q", "noise"} | IGNORED[first.values["noise"]] | IGNORED[second.values["noise"]])
-
-
-def _equal(first: Setting, second: Setting, ignored: set[str]) -> bool:
-    return all(second.values.get(name) == value for name, value in first.values.items() if name not in ignored)
+def _key(setting: Setting, ignored: Collection[str]) -> str:
+    """What the setting is, aside from what is ignored."""
+    return repr(sorted((name, value) for name, value in setting.values.items() if name not in ignored))
 
 
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
