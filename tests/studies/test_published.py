@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sparseout.cli import main
+from sparseout.studies.records import read_lines
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RECORDS = [json.loads(line) for line in (ROOT / "results" / "autoencoder-mnist" / "results.jsonl").read_text().splitlines()]
@@ -54,3 +57,26 @@ def test_the_records_say_where_they_come_from():
 
 def test_the_first_result_is_within_twenty_lines():
     assert "tensor(" in "\n".join(README.splitlines()[:20])
+
+
+QUESTIONS = (ROOT / "docs" / "questions.md").read_text()
+COMMANDS = re.findall(r"^    (sparseout results .*)\n\n```\n((?:.*\n)*?)```", QUESTIONS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "shown"), COMMANDS)
+def test_what_the_two_questions_found_is_what_the_records_say(command, shown, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(command.split()[1:]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("study", ["image-cifar10", "language-ptb"])
+def test_both_questions_are_asked_with_five_seeds_and_two_baselines(study):
+    records = read_lines(ROOT / "results" / study / "results.jsonl")
+    found = {(record["noise"], record["q"]): set() for record in records}
+    for record in records:
+        found[record["noise"], record["q"]].add(record["seed"])
+    q = {("sparseout", 1.5), ("sparseout", 2.0), ("sparseout", 2.5)}
+    assert set(found) == q | {("dropout", 2.0), ("none", 2.0)}
+    assert set(map(frozenset, found.values())) == {frozenset(range(5))}
+    assert any(f"sparseout results results/{study}" in command for command, _ in COMMANDS)
