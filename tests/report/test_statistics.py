@@ -78,6 +78,9 @@ def test_the_effect_size_is_that_of_the_differences():
     ]
     (comparison,) = compared(records)
     assert comparison.effect == pytest.approx(2.5 / numpy.std([1, 2, 3, 4], ddof=1) * (1 - 3 / 11))
+    (comparison,) = compared([run for run in records if run["seed"] < 2])
+    assert math.isnan(comparison.effect)
+    assert "effect size" not in comparison.sentence()
 
 
 def sentence(differences, **changes):

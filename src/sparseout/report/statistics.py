@@ -149,7 +149,7 @@ def _differences(mine: Mapping[int, float], theirs: Mapping[int, float]) -> list
 
 
 def _effect(difference: Estimate) -> float:
-    if difference.count < 2 or not difference.std > 0:
+    if difference.count < 3 or not difference.std > 0:  # two differences say too little of their spread
         return math.nan
     return difference.mean / difference.std * (1 - 3 / (4 * (difference.count - 1) - 1))
 
