@@ -12,6 +12,7 @@ from sparseout.report.settings import Series, series, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
 GREY = "#808080"
+STYLES = ("--", ":", "-.")  # of what has no q
 CURVES = 12  # that can be told apart
 
 
@@ -20,19 +21,22 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     from matplotlib.figure import Figure
 
     curves = series(settings(records))
-    title = f"the first {CURVES} of {len(curves)} curves" if len(curves) > CURVES else None
+    left_out = f"the first {CURVES} of {len(curves)} curves" if len(curves) > CURVES else None
     curves = curves[:CURVES]
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, "test_loss", "Test loss")):
-        colours = itertools.cycle(COLOURS)
+        colours, styles = itertools.cycle(COLOURS), itertools.cycle(STYLES)
         for curve in curves:
-            _draw(axes, curve, measure, next(colours) if curve.has_q else GREY)
+            if curve.has_q:
+                _draw(axes, curve, measure, next(colours))
+            else:
+                axes.axhline(curve.means(measure)[0], color=GREY, linestyle=next(styles), label=curve.label)
         _mark_dropout(axes, curves)
         axes.set_title(title, loc="left", weight="bold")
         axes.set_xlabel("q")
     if len(curves) > 1:
-        left.legend(frameon=False, fontsize=9, title=title)
+        left.legend(frameon=False, fontsize=9, title=left_out)
     profiled = next((curve for curve in curves if curve.has_q), None)
     if profiled:
         _draw_profiles(middle, profiled, profiled.label if len(curves) > 1 else None)
@@ -45,11 +49,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
 
 
 def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
-    means = curve.means(measure)
-    if not curve.has_q:
-        axes.axhline(means[0], color=colour, linestyle=":", label=curve.label)
-        return
-    spreads = curve.spreads(measure)
+    means, spreads = curve.means(measure), curve.spreads(measure)
     low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads, strict=True)), strict=True)
     axes.fill_between(curve.q, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(curve.q, means, color=colour, linewidth=2, label=curve.label)

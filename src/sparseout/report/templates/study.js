@@ -6,6 +6,8 @@ const colour = (setting) => (setting.shade === null ? GREY : `hsl(${Math.round(2
 const curve = () => (data.curves.length > 1 ? `: ${data.curves[data.settings[state.setting].curve].label}` : "");
 
 const scoreTitle = data.measures[data.score] ?? data.score;
+const flats = data.curves.filter((curve) => !curve.has_q);
+const dash = (i) => (data.curves[i].has_q ? "solid" : ["dash", "dot", "dashdot"][flats.indexOf(data.curves[i]) % 3]);
 const tint = (i) => (data.curves[i].has_q ? PALETTE[i % PALETTE.length] : GREY);
 
 // The line through the means over the seeds, and a point a run, which leads to its row.
@@ -53,7 +55,7 @@ function scoreAgainstQ() {
     error_y: { type: "data", array: curve.has_q ? curve.half : [], thickness: 1.2 },
     name: plain(curve.label),
     mode: curve.has_q ? "lines+markers" : "lines",
-    line: { color: tint(i), dash: curve.has_q ? "solid" : "dot" },
+    line: { color: tint(i), dash: dash(i) },
     hovertemplate: "q %{x}: %{y:.4f} ± %{error_y.array:.4f}<extra></extra>",
   }));
   draw("score", traces, {
@@ -88,7 +90,7 @@ function againstQ() {
       error_y: { type: "data", array: flat ? [] : curve.spreads[state.measure], thickness: 1.2 },
       name: plain(curve.label),
       mode: flat ? "lines" : "lines+markers",
-      line: { color: flat ? GREY : PALETTE[i % PALETTE.length], dash: flat ? "dot" : "solid" },
+      line: { color: flat ? GREY : PALETTE[i % PALETTE.length], dash: dash(i) },
       marker: { size: curve.q.map((_, place) => (start + place === state.setting ? 13 : 7)) },
       hovertemplate: "q %{x}: %{y:.4f}<extra></extra>",
     };
