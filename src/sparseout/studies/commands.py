@@ -19,6 +19,7 @@ from sparseout.report.files import Location
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
+from sparseout.studies.glm.command import glm
 from sparseout.studies.place import Place, location
 from sparseout.studies.question import read_question
 from sparseout.studies.study import Study
@@ -39,6 +40,7 @@ def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
         app.command(_study(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
+    app.command(name="glm")(glm)
     return app
 
 

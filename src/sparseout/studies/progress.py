@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
     """A time, to the precision that an estimate has.
 
     >>> duration(4.2), duration(90), duration(5 * 3600), duration(5 * 86400)
-    ('4 s', '1.5 min', '5 h', '5 days')
+    ('4.2 s', '1.5 min', '5 h', '5 days')
     """
     for unit, size in (("days", DAY), ("h", 3600), ("min", 60)):
         if seconds >= size:
