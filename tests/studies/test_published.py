@@ -70,8 +70,9 @@ def test_what_the_two_questions_found_is_what_the_records_say(command, shown, mo
     assert capsys.readouterr().out == shown
 
 
-def test_a_question_is_asked_with_five_seeds_and_two_baselines():
-    records = read_lines(ROOT / "results" / "image-cifar10" / "results.jsonl")
+@pytest.mark.parametrize("study", ["image-cifar10", "language-ptb"])
+def test_a_question_is_asked_with_five_seeds_and_two_baselines(study):
+    records = read_lines(ROOT / "results" / study / "results.jsonl")
     found = {(record["noise"], record["q"]): set() for record in records}
     for record in records:
         found[record["noise"], record["q"]].add(record["seed"])
