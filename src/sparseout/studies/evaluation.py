@@ -13,7 +13,7 @@ from rich.table import Table
 from sparseout.probe.tables import rich_table
 from sparseout.report.files import finite
 from sparseout.studies.config import UserError
-from sparseout.studies.place import Place
+from sparseout.studies.place import torch_device
 from sparseout.studies.records import Record
 from sparseout.studies.run import isolated
 from sparseout.studies.trained import trained
@@ -36,7 +36,7 @@ def evaluate(
         json_lines: print a line of JSON for each run in place of the table
     """
     console = Console()
-    where = Place(Path(), device=device).torch_device()
+    where = torch_device(device)
     rows: list[tuple[Record, Record]] = []
     for folder in _complete(runs):
         run = trained(folder, data_dir)
