@@ -28,10 +28,8 @@ from sparseout.studies.study import Study
 
 Where = Literal["hidden", "output", "both"]
 SHORTEST = 5  # words of a sequence, as the authors' code has it
-COLUMNS, CONTEXT = (
-    20,
-    64,
-)  # of the validation: columns of text side by side, and words that each but the first reads before its own
+COLUMNS = 20  # of the validation text, read side by side
+CONTEXT = 64  # words that each column but the first reads before its own
 PIECE = 1280  # words to evaluate at a time
 PATIENCE = 5  # epochs: the n of NT-ASGD
 IGNORED = -100  # cross_entropy's mark for what is not to be predicted
