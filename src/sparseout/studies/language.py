@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
@@ -163,7 +162,7 @@ class LanguageLearner(Learner):
     def evaluate(self) -> Record:
         network = self.network if self.averaged is None else self.averaged.module
         loss, measures = judge(network, self.corpus.valid, COLUMNS)
-        self._end_epoch(network, broadcast_object_list([loss])[0])
+        self._end_epoch(network, self.same(loss))
         return {"valid_loss": loss, "valid_perplexity": perplexity(loss), **measures}
 
     def results(self) -> Record:
