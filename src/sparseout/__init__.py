@@ -6,6 +6,7 @@ from sparseout.kernels import backends
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.probe import Probe
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
+from sparseout.target import SparsityTarget
 
 __version__ = "0.1.0"
 
@@ -16,6 +17,7 @@ __all__ = [
     "Sparseout1d",
     "Sparseout2d",
     "Sparseout3d",
+    "SparsityTarget",
     "SwapReport",
     "backends",
     "check_swap",

@@ -1,0 +1,86 @@
+"""The controller of one dial: moves `q` until what is measured is what was asked for, knowing nothing of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+SLOPE = 0.15  # sparseness that one unit of q changes, to begin with: about what an autoencoder shows
+SHARE = 0.1  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
+SHORTEST = 8  # samples of the horizon
+PATIENCE = 3  # horizons of error on one side before the steps grow
+NOISE = 10  # deviations of the error ahead that noise alone makes, for a horizon of one sample
+GAINS = (0.25, 8.0)
+
+
+@dataclasses.dataclass
+class Controller:
+    """`dial <- dial + K (h - target + T dh/dt)`, within bounds: it moves as long as `h`, a horizon `T` ahead, would miss.
+
+    It is a proportional-integral controller in its velocity form: what is kept is the dial itself, inside its bounds, so that
+    nothing winds up while it lies against one. The network answers as a slow, drifting lag of unknown slope and delay. `h` is
+    smoothed over a quarter of `T`, `T` grows with the samples, and `K = gain / (slope T)`: the gain halves when the error ahead
+    changes its sign within a horizon, which is how an oscillation begins, and grows where it stays on one side.
+
+    Attributes:
+        dial: the value to set: more of it makes the measured value fall.
+        low, high: its bounds.
+        samples: how many were taken.
+        smoothed, trend: the measured value and its change a sample, both smoothed.
+        variance: of the samples around what is smoothed.
+        gain: of the steps, relative to the slope that is assumed at first.
+        side, since: sign of the last error ahead that stood out of the noise, and for how many samples it has been that.
+        at_bound: for how many samples the dial has lain against a bound that keeps it from its target.
+    """
+
+    dial: float
+    low: float
+    high: float
+    samples: int = 0
+    smoothed: float = math.nan
+    trend: float = 0.0
+    variance: float = 0.0
+    gain: float = 2.0
+    side: int = 0
+    since: int = 0
+    at_bound: int = 0
+
+    def observe(self, measured: float) -> None:
+        """Take a sample into account, and leave the dial alone."""
+        self.samples += 1
+        share = 4 / self.horizon
+        before = measured if math.isnan(self.smoothed) else self.smoothed
+        self.smoothed = before + share * (measured - before)
+        self.trend += share * (self.smoothed - before - self.trend)
+        self.variance += share * ((measured - before) ** 2 - self.variance)
+
+    def steer(self, target: float) -> None:
+        """Move the dial by one step."""
+        ahead = self.smoothed - target + self.horizon * self.trend
+        self._adapt(ahead)
+        wanted = self.dial + self.gain / (SLOPE * self.horizon) * ahead
+        self.dial = min(self.high, max(self.low, wanted))
+        held = (wanted < self.low and self.smoothed < target) or (wanted > self.high and self.smoothed > target)
+        self.at_bound = self.at_bound + 1 if held else 0
+
+    @property
+    def horizon(self) -> float:
+        """`T`, in samples."""
+        return max(SHORTEST, SHARE * self.samples)
+
+    def _adapt(self, ahead: float) -> None:
+        """Smaller steps after a quick change of sign, larger ones after none for long while the dial was free to move."""
+        self.since += 1
+        if abs(ahead) < NOISE * math.sqrt(self.variance / self.horizon):
+            return
+        side = 1 if ahead > 0 else -1
+        if side != self.side:
+            if self.side and self.since < self.horizon:
+                self._scale(0.5)
+            self.side, self.since = side, 0
+        elif self.since > PATIENCE * self.horizon and self.low < self.dial < self.high:
+            self._scale(1.5)
+            self.since = 0
+
+    def _scale(self, factor: float) -> None:
+        self.gain = min(GAINS[1], max(GAINS[0], self.gain * factor))

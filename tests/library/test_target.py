@@ -1,0 +1,211 @@
+"""SparsityTarget on small networks that train for real."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparseout
+from sparseout import Probe, Sparseout, SparsityTarget
+
+
+class Trained:
+    """A deep autoencoder of random images, a batch a step."""
+
+    def __init__(self, noises: int = 2, p: float = 0.5, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        widths = [64, *[96] * noises]
+        parts: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU(), Sparseout(p)]
+        self.model = nn.Sequential(*parts, nn.Linear(96, 64))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 2e-3)
+        basis = torch.rand(12, 64)
+        self.data = (torch.rand(1024, 12) @ basis).div(6)
+        self.steps = 0
+
+    def step(self, target: SparsityTarget | None = None, steps: int = 1) -> None:
+        for _ in range(steps):
+            torch.manual_seed(self.steps)
+            batch = self.data[self.steps % 16 :: 16]
+            self.optimizer.zero_grad()
+            F.mse_loss(self.model(batch), batch).mul(100).backward()
+            self.optimizer.step()
+            self.steps += 1
+            if target is not None:
+                target.step()
+
+    def measured(self) -> dict[str, float]:
+        self.model.eval()
+        with torch.no_grad(), Probe(self.model, Sparseout) as probe:
+            self.model(self.data)
+        self.model.train()
+        return {record.layer: record.hoyer for record in probe.summary().layers}
+
+
+def test_different_targets_for_different_layers_are_reached_together():
+    trained = Trained()
+    target = SparsityTarget(trained.model, {"2": 0.62, "5": 0.5}, loader=[trained.data])
+    trained.step(target, 2000)
+    assert trained.measured() == pytest.approx({"2": 0.62, "5": 0.5}, abs=0.02)
+    assert target.report().reached
+    assert trained.model[2].q != trained.model[5].q
+
+
+def test_the_mean_is_driven_by_one_q():
+    trained = Trained()
+    target = SparsityTarget(trained.model, 0.55, mean=True, loader=[trained.data])
+    trained.step(target, 1600)
+    found = trained.measured()
+    assert sum(found.values()) / 2 == pytest.approx(0.55, abs=0.02)
+    assert trained.model[2].q == trained.model[5].q
+    assert target.report()["mean"].state == "reached"
+
+
+@pytest.mark.parametrize("measure", ["zeros", "gini"])
+def test_other_measures_are_driven_too(measure):
+    trained = Trained(noises=1)
+    target = SparsityTarget(trained.model, 0.75, measure=measure)
+    trained.step(target, 2000)
+    with torch.no_grad(), Probe(trained.model.eval(), Sparseout, measures=[measure]) as probe:
+        trained.model(trained.data)
+    assert getattr(probe.summary()["2"], measure) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_numbers():
+    whole = Trained()
+    target = SparsityTarget(whole.model, (0.6, 0.5), every=4, warmup=50, ramp=100, loader=[whole.data])
+    whole.step(target, 203)
+    saved = json.loads(json.dumps(target.state_dict()))
+    weights, optimizer = ({**each.state_dict()} for each in (whole.model, whole.optimizer))
+    weights = {name: tensor.clone() for name, tensor in weights.items()}
+    optimizer = json.loads(json.dumps(optimizer, default=lambda tensor: {"tensor": tensor.tolist()}))
+
+    resumed = Trained()
+    resumed.steps = whole.steps
+    resumed.model.load_state_dict(weights)
+    for state in optimizer["state"].values():
+        state.update({name: torch.tensor(value["tensor"]) for name, value in state.items() if isinstance(value, dict)})
+    optimizer["state"] = {int(number): state for number, state in optimizer["state"].items()}
+    resumed.optimizer.load_state_dict(optimizer)
+    again = SparsityTarget(resumed.model, (0.6, 0.5), every=4, warmup=50, ramp=100, loader=[resumed.data])
+    again.load_state_dict(saved)
+    whole.step(target, 120)
+    resumed.step(again, 120)
+    assert again.state_dict() == target.state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+    assert [resumed.model[i].q for i in (2, 5)] == [whole.model[i].q for i in (2, 5)] != [2.0, 2.0]
+
+
+def test_a_target_out_of_reach_ends_in_one_warning_a_layer_that_says_what_was_reached():
+    trained = Trained(noises=1, p=0.1)
+    target = SparsityTarget(trained.model, 0.97, every=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained.step(target, 1500)
+    reach = target.report()["2"]
+    assert reach.out_of_reach and trained.model[2].q == 0.3
+    (warning,) = caught
+    assert warning.filename == __file__
+    for words in ("hoyer target 0.97 in 2 is beyond what q in [0.3, 4] reached here", "raise p (now 0.1)"):
+        assert words in str(warning.message)
+    assert str(reach) in repr(target.report())
+    assert all(torch.isfinite(parameter).all() for parameter in trained.model.parameters())
+
+
+def test_p_goes_on_where_q_is_at_its_bound():
+    trained = Trained(noises=1, p=0.1)
+    target = SparsityTarget(trained.model, 0.8, p=(0.0, 0.9))
+    trained.step(target, 2000)
+    assert (trained.model[2].q, trained.model[2].p > 0.1) == (0.3, True)
+    assert trained.measured()["2"] == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_layers_are_dropout_while_warming_up_and_the_aim_moves_along_the_ramp():
+    trained = Trained(noises=1)
+    trained.model[2].q = 1.0
+    target = SparsityTarget(trained.model, 0.7, every=1, warmup=30, ramp=200)
+    for _ in range(30):
+        assert trained.model[2].q == 2.0
+        trained.step(target)
+    begin = target.report()["2"].measured
+    trained.step(target)
+    assert target._aim("2") == pytest.approx(begin, abs=0.02)
+    trained.step(target, 200)
+    assert target._aim("2") == 0.7
+    assert trained.model[2].q < 2
+
+
+def test_only_one_step_in_every_is_watched():
+    trained = Trained(noises=1)
+    target = SparsityTarget(trained.model, 0.5, every=3)
+    watched = []
+    for _ in range(7):
+        watched.append(bool(trained.model[2]._forward_pre_hooks))
+        trained.step(target)
+    assert watched == [True, False, False, True, False, False, True]
+
+
+def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
+    trained = Trained()
+    trained.model[0].eval()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(trained.data), batch_size=100, shuffle=False)
+    target = SparsityTarget(trained.model, 0.5, every=1, loader=loader)
+    torch.manual_seed(0)
+    trained.model(trained.data[:64])
+    before = torch.get_rng_state()
+    target.step()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [module.training for module in trained.model] == [False] + [True] * 6
+    assert any(target._bias.values())
+
+
+def test_a_target_may_change_while_training():
+    trained = Trained(noises=1)
+    target = SparsityTarget(trained.model, 0.5)
+    target.target = {"2": 0.6}
+    assert target.target == {"2": 0.6}
+    with pytest.raises(ValueError, match="target"):
+        target.target = 1.5
+
+
+LAYER = nn.Sequential(nn.Linear(4, 4), Sparseout())
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "arguments", "words"),
+    [
+        (LAYER, 1.0, {}, "target must be a sparsity in (0, 1), got 1.0"),
+        (LAYER, {"9": 0.5}, {}, "target['9'] matches no Sparseout layer, of which there are '1'"),
+        (LAYER, {}, {}, "target must name at least one layer, got an empty mapping"),
+        (LAYER, 0.5, {"measure": "rms"}, "measure must be one of 'hoyer', 'zeros', 'gini', got 'rms'"),
+        (LAYER, 0.5, {"layers": "0"}, "layers must be Sparseout layers, got 0 of type Linear"),
+        (LAYER, 0.5, {"q": (3.0, 1.0)}, "q must be (low, high) with low < high, got (3.0, 1.0)"),
+        (LAYER, 0.5, {"p": (0.6, 0.9)}, "p must hold the 0.5 that 1 has, got (0.6, 0.9)"),
+        (LAYER, 0.5, {"every": 0}, "every must be an integer of at least 1, got 0"),
+        (nn.Sequential(Sparseout(gradient="exact")), 0.5, {}, "gradient must be 'detached' to drive q, got 'exact' in 0"),
+        (nn.Linear(2, 2), 0.5, {}, "matches no module"),
+    ],
+)
+def test_bad_input_is_one_clear_line(model, target, arguments, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        SparsityTarget(model, target, **arguments)
+    assert words in str(caught.value)
+
+
+def test_a_state_of_other_layers_is_refused_and_changes_nothing():
+    target, other = SparsityTarget(LAYER, 0.5), SparsityTarget(nn.Sequential(Sparseout()), 0.5)
+    before = target.state_dict()
+    for state in (other.state_dict(), {}, {**before, "steps": "x"}):
+        with pytest.raises(ValueError, match="state_dict must"):
+            target.load_state_dict(state)
+    assert target.state_dict() == before
+
+
+def test_it_is_public():
+    assert sparseout.SparsityTarget is SparsityTarget
