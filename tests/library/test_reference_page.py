@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sparseout
-from sparseout import glm, metrics, probe, schedule, surgery
+from sparseout import glm, metrics, probe, schedule, surgery, target
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 MODULES = {
@@ -17,6 +17,7 @@ MODULES = {
     "sparseout.schedule": schedule,
     "sparseout.surgery": surgery,
     "sparseout.metrics": metrics,
+    "sparseout.target": target,
 }
 
 

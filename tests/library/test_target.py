@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import distributed, nn
 
 import sparseout
 from sparseout import Probe, Sparseout, SparsityTarget
@@ -21,12 +23,11 @@ class Trained:
         torch.manual_seed(seed)
         widths = [64, *[96] * noises]
         parts: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(widths):
             parts += [nn.Linear(inputs, outputs), nn.ReLU(), Sparseout(p)]
         self.model = nn.Sequential(*parts, nn.Linear(96, 64))
         self.optimizer = torch.optim.Adam(self.model.parameters(), 2e-3)
-        basis = torch.rand(12, 64)
-        self.data = (torch.rand(1024, 12) @ basis).div(6)
+        self.data = (torch.randn(1024, 24) @ torch.randn(24, 64)).div(5)
         self.steps = 0
 
     def step(self, target: SparsityTarget | None = None, steps: int = 1) -> None:
@@ -34,7 +35,7 @@ class Trained:
             torch.manual_seed(self.steps)
             batch = self.data[self.steps % 16 :: 16]
             self.optimizer.zero_grad()
-            F.mse_loss(self.model(batch), batch).mul(100).backward()
+            F.mse_loss(self.model(batch), batch).backward()
             self.optimizer.step()
             self.steps += 1
             if target is not None:
@@ -50,36 +51,36 @@ class Trained:
 
 def test_different_targets_for_different_layers_are_reached_together():
     trained = Trained()
-    target = SparsityTarget(trained.model, {"2": 0.62, "5": 0.5}, loader=[trained.data])
+    target = SparsityTarget(trained.model, {"2": 0.42, "5": 0.6}, loader=[trained.data])
     trained.step(target, 2000)
-    assert trained.measured() == pytest.approx({"2": 0.62, "5": 0.5}, abs=0.02)
+    assert trained.measured() == pytest.approx({"2": 0.42, "5": 0.6}, abs=0.02)
     assert target.report().reached
     assert trained.model[2].q != trained.model[5].q
 
 
 def test_the_mean_is_driven_by_one_q():
     trained = Trained()
-    target = SparsityTarget(trained.model, 0.55, mean=True, loader=[trained.data])
+    target = SparsityTarget(trained.model, 0.5, mean=True, loader=[trained.data])
     trained.step(target, 1600)
     found = trained.measured()
-    assert sum(found.values()) / 2 == pytest.approx(0.55, abs=0.02)
+    assert sum(found.values()) / 2 == pytest.approx(0.5, abs=0.02)
     assert trained.model[2].q == trained.model[5].q
     assert target.report()["mean"].state == "reached"
 
 
-@pytest.mark.parametrize("measure", ["zeros", "gini"])
-def test_other_measures_are_driven_too(measure):
+@pytest.mark.parametrize(("measure", "wanted"), [("zeros", 0.6), ("gini", 0.7)])
+def test_other_measures_are_driven_too(measure, wanted):
     trained = Trained(noises=1)
-    target = SparsityTarget(trained.model, 0.75, measure=measure)
+    target = SparsityTarget(trained.model, wanted, measure=measure)
     trained.step(target, 2000)
     with torch.no_grad(), Probe(trained.model.eval(), Sparseout, measures=[measure]) as probe:
         trained.model(trained.data)
-    assert getattr(probe.summary()["2"], measure) == pytest.approx(0.75, abs=0.03)
+    assert getattr(probe.summary()["2"], measure) == pytest.approx(wanted, abs=0.02)
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_numbers():
     whole = Trained()
-    target = SparsityTarget(whole.model, (0.6, 0.5), every=4, warmup=50, ramp=100, loader=[whole.data])
+    target = SparsityTarget(whole.model, (0.42, 0.6), every=4, warmup=50, ramp=100, loader=[whole.data])
     whole.step(target, 203)
     saved = json.loads(json.dumps(target.state_dict()))
     weights, optimizer = ({**each.state_dict()} for each in (whole.model, whole.optimizer))
@@ -93,7 +94,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_numbers():
         state.update({name: torch.tensor(value["tensor"]) for name, value in state.items() if isinstance(value, dict)})
     optimizer["state"] = {int(number): state for number, state in optimizer["state"].items()}
     resumed.optimizer.load_state_dict(optimizer)
-    again = SparsityTarget(resumed.model, (0.6, 0.5), every=4, warmup=50, ramp=100, loader=[resumed.data])
+    again = SparsityTarget(resumed.model, (0.42, 0.6), every=4, warmup=50, ramp=100, loader=[resumed.data])
     again.load_state_dict(saved)
     whole.step(target, 120)
     resumed.step(again, 120)
@@ -109,7 +110,8 @@ def test_a_target_out_of_reach_ends_in_one_warning_a_layer_that_says_what_was_re
         warnings.simplefilter("always")
         trained.step(target, 1500)
     reach = target.report()["2"]
-    assert reach.out_of_reach and trained.model[2].q == 0.3
+    assert reach.out_of_reach
+    assert trained.model[2].q == 0.3
     (warning,) = caught
     assert warning.filename == __file__
     for words in ("hoyer target 0.97 in 2 is beyond what q in [0.3, 4] reached here", "raise p (now 0.1)"):
@@ -120,16 +122,16 @@ def test_a_target_out_of_reach_ends_in_one_warning_a_layer_that_says_what_was_re
 
 def test_p_goes_on_where_q_is_at_its_bound():
     trained = Trained(noises=1, p=0.1)
-    target = SparsityTarget(trained.model, 0.8, p=(0.0, 0.9))
+    target = SparsityTarget(trained.model, 0.7, p=(0.0, 0.9))
     trained.step(target, 2000)
     assert (trained.model[2].q, trained.model[2].p > 0.1) == (0.3, True)
-    assert trained.measured()["2"] == pytest.approx(0.8, abs=0.03)
+    assert trained.measured()["2"] == pytest.approx(0.7, abs=0.02)
 
 
 def test_the_layers_are_dropout_while_warming_up_and_the_aim_moves_along_the_ramp():
     trained = Trained(noises=1)
     trained.model[2].q = 1.0
-    target = SparsityTarget(trained.model, 0.7, every=1, warmup=30, ramp=200)
+    target = SparsityTarget(trained.model, 0.55, every=1, warmup=30, ramp=200)
     for _ in range(30):
         assert trained.model[2].q == 2.0
         trained.step(target)
@@ -137,7 +139,7 @@ def test_the_layers_are_dropout_while_warming_up_and_the_aim_moves_along_the_ram
     trained.step(target)
     assert target._aim("2") == pytest.approx(begin, abs=0.02)
     trained.step(target, 200)
-    assert target._aim("2") == 0.7
+    assert target._aim("2") == 0.55
     assert trained.model[2].q < 2
 
 
@@ -205,6 +207,28 @@ def test_a_state_of_other_layers_is_refused_and_changes_nothing():
         with pytest.raises(ValueError, match="state_dict must"):
             target.load_state_dict(state)
     assert target.state_dict() == before
+
+
+def two_processes(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    trained = Trained(noises=1)
+    trained.data = trained.data[rank::2] * (1 + rank)  # each measures something else
+    target = SparsityTarget(trained.model, 0.55, every=2)
+    for _ in range(20):
+        batch = trained.data[:64]
+        trained.model(batch)
+        target.step()
+    torch.save({"q": trained.model[2].q, "measured": target.report()["2"].measured}, f"{folder}/{rank}.pt")
+    distributed.barrier()
+    os._exit(0)  # the groups' threads may abort an interpreter that ends
+
+
+def test_all_processes_hold_the_same_q(tmp_path):
+    torch.multiprocessing.spawn(two_processes, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first == second
+    assert first["q"] != 2.0
 
 
 def test_it_is_public():

@@ -44,10 +44,8 @@ class Reach:
             return f"{text}: {self.state}, at {self.measured:.3f} with q = {self.q:.3g}"
         way = "raise p" if self.measured < self.target else "lower p"
         low, high = self.bounds
-        return (
-            f"{text} is beyond what q in [{low:g}, {high:g}] reached here ({self.measured:.3f}): {way} (now {self.p:g}), widen the "
-            "bounds of q, train longer, or aim elsewhere"
-        )
+        reached = f"is beyond what q in [{low:g}, {high:g}] reached here ({self.measured:.3f})"
+        return f"{text} {reached}: {way} (now {self.p:g}), widen the bounds of q, train longer, or aim elsewhere"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -190,7 +189,8 @@ class SparsityTarget:
             controller.observe(value + self._bias[name])
             if self.steps >= self.warmup:
                 controller.steer(self._aim(name))
-                self._warn(name)
+                if self.steps >= self.warmup + self.ramp:
+                    self._warn(name)
         self._set()
 
     def _aim(self, name: str) -> float:
@@ -208,10 +208,11 @@ class SparsityTarget:
             # A DataLoader draws a seed from the default generator, which is training's.
             with torch.random.fork_rng([]), Probe(self.model, list(self._modules), measures=(self.measure,)) as probe:
                 found: dict[str, float] = {}
-                seen = 0
-                for batch in itertools.takewhile(lambda _: seen < vectors, self.loader or ()):
+                for batch in self.loader or ():
                     self.forward(batch)
                     found, seen = _values(probe.summary(), "eval", self.measure, self.mean)
+                    if seen >= vectors:
+                        break
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -255,7 +256,9 @@ class SparsityTarget:
         stalled = controller.at_bound > max(LONGEST, controller.samples / 2) and coming < abs(error)
         missed = abs(error) > TOLERANCE
         label = "the mean" if self.mean else name or "the model"
-        return Reach(name, label, self.measure, target, controller.smoothed, module.q, module.p, missed, stalled and missed, self._q)
+        return Reach(
+            name, label, self.measure, target, controller.smoothed, module.q, module.p, missed, stalled and missed, self._q
+        )
 
 
 def _check_layers(modules: Mapping[str, nn.Module]) -> None:
@@ -274,11 +277,13 @@ def _resolve(target: Targets, layers: list[str], mean: bool) -> dict[str, float]
     if mean:
         return {MEAN: _check_target(target)}
     if isinstance(target, Mapping):
-        found = {}
+        found: dict[str, float] = {}
         for pattern, value in target.items():
             matches = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
             if not matches:
-                raise ValueError(f"target[{pattern!r}] matches no Sparseout layer, of which there are {', '.join(map(repr, layers))}")
+                raise ValueError(
+                    f"target[{pattern!r}] matches no Sparseout layer, of which there are {', '.join(map(repr, layers))}"
+                )
             found |= dict.fromkeys(matches, _check_target(value))
         if not found:
             raise ValueError("target must name at least one layer, got an empty mapping")
