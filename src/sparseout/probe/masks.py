@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,13 +57,11 @@ class MaskStack:
 
     def hook(self, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         """Watch a module's calls, if it takes an `attention_mask`."""
-        try:
-            names = list(inspect.signature(module.forward).parameters)
-        except (TypeError, ValueError):  # a scripted module
+        forward = module.forward
+        bound = getattr(forward, "__self__", None) is not None
+        position = _mask_position(getattr(forward, "__func__", forward), bound)
+        if position is None:
             return []
-        if "attention_mask" not in names or not {"decoder_attention_mask", "decoder_input_ids"}.isdisjoint(names):
-            return []
-        position = names.index("attention_mask")
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             mask = args[position] if position < len(args) else kwargs.get("attention_mask")
@@ -74,3 +74,15 @@ class MaskStack:
             module.register_forward_pre_hook(enter, with_kwargs=True),
             module.register_forward_hook(leave, always_call=True),
         ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _mask_position(forward: Callable[..., Any], bound: bool) -> int | None:
+    """Which argument the `attention_mask` is, after the module itself; None where there is none to watch."""
+    try:
+        names = list(inspect.signature(forward).parameters)
+    except (TypeError, ValueError):  # a scripted module
+        return None
+    if "attention_mask" not in names or not {"decoder_attention_mask", "decoder_input_ids"}.isdisjoint(names):
+        return None
+    return names.index("attention_mask") - bound
