@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sparseout import report
@@ -102,6 +103,15 @@ def test_the_figure_and_the_page(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "0.505 ± 0.007" in page
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)', page)
+
+
+@pytest.mark.parametrize(("score", "title"), [("accuracy", "Accuracy"), ("perplexity", "Perplexity"), ("test_loss", "Test loss")])
+def test_the_figure_shows_the_studys_score(score, title, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure.axes[-1]))
+    report.write([record(q, 0, 0.5, **{score: 7 * q}) for q in (1.0, 3.0)], {}, tmp_path)
+    assert shown[0].get_title(loc="left") == title
+    assert list(shown[0].lines[0].get_ydata()) == [7, 21]
 
 
 def test_names_are_data(tmp_path):
