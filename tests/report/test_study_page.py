@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sparseout import report
@@ -104,6 +105,15 @@ def test_the_figure_and_the_page(tmp_path):
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)', page)
 
 
+@pytest.mark.parametrize(("score", "title"), [("accuracy", "Accuracy"), ("perplexity", "Perplexity"), ("test_loss", "Test loss")])
+def test_the_figure_shows_the_studys_score(score, title, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure.axes[-1]))
+    report.write([record(q, 0, 0.5, **{score: 7 * q}) for q in (1.0, 3.0)], {}, tmp_path)
+    assert shown[0].get_title(loc="left") == title
+    assert list(shown[0].lines[0].get_ydata()) == [7, 21]
+
+
 def test_names_are_data(tmp_path):
     report.write([record(1.0, 0, 0.4, dataset="<script>alert(1)</script>")], {}, tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -154,6 +164,35 @@ def test_the_chosen_setting_stands_out(page):
     page.select_option("#setting", label="q 3, exact")
     assert page.locator("#profile-title").inner_text() == "Activity of a sample's units, by rank: exact"
     assert [line["y"] for line in data_of(page, "profile")] == [[1.0, 0.5, 0.0]] * 4
+
+
+def test_a_click_on_a_run_leads_to_its_row(page):
+    curve, place = 3, 1  # after the three curves of means, the first curve's second run
+    run = data_of(page, "tradeoff")[curve]["customdata"][place]
+    row = page.locator(f"tr[id='run-{run}']")
+    page.set_viewport_size({"width": 1280, "height": 500})
+    page.locator("#tradeoff").scroll_into_view_if_needed()
+    assert not is_in_view(row)
+    click_on_point(page, "tradeoff", curve, place)
+    assert is_in_view(row)
+    assert row.get_attribute("aria-selected") == "true"
+    assert page.locator("tr[id][aria-selected]").count() == 1
+
+
+def is_in_view(locator):
+    return locator.evaluate("row => row.getBoundingClientRect().top >= 0 && row.getBoundingClientRect().bottom <= innerHeight")
+
+
+def click_on_point(page, plot, curve, place):
+    """A click of the mouse where the plot has drawn a point."""
+    script = """([id, curve, place]) => {
+        const plot = document.getElementById(id), { x, y } = plot.data[curve];
+        const { xaxis, yaxis } = plot._fullLayout, { left, top } = plot.getBoundingClientRect();
+        return [left + xaxis._offset + xaxis.l2p(x[place]), top + yaxis._offset + yaxis.l2p(y[place])];
+    }"""
+    position = page.evaluate(script, [plot, curve, place])
+    page.mouse.move(*position)
+    page.mouse.click(*position)
 
 
 def test_the_settings_and_the_runs_sort(page):

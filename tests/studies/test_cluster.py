@@ -93,5 +93,5 @@ def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
 
 def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):
     configs = STUDY.grid({"threads": (1000,)})
-    with pytest.raises(UserError, match="threads must be at most the 1 CPUs of the largest machine, got 1000"):
+    with pytest.raises(UserError, match="threads must be at most the 1 CPUs of the cluster's largest machine, got 1000"):
         execute(configs, Place(tmp_path, device="cpu"), Execution(ray="auto"), Console(quiet=True))

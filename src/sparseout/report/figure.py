@@ -1,12 +1,14 @@
-"""The figure of a study, as a file: sparseness against q, activity by rank, and test loss against q."""
+"""The figure of a study, as a file: sparseness against q, activity by rank, and the score against q."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import Series, series, settings
 
@@ -20,12 +22,13 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     """Draw a dot a run, a line through the means over seeds, a band of one standard deviation, and the first curve's profiles."""
     from matplotlib.figure import Figure
 
+    score = statistics.score_of(records)
     curves = series(settings(records))
     left_out = f"the first {CURVES} of {len(curves)} curves" if len(curves) > CURVES else None
     curves = curves[:CURVES]
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, "test_loss", "Test loss")):
+    for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, score, statistics.TITLES[score].capitalize())):
         colours, styles = itertools.cycle(COLOURS), itertools.cycle(STYLES)
         for curve in curves:
             if curve.has_q:
@@ -65,12 +68,14 @@ def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
         axes.text(1.98, 0.1, "Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9, rotation=90, ha="right")
 
 
-def _draw_profiles(axes: Any, curve: Series, label: str | None) -> None:
+def _draw_profiles(axes: Any, curve: Series, title: str | None) -> None:
     """How the activity of a sample falls from its most active unit to its least active one."""
     from matplotlib import colormaps
 
-    for q, setting, shade in zip(curve.q, curve.settings, curve.shades, strict=True):
-        axes.plot(*setting.profile(), color=colormaps["viridis"](shade), linewidth=2, label=f"q = {q:g}")
-    axes.legend(frameon=False, fontsize=9, title=label)
+    step = math.ceil(len(curve.settings) / CURVES)
+    for i, (q, setting, shade) in enumerate(zip(curve.q, curve.settings, curve.shades, strict=True)):
+        label = f"q = {q:g}" if i % step == 0 else None
+        axes.plot(*setting.profile(), color=colormaps["viridis"](shade), linewidth=2, label=label)
+    axes.legend(frameon=False, fontsize=9, title=title)
     axes.set_title("Activity of a sample's units, by rank", loc="left", weight="bold")
     axes.set(xlabel="units, most active first (%)", ylabel="magnitude / largest")

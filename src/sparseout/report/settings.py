@@ -19,6 +19,7 @@ RESULTS: tuple[str, ...] = (
     "best_epoch",
 )
 RESULTS += ("hoyer", "zeros", "rms", "layers", "seconds", "provenance")
+_NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.
 IGNORED = {"sparseout": {"noise"}, "dropout": {"noise", "gradient"}, "none": {"noise", "gradient", "p", "p_hidden"}}
@@ -71,7 +72,7 @@ def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """The records' settings, in the order of their noise, gradient, p, other settings and q."""
     groups: dict[str, Setting] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
-        values = {key: value for key, value in record.items() if key not in (*RESULTS, "run", "seed")}
+        values = {key: value for key, value in record.items() if key not in _NO_SETTINGS}
         groups.setdefault(repr(sorted(values.items())), Setting(values, [])).runs.append(record)
 
     def position(setting: Setting) -> tuple[Any, ...]:
