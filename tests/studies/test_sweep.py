@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -178,6 +179,15 @@ def test_the_file_and_the_flags_ask_for_the_same_runs(tmp_path):
 def test_ways_to_execute_that_there_are_not(how, message, tmp_path):
     with pytest.raises(UserError, match=message):
         execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), how, Console(quiet=True))
+
+
+def test_an_address_at_which_nothing_listens_is_told_at_once(tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UserError, match=f"--ray: nothing answers at '{address}'"):
+        execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), Execution(ray=address), Console(quiet=True))
 
 
 def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def on_ray(configs: Sequence[Config], place: Place, address: str) -> Iterator[St
         raise UserError(f"device must be a kind such as 'cuda' on Ray, which chooses which one, got {place.device!r}")
     own = not ray.is_initialized()
     if own:
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -76,3 +78,14 @@ def _running(pending: int, config: Config) -> int:
 
     used = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
     return int(min(pending, round(used / config.threads)))
+
+
+def _check_answers(address: str) -> None:
+    """Raise unless something listens at `HOST:PORT`: Ray itself would try for minutes, deaf to signals."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):  # 'auto', or what Ray has to judge
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray: nothing answers at {address!r} ({error}): `ray start --head` starts a cluster") from error
