@@ -67,6 +67,15 @@ def check_number(name: str, value: float | Tensor, low: float, high: float, allo
     return float(value)
 
 
+def check_count(name: str, value: int, least: int) -> int:
+    """`value`, or raise unless it is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+    return value
+
+
 def check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """The dimensions, counted from 0, or raise unless each is one of `ndim` and none is named twice."""
     dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else (shared_dims,)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparseout.checks import check_p, check_q
+from sparseout.checks import check_count, check_p, check_q
 from sparseout.layers import Sparseout
 
 _CHECKS: dict[str, Callable[[float], float]] = {"p": check_p, "q": check_q}
@@ -25,7 +25,7 @@ class _Schedule:
         p: float | Sequence[float] | None = None,
         q: float | Sequence[float] | None = None,
     ) -> None:
-        self.layers, self.steps, self.step_count = _find(layers), _check_count("steps", steps, 1), 0
+        self.layers, self.steps, self.step_count = _find(layers), check_count("steps", steps, 1), 0
         given = {name: value for name, value in (("p", p), ("q", q)) if value is not None}
         if not given:
             raise ValueError("p or q must be given, got None for both")
@@ -53,8 +53,8 @@ class _Schedule:
             ValueError: `state_dict` is not that of a schedule of as many layers. Nothing is changed then.
         """
         try:
-            steps = _check_count("steps", state_dict["steps"], 1)
-            step_count = _check_count("step_count", state_dict["step_count"], 0)
+            steps = check_count("steps", state_dict["steps"], 1)
+            step_count = check_count("step_count", state_dict["step_count"], 0)
             ends = {
                 name: [(_CHECKS[name](start), _CHECKS[name](end)) for start, end in pairs]
                 for name, pairs in state_dict["ends"].items()
@@ -169,14 +169,6 @@ def _find(layers: nn.Module | Iterable[nn.Module]) -> list[Sparseout]:
     if not found:
         raise ValueError("layers must hold a Sparseout layer, got none: put it in first, for example with swap_dropout")
     return list(dict.fromkeys(found))
-
-
-def _check_count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
-    return value
 
 
 def _between(start: float, end: float, fraction: float) -> float:

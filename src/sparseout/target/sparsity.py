@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparseout.checks import check_choice, check_number, check_p, check_q
+from sparseout.checks import check_choice, check_count, check_number, check_p, check_q
 from sparseout.layers import Sparseout
 from sparseout.probe import Probe, Summary
 from sparseout.probe.selection import Layers
@@ -93,7 +93,8 @@ class SparsityTarget:
         forward: Callable[[Any], Any] | None = None,
     ) -> None:
         self.measure = check_choice("measure", measure, MEASURES)
-        self.every, self.warmup, self.ramp = _count("every", every, 1), _count("warmup", warmup, 0), _count("ramp", ramp, 0)
+        self.every = check_count("every", every, 1)
+        self.warmup, self.ramp = check_count("warmup", warmup, 0), check_count("ramp", ramp, 0)
         self.model, self.mean, self.steps = model, mean, 0
         self.loader, self.forward = loader, forward or self._call
         self._probe = Probe(model, Sparseout if layers is None else layers, measures=(self.measure,))
@@ -158,7 +159,7 @@ class SparsityTarget:
             ValueError: `state_dict` is not that of a `SparsityTarget` of these layers. Nothing is changed then.
         """
         try:
-            steps = _count("steps", state_dict["steps"], 0)
+            steps = check_count("steps", state_dict["steps"], 0)
             controllers = {name: Controller(**state) for name, state in state_dict["controllers"].items()}
             bias, begin = ({k: float(v) for k, v in state_dict[name].items()} for name in ("bias", "begin"))
             targets, warned = dict(state_dict["targets"]), set(state_dict["warned"])
@@ -227,8 +228,12 @@ class SparsityTarget:
         """The `q` to begin with."""
         if self.warmup:
             return 2.0
-        module: Sparseout = next(iter(self._modules.values())) if self.mean else self._modules[name]
-        return module.q
+        q: float = self._module(name).q
+        return q
+
+    def _module(self, name: str) -> Any:
+        """The layer of that name, or for the mean the first, whose `q` all have."""
+        return next(iter(self._modules.values())) if self.mean else self._modules[name]
 
     def _set(self) -> None:
         """Set `q`, and `p` where it is driven, as the dials say: beyond the bounds of `q`, a dial's unit is the way of `p`."""
@@ -249,15 +254,23 @@ class SparsityTarget:
 
     def _reach(self, name: str) -> Reach:
         controller, target = self._controllers[name], self._targets[name]
-        module = next(iter(self._modules.values())) if self.mean else self._modules[name]
+        module = self._module(name)
         error = target - controller.smoothed
         # Not even three times the training so far would get there.
         coming = 2 * controller.samples * math.copysign(1.0, error) * controller.trend
         stalled = controller.at_bound > max(LONGEST, controller.samples / 2) and coming < abs(error)
         missed = abs(error) > TOLERANCE
-        label = "the mean" if self.mean else name or "the model"
         return Reach(
-            name, label, self.measure, target, controller.smoothed, module.q, module.p, missed, stalled and missed, self._q
+            layer=name,
+            label="the mean" if self.mean else name or "the model",
+            measure=self.measure,
+            target=target,
+            measured=controller.smoothed,
+            q=module.q,
+            p=module.p,
+            missed=missed,
+            out_of_reach=missed and stalled,
+            bounds=self._q,
         )
 
 
@@ -307,12 +320,6 @@ def _bounds(name: str, bounds: tuple[float, float], check: Callable[[float], flo
     if not low < high:
         raise ValueError(f"{name} must be (low, high) with low < high, got {bounds!r}")
     return low, high
-
-
-def _count(name: str, value: int, least: int) -> int:
-    if check_number(name, value, least, 2**63 - 1, f"an integer of at least {least}") != int(value):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _values(summary: Summary, mode: str, measure: str, mean: bool) -> tuple[dict[str, float], int]:
