@@ -20,6 +20,7 @@ CHANGED = {
     "noise": "none",
     "threads": 2,
     "precision": "bf16",
+    "target_sparsity": 0.6,
     "dataset": "mnist",
     "hidden": 64,
     "epochs": 3,
@@ -28,10 +29,23 @@ CHANGED = {
 }
 
 
+OF_A_TARGET = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0}
+
+
 def test_every_setting_changes_the_name():
-    assert set(CHANGED) == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    assert {*CHANGED, *OF_A_TARGET} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
     names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
-    assert len(names) == len(CHANGED) + 1
+    names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in OF_A_TARGET.items()}
+    assert len(names) == len(CHANGED) + 1 + len(OF_A_TARGET)
+
+
+def test_what_a_target_ignores_is_not_in_the_name():
+    assert AutoencoderConfig(q=1.5, **OF_A_TARGET).run == AutoencoderConfig(q=1.5).run
+    assert AutoencoderConfig(target_sparsity=0.6, q=1).run == AutoencoderConfig(target_sparsity=0.6).run
+    for noise in ("none", "dropout"):
+        assert AutoencoderConfig(noise=noise, target_sparsity=0.6).run == AutoencoderConfig(noise=noise).run
+    assert not {"target_sparsity", *OF_A_TARGET} & set(AutoencoderConfig().to_dict())
+    assert AutoencoderConfig(target_sparsity=0.6, measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
 
 
 def test_the_name_is_the_same_in_every_process_and_version():

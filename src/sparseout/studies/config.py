@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shlex
 import sys
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -16,6 +17,8 @@ from sparseout.layers import Sparseout
 
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
+Measure = Literal["hoyer", "zeros"]
+OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max")  # in the records and names of driven runs alone
 
 
 class UserError(Exception):
@@ -34,6 +37,10 @@ class Config:
         noise: 'sparseout', 'dropout' (nn.Dropout, which ignores q) or 'none' (which ignores p and q)
         threads: CPU threads; sums in another order round differently, so this is part of the run
         precision: 'fp32', or 'bf16' by autocast, with weights in float32
+        target_sparsity: in place of q: the mean over the Sparseout layers that q, one for all, is driven to; 0 leaves q as it is
+        measure: of the target: 'hoyer' or 'zeros'
+        q_min: lower bound of a q that is driven
+        q_max: upper bound of a q that is driven
     """
 
     study: ClassVar[str]
@@ -45,6 +52,10 @@ class Config:
     noise: Noise = "sparseout"
     threads: int = 1
     precision: Precision = "fp32"
+    target_sparsity: float = 0.0
+    measure: Measure = "hoyer"
+    q_min: float = 0.3
+    q_max: float = 4.0
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -60,6 +71,23 @@ class Config:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "p", check_p(self.p))
         object.__setattr__(self, "q", check_q(self.q))
+        self._check_target()
+
+    def _check_target(self) -> None:
+        """Check the target, and set what has no meaning with or without one to its default."""
+        below_1 = math.nextafter(1.0, 0.0)
+        target = check_number("target_sparsity", self.target_sparsity, 0, below_1, "a sparsity in (0, 1), or 0 for none")
+        low, high = check_number("q_min", self.q_min, 0, sys.float_info.max, "a norm of at least 0"), check_q(self.q_max)
+        if not low < high:
+            raise ValueError(f"q_min must be below q_max, got {low:g} and {high:g}")
+        if self.noise != "sparseout":
+            target = 0.0
+        if target and self.gradient == "exact":
+            raise ValueError("gradient must be 'detached' with target_sparsity, got 'exact': its sparsity rises and falls with q")
+        given = {"target_sparsity": target, "q_min": low, "q_max": high}
+        unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in OF_A_TARGET}
+        for name, value in (given | unused).items():
+            object.__setattr__(self, name, value)
 
     def _check_at_least_1(self, *names: str) -> None:
         for name in names:
@@ -70,8 +98,9 @@ class Config:
             check_number(name, getattr(self, name), sys.float_info.min, sys.float_info.max, "a positive number")
 
     def to_dict(self) -> dict[str, Any]:
-        """The study's name, then each setting."""
-        return {"study": self.study, **dataclasses.asdict(self)}
+        """The study's name, then each setting; those of a target where there is one."""
+        settings = {"study": self.study, **dataclasses.asdict(self)}
+        return {name: value for name, value in settings.items() if self.target_sparsity or name not in OF_A_TARGET}
 
     @property
     def run(self) -> str:
@@ -81,14 +110,18 @@ class Config:
     @property
     def folder(self) -> str:
         """Name of the run's folder, which a person can read."""
-        noise = f"q{self.q:g}-p{self.p:g}" if self.noise == "sparseout" else f"{self.noise}-p{self.p:g}"
+        name = f"{self.measure}{self.target_sparsity:g}" if self.target_sparsity else f"q{self.q:g}"
+        noise = f"{name}-p{self.p:g}" if self.noise == "sparseout" else f"{self.noise}-p{self.p:g}"
         return f"{noise}-seed{self.seed}-{self.run}"
 
     @property
     def command(self) -> str:
         """The command that repeats this run, without the places of its data and output."""
-        flags = [f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(self).items()]
-        return shlex.join(["sparseout", "study", self.study, *" ".join(flags).split()])
+        settings = self.to_dict()
+        words = ["sparseout", "study", settings.pop("study")]
+        for name, value in settings.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
 
     def seed_of(self, purpose: str, *place: int) -> int:
         """Seed for what is drawn for `purpose` at `place`, such as an epoch: unrelated for another one, or another `seed`."""

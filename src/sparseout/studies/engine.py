@@ -73,8 +73,12 @@ class Engine:
                     steps = learner.begin(at.epoch)
                 self._train_epoch(learner, folder, at, steps, show)
                 metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.same(learner.evaluate())}
+                if learner.control:
+                    metrics["q"] = learner.control.q
                 self._end_epoch(learner, folder, at, metrics, events)
         results = learner.same(learner.results())
+        if learner.control:
+            results |= learner.control.results(results)
         self._tick(at)
         return results, at.seconds
 

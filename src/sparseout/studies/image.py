@@ -127,6 +127,10 @@ class ImageLearner(Learner):
         logits = self.model(self.data.normalised(self.share(images)))
         return Loss(F.cross_entropy(logits, self.share(labels), reduction="sum"), len(batch))
 
+    def clean_batches(self) -> list[Tensor]:
+        images = (self.data.valid if len(self.data.valid) else self.data.train).images
+        return [self.data.normalised(images[: max(BATCH, self.config.batch_size)])]
+
     def evaluate(self) -> Record:
         """Judge by the validation images; where there are none by the test images, as the authors' log does."""
         if not len(self.data.valid):

@@ -151,6 +151,9 @@ class LanguageLearner(Learner):
         penalty = self.config.alpha * output.regularised.float().square().mean() + self.config.beta * change.square().mean()
         return Loss(total, length * self.config.batch_size, penalty)
 
+    def clean_batches(self) -> list[Tensor]:
+        return [inputs for inputs, _ in _pieces(self.corpus.valid, COLUMNS)]
+
     def update(self, step: int) -> tuple[Tensor, int]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.lengths[step] / self.config.bptt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from sparseout.studies.control import Control
 from sparseout.studies.records import Record
 
 
@@ -68,6 +71,7 @@ class Learner(abc.ABC):
 
     def update(self, step: int) -> tuple[Tensor, int]:
         """Train on one batch. Returns this process's share of the loss, summed, and the items of the whole batch."""
+        control = self.control  # which measures from the first step on
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss = self.loss(step)
         self.optimizer.zero_grad()
@@ -76,16 +80,30 @@ class Learner(abc.ABC):
         if self.max_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_norm)
         self.optimizer.step()
+        if control:
+            control.step()
         return loss.total.detach(), loss.items
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, as nested dictionaries of tensors, numbers, strings and lists of numbers."""
-        return {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state | {"control": self.control.state_dict()} if self.control else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, in the middle of an epoch too, which is begun again first."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.control:
+            self.control.load_state_dict(state["control"])
+
+    def clean_batches(self) -> Sequence[Tensor]:
+        """Inputs of the network that it does not learn from, for the sparsity without noise; none where one layer has noise."""
+        return ()
+
+    @functools.cached_property
+    def control(self) -> Control | None:
+        """What drives `q`, where the run has a target."""
+        return Control(self.config, self.network, self.clean_batches()) if self.config.target_sparsity else None
 
     @property
     def device(self) -> torch.device:

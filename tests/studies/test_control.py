@@ -1,0 +1,114 @@
+"""A run with a target: `q` is driven until the test data's sparsity is what was asked for."""
+
+import re
+
+import numpy
+import pytest
+from rich.console import Console
+
+from sparseout.cli import main
+from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
+from sparseout.studies.control import Control
+from sparseout.studies.execution import Execution
+from sparseout.studies.image import STUDY as IMAGE
+from sparseout.studies.place import Place
+from sparseout.studies.records import read_lines
+from sparseout.studies.sweep import execute
+
+
+def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
+    axes = {name: (value,) for name, value in settings.items()}
+    (record,), failures = execute(
+        study.grid(axes), Place(out, None, "cpu", checkpoint_minutes, False), Execution(), Console(quiet=True)
+    )
+    assert not failures
+    return record, read_lines(next(out.glob("*/metrics.jsonl")))
+
+
+@pytest.mark.parametrize(("measure", "target"), [("hoyer", 0.6), ("zeros", 0.7)])
+def test_the_target_is_reached_on_the_test_data(measure, target, tmp_path):
+    record, history = run(tmp_path, epochs=60, target_sparsity=target, measure=measure)
+    control = record["control"]
+    assert record[measure] == control["achieved"] == pytest.approx(target, abs=0.02)
+    assert history[-1]["q"] == control["q"] != 2
+    assert 0 < control["settled"] < 0.75
+    assert not control["out_of_reach"]
+    course = control["course"]
+    assert len(course["q"]) == len(course["measured"]) == 65
+    assert (course["q"][-1], course["measured"][-1]) == pytest.approx((control["q"], target), abs=0.02)
+
+
+def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
+    record, _ = run(tmp_path, IMAGE, epochs=12, batch_size=32, valid_images=237, target_sparsity=0.6, q_min=1.0)
+    layers = [layer["hoyer"] for layer in record["layers"].values()]
+    assert len(layers) == 3
+    assert record["control"]["achieved"] == pytest.approx(sum(layers) / 3)
+    assert record["control"]["achieved"] == pytest.approx(0.6, abs=0.05)
+
+
+@pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
+def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
+    settings = {"epochs": 2, "batch_size": 50, "hidden": 16, "target_sparsity": 0.6}  # 29 steps an epoch
+    expected, history = run(tmp_path / "whole", **settings)
+    left, original = stop, AutoencoderLearner.update
+
+    def update(self, step):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderLearner, "update", update)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", checkpoint_minutes=0.0, **settings)
+    resumed, resumed_history = run(tmp_path / "killed", **settings)
+    for record in (expected, resumed, *history, *resumed_history):
+        record.pop("seconds")
+    expected.pop("provenance"), resumed.pop("provenance")
+    assert resumed == expected
+    assert resumed_history == history
+
+
+def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):
+    with pytest.warns(UserWarning, match=r"hoyer target 0.9 in the mean is beyond what q in \[2, 3\] reached here"):
+        record, _ = run(tmp_path, epochs=120, hidden=32, target_sparsity=0.9, q_min=2.0, q_max=3.0)
+    assert record["control"]["out_of_reach"]
+    assert record["control"]["settled"] == 1
+    assert record["control"]["q"] == 2
+    assert 0.2 < record["hoyer"] < 0.9
+
+
+def test_a_run_without_a_target_has_no_trace_of_one(tmp_path):
+    record, history = run(tmp_path, epochs=1, hidden=8)
+    assert "control" not in record
+    assert "q" not in history[0]
+
+
+def test_settled_is_when_the_last_miss_was():
+    control = Control.__new__(Control)
+    control.config = AutoencoderConfig(target_sparsity=0.5)
+    for measured, settled in (
+        ([0.5] * 4, 0),
+        ([0.4, 0.5, 0.47, 0.49], 0.75),
+        ([0.5, 0.5, 0.5, 0.6], 1),
+        ([numpy.nan, 0.51], 0.5),
+    ):
+        control._measured = measured
+        assert control.settled == settled
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target-sparsity", "1.2"], r"target_sparsity must be a sparsity in \(0, 1\), or 0 for none, got 1.2"),
+        (["--target-sparsity", "0.5", "--measure", "gini"], r"measure must be one of 'hoyer', 'zeros', got 'gini'"),
+        (["--target-sparsity", "0.5", "--q-min", "3", "--q-max", "2"], r"q_min must be below q_max, got 3 and 2"),
+        (["--target-sparsity", "0.5", "--gradient", "exact"], r"gradient must be 'detached' with target_sparsity, got 'exact'"),
+    ],
+)
+def test_a_users_mistake_is_one_line(flags, message, tmp_path, capsys):
+    assert main(["study", "autoencoder", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
