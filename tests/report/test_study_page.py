@@ -8,6 +8,7 @@ from PIL import Image
 
 from sparseout import report
 from sparseout.report.settings import finding, series, settings
+from sparseout.report.statistics import compare
 from sparseout.report.table import cells
 
 
@@ -62,10 +63,10 @@ def test_what_varies_beside_q_sets_curves_apart():
     exact = [record(q, 0, 0.4, gradient="exact") for q in (1.0, 2.0)]
     none = [record(2.0, 0, 0.2, noise="none", p=0.0)]
     curves = series(settings([*RECORDS, *exact, *none]))
-    assert [(curve.label, curve.has_q, len(curve.settings)) for curve in curves] == [
-        ("detached", True, 3),
-        ("exact", True, 2),
-        ("no noise", False, 1),
+    assert [(curve.label, curve.axis, len(curve.settings)) for curve in curves] == [
+        ("detached", "q", 3),
+        ("exact", "q", 2),
+        ("no noise", None, 1),
     ]
     assert [row[:2] for row in cells([*RECORDS, *none])[1]] == [
         ["1", "Sparseout"],
@@ -83,6 +84,70 @@ def test_settings_without_q_are_told_apart_too():
         "no noise, hidden 256",
         "no noise, hidden 64",
     ]
+
+
+def driven(target, seed, achieved, out_of_reach=False, **changes):
+    course = {"q": [2.0, 1.5, 1.25], "measured": [0.5, 0.7, achieved or 0.0]}
+    control = {"achieved": achieved, "q": 1.25, "settled": 0.3 + seed / 10, "out_of_reach": out_of_reach, "course": course}
+    settings = {"target_sparsity": target, "measure": "hoyer", "q_min": 0.3, "q_max": 4.0}
+    run = f"target{target}{seed}"
+    return record(2.0, seed, achieved, run=run, control=control, **settings, **changes)
+
+
+DRIVEN = [driven(target, seed, target + (seed - 0.5) / 100) for target in (0.6, 0.4) for seed in (0, 1)]
+
+
+def test_runs_with_targets_are_a_curve_of_their_own():
+    (curve,) = series(settings(DRIVEN))
+    assert (curve.label, curve.axis, curve.x) == ("Sparseout", "target_sparsity", [0.4, 0.6])
+    fixed, curve = series(settings([*RECORDS, *DRIVEN]))
+    assert (fixed.label, fixed.axis, fixed.x) == ("Sparseout", "q", [1.0, 2.0, 3.0])
+    assert (curve.label, curve.axis, curve.x) == ("driven to a target", "target_sparsity", [0.4, 0.6])
+    assert finding(curve) == "driven to a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
+
+
+def test_a_target_out_of_reach_is_said():
+    (curve,) = series(settings([driven(0.6, 0, 0.6), driven(0.9, 0, 0.7, out_of_reach=True)]))
+    assert finding(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")
+    (curve,) = series(settings([driven(0.6, 0, None)]))
+    assert finding(curve) == "Sparseout: nothing was measured for the target 0.6."
+
+
+def test_the_table_of_driven_runs():
+    header, rows = cells(DRIVEN)
+    assert (header[0], header[-2:]) == ("target sparsity", ["largest miss", "settled"])
+    assert [(row[0], row[-2:]) for row in rows] == [("0.4", ["0.005", "0.40"]), ("0.6", ["0.005", "0.40"])]
+    header, rows = cells([*RECORDS, *DRIVEN])
+    assert header[0] == "q"
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("1", "-"),
+        ("2", "-"),
+        ("3", "-"),
+        ("target 0.4", "0.40"),
+        ("target 0.6", "0.40"),
+    ]
+
+
+def test_targets_are_compared_with_dropout_and_are_never_it():
+    assert compare(settings(DRIVEN), "test_loss") == []
+    found = compare(settings([*RECORDS, *DRIVEN]), "test_loss")
+    assert [comparison.label for comparison in found] == ["q = 1", "q = 3", "target 0.4", "target 0.6"]
+
+
+@pytest.mark.parametrize("records", [DRIVEN, [*RECORDS, *DRIVEN], [driven(0.5, 0, None)]], ids=["targets", "both", "nothing"])
+def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
+    losses = [{"epoch": i, "train_loss": 1 / i, "valid_loss": 2 / i, "hoyer": 0.5, "q": 2.0} for i in (1, 2, 3)]
+    report.write(records, {record["run"]: losses for record in records}, tmp_path)
+    with Image.open(tmp_path / "sparsity.png") as image:
+        assert image.size == (2080, 1216)
+    page = visit(tmp_path / "report.html")
+    axis = "q" if len(records) > 4 else "target sparsity"
+    assert page.locator("#against-title").inner_text() == f"Hoyer sparseness against {axis}"
+    # A curve is drawn against its own axis alone, and all against sparseness.
+    for plot in ("score", "against"):
+        shown = page.evaluate("plot => document.getElementById(plot).data.map((trace) => trace.visible)", plot)
+        assert shown == ([True, False] if axis == "q" else [True])
+    assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(series(settings(records)))
 
 
 def test_the_finding_says_whether_sparseness_falls():

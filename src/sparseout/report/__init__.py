@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.report.driven import write_driven
 from sparseout.report.figure import write_figure
 from sparseout.report.files import Location
 from sparseout.report.probe import write_probe
@@ -22,5 +23,8 @@ def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence
         histories: each run's epochs, by the summaries' `run`.
         out: a folder that exists.
     """
-    write_figure(records, out / "sparsity.png")
+    if any("control" in record for record in records):
+        write_driven(records, histories, out / "sparsity.png")
+    else:
+        write_figure(records, out / "sparsity.png")
     write_page(records, histories, out / "report.html")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparseout.report import statistics
@@ -31,7 +31,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     for axes, measure, title in ((left, "hoyer", "Hoyer sparseness"), (right, score, statistics.TITLES[score].capitalize())):
         colours, styles = itertools.cycle(COLOURS), itertools.cycle(STYLES)
         for curve in curves:
-            if curve.has_q:
+            if curve.axis:
                 _draw(axes, curve, measure, next(colours))
             else:
                 axes.axhline(curve.means(measure)[0], color=GREY, linestyle=next(styles), label=curve.label)
@@ -40,29 +40,34 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
         axes.set_xlabel("q")
     if len(curves) > 1:
         left.legend(frameon=False, fontsize=9, title=left_out)
-    profiled = next((curve for curve in curves if curve.has_q), None)
+    profiled = next((curve for curve in curves if curve.axis), None)
     if profiled:
         _draw_profiles(middle, profiled, profiled.label if len(curves) > 1 else None)
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+    finish((left, middle, right))
     png = io.BytesIO()
     figure.savefig(png, dpi=160, format="png")
     write_whole(path, png.getvalue())
 
 
+def finish(panels: Iterable[Any]) -> None:
+    """Give the panels of a figure their common look."""
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+
+
 def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
     means, spreads = curve.means(measure), curve.spreads(measure)
     low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads, strict=True)), strict=True)
-    axes.fill_between(curve.q, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(curve.q, means, color=colour, linewidth=2, label=curve.label)
-    dots = [(q, value) for q, setting in zip(curve.q, curve.settings, strict=True) for value in setting.each(measure)]
+    axes.fill_between(curve.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(curve.x, means, color=colour, linewidth=2, label=curve.label)
+    dots = [(q, value) for q, setting in zip(curve.x, curve.settings, strict=True) for value in setting.each(measure)]
     axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=4, alpha=0.7)
 
 
 def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
     """A line at q = 2, where it lies within the curves."""
-    inside = [q for curve in curves if curve.has_q for q in curve.q]
+    inside = [q for curve in curves if curve.axis for q in curve.x]
     if inside and min(inside) <= 2 <= max(inside):
         axes.axvline(2, color=GREY, linewidth=1, alpha=0.6)
         axes.text(1.98, 0.1, "Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9, rotation=90, ha="right")
@@ -73,7 +78,7 @@ def _draw_profiles(axes: Any, curve: Series, title: str | None) -> None:
     from matplotlib import colormaps
 
     step = math.ceil(len(curve.settings) / CURVES)
-    for i, (q, setting, shade) in enumerate(zip(curve.q, curve.settings, curve.shades, strict=True)):
+    for i, (q, setting, shade) in enumerate(zip(curve.x, curve.settings, curve.shades, strict=True)):
         label = f"q = {q:g}" if i % step == 0 else None
         axes.plot(*setting.profile(), color=colormaps["viridis"](shade), linewidth=2, label=label)
     axes.legend(frameon=False, fontsize=9, title=title)

@@ -18,7 +18,10 @@ RESULTS: tuple[str, ...] = (
     "valid_accuracy",
     "best_epoch",
 )
-RESULTS += ("hoyer", "zeros", "rms", "layers", "seconds", "provenance")
+RESULTS += ("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance")
+# What the settings of one curve differ in, and what else only a run that is driven to a target has.
+AXES = {"q": "q", "target_sparsity": "target sparsity"}
+OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max")
 _NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.
@@ -39,9 +42,29 @@ class Setting:
     runs: list[Mapping[str, Any]]
 
     @property
-    def has_q(self) -> bool:
-        """Whether `q` means anything here."""
-        return bool(self.values["noise"] == "sparseout")
+    def axis(self) -> str | None:
+        """What a curve of such settings runs along: `target_sparsity` where it drives `q`, else `q`; None without Sparseout."""
+        if self.values["noise"] != "sparseout":
+            return None
+        return "target_sparsity" if "target_sparsity" in self.values else "q"
+
+    @property
+    def x(self) -> float:
+        """The place on that axis."""
+        value: float = self.values[self.axis or "q"]
+        return value
+
+    @property
+    def name(self) -> str:
+        """What sets it apart from others of its curve."""
+        names = {None: _TITLES[self.values["noise"]], "q": f"q {self.x:g}", "target_sparsity": f"target {self.x:g}"}
+        return names[self.axis]
+
+    @property
+    def misses(self) -> list[float]:
+        """By how much each run that was driven misses its target, on the test data; NaN where nothing was measured."""
+        achieved = [run["control"]["achieved"] for run in self.runs]
+        return [math.nan if value is None else abs(value - self.x) for value in achieved]
 
     def each(self, measure: str) -> list[float]:
         """The runs' values of a measure; NaN where a record has none."""
@@ -76,21 +99,27 @@ def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
         groups.setdefault(repr(sorted(values.items())), Setting(values, [])).runs.append(record)
 
     def position(setting: Setting) -> tuple[Any, ...]:
-        others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, "q")}
-        return not setting.has_q, *(setting.values[key] for key in _ORDER), repr(sorted(others.items())), setting.values["q"]
+        others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, *AXES)}
+        order = (setting.values[key] for key in _ORDER)
+        return setting.axis is None, *order, setting.axis or "", repr(sorted(others.items())), setting.x
 
     return sorted(groups.values(), key=position)
 
 
 def varying(settings: Sequence[Setting]) -> list[str]:
-    """The settings other than `q` in which these differ."""
-    names = [name for name in settings[0].values if name != "q"] if settings else []
-    return [name for name in names if len({repr(setting.values[name]) for setting in settings}) > 1]
+    """The settings other than those of `AXES` in which these differ."""
+    names = dict.fromkeys(name for setting in settings for name in setting.values if name not in AXES)
+    values = {name: {repr(setting.values.get(name)) for setting in settings if _has(setting, name)} for name in names}
+    return [name for name in names if len(values[name]) > 1]
+
+
+def _has(setting: Setting, name: str) -> bool:
+    return name not in OF_A_TARGET or setting.axis == "target_sparsity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Settings that differ in `q` alone, by rising `q`.
+    """Settings that differ in their place on their axis alone, by rising `x`.
 
     Attributes:
         label: the settings that set this series apart from others.
@@ -101,18 +130,18 @@ class Series:
     settings: list[Setting]
 
     @property
-    def has_q(self) -> bool:
-        """Whether `q` means anything here; otherwise there is one setting."""
-        return self.settings[0].has_q
+    def axis(self) -> str | None:
+        """`q`, `target_sparsity`, or None where there is no Sparseout, and one setting."""
+        return self.settings[0].axis
 
     @property
-    def q(self) -> list[float]:
-        """Each setting's `q`."""
-        return [setting.values["q"] for setting in self.settings]
+    def x(self) -> list[float]:
+        """Each setting's place on the axis."""
+        return [setting.x for setting in self.settings]
 
     @property
     def shades(self) -> list[float]:
-        """Each setting's place on a colour scale, from 0 to 0.9 as `q` rises."""
+        """Each setting's place on a colour scale, from 0 to 0.9 as `x` rises."""
         return [0.9 * i / max(1, len(self.settings) - 1) for i in range(len(self.settings))]
 
     def means(self, measure: str) -> list[float]:
@@ -125,27 +154,55 @@ class Series:
 
 
 def series(settings: Sequence[Setting]) -> list[Series]:
-    """The curves over `q` that a plot of these settings has, and one series for each that has no `q`."""
+    """The curves that a plot of these settings has, and one series for each that has no axis."""
     groups: dict[str, Series] = {}
-    names = {noise: varying([setting for setting in settings if setting.values["noise"] == noise]) for noise in IGNORED}
+    kinds: dict[tuple[str, str | None], list[Setting]] = {}
     for setting in settings:
-        noise = setting.values["noise"]
-        values = {name: setting.values[name] for name in names[noise] if name not in IGNORED[noise]}
-        parts = [] if setting.has_q and values else [_TITLES[noise]]
+        kinds.setdefault((setting.values["noise"], setting.axis), []).append(setting)
+    names = {kind: varying(members) for kind, members in kinds.items()}
+    for setting in settings:
+        noise, axis = setting.values["noise"], setting.axis
+        values = {name: setting.values[name] for name in names[noise, axis] if name not in IGNORED[noise]}
+        parts = [] if axis and values else [_TITLES[noise]]
+        if axis == "target_sparsity" and ("sparseout", "q") in kinds:
+            parts = ["driven to a target"]
         parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
         label = ", ".join(parts)
         groups.setdefault(label, Series(label, [])).settings.append(setting)
     return list(groups.values())
 
 
+def main_axis(curves: Sequence[Series]) -> str:
+    """The axis of what is drawn against one: `q`, unless every curve is driven to its target."""
+    axes = {curve.axis for curve in curves} - {None}
+    return "target_sparsity" if axes == {"target_sparsity"} else "q"
+
+
 def finding(curve: Series) -> str:
-    """What a curve's Hoyer sparseness does as `q` rises, in a sentence."""
+    """What a curve's sparseness does as `q` rises, or how near it comes to its targets, in a sentence."""
+    if curve.axis == "target_sparsity":
+        return _reach(curve)
     means = curve.means("hoyer")
     if len(means) < 2:
-        return f"{curve.label}: Hoyer sparseness {means[0]:.3f} at q = {curve.q[0]:g}."
+        return f"{curve.label}: Hoyer sparseness {means[0]:.3f} at q = {curve.x[0]:g}."
     falls = all(later < earlier for earlier, later in itertools.pairwise(means))
     verb = "falls strictly with q" if falls else "does not fall monotonically with q"
     return (
-        f"{curve.label}: Hoyer sparseness {verb}, from {means[0]:.3f} at q = {curve.q[0]:g} "
-        f"to {means[-1]:.3f} at q = {curve.q[-1]:g}."
+        f"{curve.label}: Hoyer sparseness {verb}, from {means[0]:.3f} at q = {curve.x[0]:g} "
+        f"to {means[-1]:.3f} at q = {curve.x[-1]:g}."
     )
+
+
+def _reach(curve: Series) -> str:
+    misses = [miss for setting in curve.settings for miss in setting.misses]
+    known = [miss for miss in misses if not math.isnan(miss)]
+    low, high = curve.x[0], curve.x[-1]
+    targets = f"the targets from {low:g} to {high:g}" if low < high else f"the target {low:g}"
+    if not known:
+        return f"{curve.label}: nothing was measured for {targets}."
+    runs = "1 run" if len(misses) == 1 else f"{len(misses)} runs"
+    text = (
+        f"{curve.label}: {curve.settings[0].values['measure']} on the test data is within {max(known):.3f} of {targets}, {runs}"
+    )
+    beyond = sum(bool(run["control"]["out_of_reach"]) for setting in curve.settings for run in setting.runs)
+    return f"{text}, {beyond} of them out of reach." if beyond else f"{text}."

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sparseout.report.settings import IGNORED, Setting, varying
+from sparseout.report.settings import IGNORED, OF_A_TARGET, Setting, varying
 
 CONFIDENCE = 0.95
 SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}  # whether higher is better; the first that is there counts
@@ -126,7 +126,7 @@ def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
     """
     from statsmodels.stats.multitest import multipletests
 
-    names = varying([setting for setting in settings if setting.values["noise"] == "sparseout"])
+    names = varying([setting for setting in settings if setting.axis == "q"])
     pairs = _pairs(settings)
     scores = {id(setting): dict(zip(_seeds(setting), setting.each(score), strict=True)) for setting in settings}
     both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
@@ -180,7 +180,7 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     bases = _baselines(settings)
     pairs = []
     for noise, base_noise in itertools.product(IGNORED, ("sparseout", "dropout")):
-        ignored = {"q"} | IGNORED[noise] | IGNORED[base_noise]
+        ignored = {"q", *OF_A_TARGET} | IGNORED[noise] | IGNORED[base_noise]
         others: dict[str, list[Setting]] = {}
         for setting in settings:
             if setting.values["noise"] == noise:
@@ -196,7 +196,7 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
 
 
 def _baselines(settings: Sequence[Setting]) -> list[Setting]:
-    sparseout = [setting for setting in settings if setting.has_q and setting.values["q"] == 2]
+    sparseout = [setting for setting in settings if setting.axis == "q" and setting.x == 2]
     ignored = {"q"} | IGNORED["dropout"]
     known = {_key(setting, ignored) for setting in sparseout}
     dropout = [setting for setting in settings if setting.values["noise"] == "dropout"]
@@ -210,8 +210,7 @@ def _key(setting: Setting, ignored: Collection[str]) -> str:
 
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
     """The setting, and what both it and the baseline have in common that other pairs have not."""
-    noise = {"dropout": "nn.Dropout", "none": "no noise"}
-    own = f"q = {setting.values['q']:g}" if setting.has_q else noise[setting.values["noise"]]
+    own = f"q = {setting.x:g}" if setting.axis == "q" else setting.name
     ignored = IGNORED[setting.values["noise"]] - {"p"} | IGNORED[baseline.values["noise"]]
     common = [f"{name} {baseline.values[name]}" for name in names if name not in ignored]
     return f"{own} ({', '.join(common)})" if common else own

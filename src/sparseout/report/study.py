@@ -8,7 +8,7 @@ from typing import Any
 from sparseout.report import page, statistics
 from sparseout.report.files import Location
 from sparseout.report.page import Cell, number, text
-from sparseout.report.settings import Series, Setting, finding, series, settings, varying
+from sparseout.report.settings import AXES, Series, Setting, finding, main_axis, series, settings, varying
 from sparseout.report.table import cells
 
 PLOTS = {
@@ -33,9 +33,10 @@ def write_page(
     rows_of = [run for setting in groups for run in setting.runs[: max(1, RUNS // len(groups))]]
     curves = series(groups)
     score = statistics.score_of(records)
+    targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare(everything, score)]
     measures = {name: title for name, title in PLOTS.items() if any(name in record for record in shown)}
-    shared = {name: value for name, value in groups[0].values.items() if name not in ("q", *varying(groups))} if groups else {}
+    shared = {name: value for name, value in groups[0].values.items() if name not in (*AXES, *varying(groups))} if groups else {}
     layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
     header, rows = cells(shown)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
@@ -44,7 +45,7 @@ def write_page(
         "study.html",
         path,
         title=f"Sparseout study: {shared.get('study', 'no runs')}",
-        findings=[finding(curve) for curve in curves if curve.has_q],
+        findings=[finding(curve) for curve in curves if curve.axis],
         left_out=_left_out(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - SETTINGS),
         sentences=sentences[:SETTINGS],
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
@@ -56,16 +57,18 @@ def write_page(
         runs_header=[
             *(
                 (name, "number" if name != "run" else "text")
-                for name in ("run", "q", "seed", _title(score), "Hoyer", "all-zero vectors")
+                for name in ("run", "q", *targets, "seed", _title(score), "Hoyer", "all-zero vectors")
             ),
             *_ORIGIN.items(),
         ],
-        runs=[_run(record, score) for record in rows_of],
+        runs=[_run(record, score, targets) for record in rows_of],
         names=[str(record["run"]) for record in rows_of],
         layers=layers,
         data={
             "measures": measures,
             "score": score,
+            "axis": main_axis(curves),
+            "axis_title": AXES[main_axis(curves)],
             "layers": layers,
             "curves": [_curve(curve, measures, score, {id(run) for run in rows_of}) for curve in curves],
             "settings": [
@@ -104,8 +107,8 @@ def _names(curves: Sequence[Series]) -> list[dict[str, str]]:
     """What each setting is called, within its curve and among all."""
     names = []
     for _, curve, setting, _ in _places(curves):
-        short = f"q {setting.values['q']:g}" if curve.has_q else curve.label
-        names.append({"short": short, "name": f"{short}, {curve.label}" if curve.has_q and len(curves) > 1 else short})
+        short = setting.name if curve.axis else curve.label
+        names.append({"short": short, "name": f"{short}, {curve.label}" if curve.axis and len(curves) > 1 else short})
     return names
 
 
@@ -113,13 +116,14 @@ def _curve(curve: Series, measures: Mapping[str, str], score: str, shown: set[in
     estimates = [statistics.estimate(setting.each(score)) for setting in curve.settings]
     return {
         "label": curve.label,
-        "has_q": curve.has_q,
-        "q": curve.q,
+        "axis": curve.axis,
+        "names": [setting.name if curve.axis else "" for setting in curve.settings],
+        "x": curve.x,
         "means": {name: curve.means(name) for name in measures},
         "spreads": {name: curve.spreads(name) for name in measures},
         "half": [found.high - found.mean for found in estimates],
         "points": [
-            {"run": run["run"], "q": run["q"], "seed": run["seed"], "hoyer": run.get("hoyer"), "score": run.get(score)}
+            {"run": run["run"], "of": setting.name, "seed": run["seed"], "hoyer": run.get("hoyer"), "score": run.get(score)}
             for setting in curve.settings
             for run in setting.runs
             if id(run) in shown
@@ -136,7 +140,7 @@ def _setting(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     return {
-        "shade": shade if curve.has_q else None,
+        "shade": shade if curve.axis else None,
         "values": {measure: setting.mean(measure) for measure in measures},
         "layers": {layer: {m: setting.layer_mean(layer, m) for m in ("hoyer", "zeros", "rms")} for layer in layers},
         "profile": setting.profile(),
@@ -144,12 +148,14 @@ def _setting(
     }
 
 
-def _run(record: Mapping[str, Any], score: str) -> list[Cell]:
+def _run(record: Mapping[str, Any], score: str, targets: Sequence[str]) -> list[Cell]:
+    """A row of the runs' table; a run that was driven shows the last `q`."""
     layers, origin = record["layers"].values(), record["provenance"]
     empty, vectors = (sum(layer[name] for layer in layers) for name in ("zero_vectors", "vectors"))
     return [
         text(record["run"]),
-        number(record["q"], "{:g}"),
+        number(record.get("control", record)["q"], "{:.4g}"),
+        *(number(record.get("target_sparsity"), "{:g}") for _ in targets),
         number(record["seed"], "{:d}"),
         number(record.get(score), "{:.4f}"),
         number(record["hoyer"], "{:.4f}"),

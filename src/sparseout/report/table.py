@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparseout.report.settings import Series, Setting, series, settings
+from sparseout.report.settings import AXES, Series, Setting, main_axis, series, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +27,14 @@ def cells(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     """The table's header, and its rows: a setting each, with means over its seeds and Hoyer's standard deviation."""
     curves = series(settings(records))
     measures = [name for name in COLUMNS if any(name in record for record in records)]
-    header = ["q", *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
-    return header, [_row(setting, curve, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
+    axis = main_axis(curves)
+    driven = any(curve.axis == "target_sparsity" for curve in curves)
+    header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
+    rows = [_row(setting, curve, axis, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
+    if not driven:
+        return header, rows
+    groups = (setting for curve in curves for setting in curve.settings)
+    return [*header, "largest miss", "settled"], [row + _reach(setting) for row, setting in zip(rows, groups, strict=True)]
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:
@@ -46,13 +52,21 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
     return result
 
 
-def _row(setting: Setting, curve: Series, named: bool, measures: Sequence[str]) -> list[str]:
-    row = [f"{setting.values['q']:g}" if setting.has_q else "-", *([curve.label] if named else []), str(len(setting.runs))]
+def _row(setting: Setting, curve: Series, axis: str, named: bool, measures: Sequence[str]) -> list[str]:
+    place = f"{setting.x:g}" if setting.axis == axis else setting.name if setting.axis else "-"
+    row = [place, *([curve.label] if named else []), str(len(setting.runs))]
     for name in measures:
         cell = _number(setting.mean(name), _DIGITS[name])
         spread = name == "hoyer" and len(setting.runs) > 1
         row.append(f"{cell} ± {_number(setting.std(name), _DIGITS[name])}" if spread else cell)
     return row
+
+
+def _reach(setting: Setting) -> list[str]:
+    """By how much the setting's runs miss their target at most, and after what fraction of training the last had settled."""
+    if setting.axis != "target_sparsity":
+        return ["-", "-"]
+    return [_number(max(setting.misses), 3), _number(max(run["control"]["settled"] for run in setting.runs), 2)]
 
 
 def _number(value: float, digits: int) -> str:

@@ -14,11 +14,11 @@ from torch import nn
 
 from sparseout.checks import Gradient, check_choice, check_number, check_p, check_q
 from sparseout.layers import Sparseout
+from sparseout.report.settings import OF_A_TARGET
 
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
-OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max")  # in the records and names of driven runs alone
 
 
 class UserError(Exception):

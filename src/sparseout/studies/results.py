@@ -126,8 +126,8 @@ def labelled(groups: Sequence[Setting]) -> list[tuple[str, Setting]]:
     found = []
     for curve in curves:
         for setting in curve.settings:
-            q = f"q {setting.values['q']:g}" if curve.has_q else ""
-            found.append((", ".join(filter(None, (q, curve.label if several or not q else ""))), setting))
+            name = setting.name if curve.axis else ""
+            found.append((", ".join(filter(None, (name, curve.label if several or not name else ""))), setting))
     return found
 
 
@@ -159,14 +159,16 @@ def _parquet(rows: pandas.DataFrame) -> bytes:
 
 
 def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """A row a run: its name, what varies, and its results."""
-    names = [name for name in varying(settings(records)) if name not in ("q", "seed")]
+    """A row a run: its name, what varies, and its results. A run that was driven shows the last `q`."""
+    names = varying(settings(records))
+    names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
     shown = [name for name in COLUMNS if any(name in record for record in records)]
-    header = ["run", "q", *names, "seed", *(name.replace("_", " ") for name in shown)]
+    header = ["run", "q", *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]
     rows = []
-    for record in sorted(records, key=lambda record: (*(str(record[name]) for name in names), record["q"], record["seed"])):
+    for record in sorted(records, key=lambda record: (*(str(record.get(name)) for name in names), record["q"], record["seed"])):
         numbers = ["-" if (value := record.get(name)) is None else f"{value:.4g}" for name in shown]
-        rows.append([record["run"], f"{record['q']:g}", *(str(record[name]) for name in names), str(record["seed"]), *numbers])
+        varied = [str(record.get(name, "-")) for name in names]
+        rows.append([record["run"], f"{record.get('control', record)['q']:.4g}", *varied, str(record["seed"]), *numbers])
     return header, rows
 
 

@@ -6,19 +6,19 @@ const colour = (setting) => (setting.shade === null ? GREY : `hsl(${Math.round(2
 const curve = () => (data.curves.length > 1 ? `: ${data.curves[data.settings[state.setting].curve].label}` : "");
 
 const scoreTitle = data.measures[data.score] ?? data.score;
-const flats = data.curves.filter((curve) => !curve.has_q);
-const dash = (i) => (data.curves[i].has_q ? "solid" : ["dash", "dot", "dashdot"][flats.indexOf(data.curves[i]) % 3]);
-const tint = (i) => (data.curves[i].has_q ? PALETTE[i % PALETTE.length] : GREY);
+const flats = data.curves.filter((curve) => !curve.axis);
+const dash = (i) => (data.curves[i].axis ? "solid" : ["dash", "dot", "dashdot"][flats.indexOf(data.curves[i]) % 3]);
+const tint = (i) => (data.curves[i].axis ? PALETTE[i % PALETTE.length] : GREY);
 
 // The line through the means over the seeds, and a point a run, which leads to its row.
 function againstSparseness() {
   const means = data.curves.map((curve, i) => ({
     x: curve.means.hoyer,
     y: curve.means[data.score],
-    text: curve.q.map((q) => (curve.has_q ? `q ${q}` : "")),
+    text: curve.names,
     textposition: "top center",
     name: plain(curve.label),
-    mode: curve.has_q ? "lines+markers+text" : "markers",
+    mode: curve.axis ? "lines+markers+text" : "markers",
     line: { color: tint(i), width: 2 },
     marker: { color: tint(i), size: 9 },
     hovertemplate: "%{text} mean: %{x:.4f}, %{y:.4f}<extra></extra>",
@@ -27,7 +27,7 @@ function againstSparseness() {
     x: curve.points.map((point) => point.hoyer),
     y: curve.points.map((point) => point.score),
     customdata: curve.points.map((point) => point.run),
-    text: curve.points.map((point) => `q ${point.q}, seed ${point.seed}, run ${plain(point.run)}`),
+    text: curve.points.map((point) => `${point.of}, seed ${point.seed}, run ${plain(point.run)}`),
     name: plain(curve.label),
     showlegend: false,
     type: "scatter",
@@ -47,24 +47,31 @@ function againstSparseness() {
   document.getElementById("tradeoff-note").textContent = "A small point a run, which leads to its row below; a large one a mean over the seeds.";
 }
 
-function scoreAgainstQ() {
-  const all = data.curves.filter((curve) => curve.has_q).flatMap((curve) => curve.q);
+// Whether a curve can be drawn against the page's axis: one that has another can not.
+const drawn = (curve) => !curve.axis || curve.axis === data.axis;
+const ends = () => {
+  const all = data.curves.filter((curve) => curve.axis === data.axis).flatMap((curve) => curve.x);
+  return [Math.min(...all), Math.max(...all)];
+};
+
+function scoreAgainstAxis() {
   const traces = data.curves.map((curve, i) => ({
-    x: curve.has_q ? curve.q : [Math.min(...all), Math.max(...all)],
-    y: curve.has_q ? curve.means[data.score] : [curve.means[data.score][0], curve.means[data.score][0]],
-    error_y: { type: "data", array: curve.has_q ? curve.half : [], thickness: 1.2 },
+    visible: drawn(curve),
+    x: curve.axis ? curve.x : ends(),
+    y: curve.axis ? curve.means[data.score] : [curve.means[data.score][0], curve.means[data.score][0]],
+    error_y: { type: "data", array: curve.axis ? curve.half : [], thickness: 1.2 },
     name: plain(curve.label),
-    mode: curve.has_q ? "lines+markers" : "lines",
+    mode: curve.axis ? "lines+markers" : "lines",
     line: { color: tint(i), dash: dash(i) },
-    hovertemplate: "q %{x}: %{y:.4f} ± %{error_y.array:.4f}<extra></extra>",
+    hovertemplate: `${data.axis_title} %{x}: %{y:.4f} ± %{error_y.array:.4f}<extra></extra>`,
   }));
   draw("score", traces, {
-    x: { title: "q" },
+    x: { title: data.axis_title },
     y: { title: scoreTitle },
-    alt: spread(`${scoreTitle} by q`, data.settings.map((setting) => [setting.name, setting.values[data.score]])),
+    alt: spread(`${scoreTitle} by ${data.axis_title}`, data.settings.map((setting) => [setting.name, setting.values[data.score]])),
     showlegend: traces.length > 1,
   });
-  document.getElementById("score-title").textContent = `${scoreTitle} against q`;
+  document.getElementById("score-title").textContent = `${scoreTitle} against ${data.axis_title}`;
   document.getElementById("score-note").textContent = "Bars: 95 % intervals of the mean over the seeds.";
 }
 
@@ -75,34 +82,34 @@ function showRun(run) {
   row?.scrollIntoView({ block: "center" });
 }
 
-function againstQ() {
+function againstAxis() {
   let first = 0;
   const traces = data.curves.map((curve, i) => {
     const start = first;
-    first += curve.q.length;
+    first += curve.x.length;
     const mean = curve.means[state.measure];
-    const all = data.curves.filter((other) => other.has_q).flatMap((other) => other.q);
-    const flat = !curve.has_q;
+    const flat = !curve.axis;
     return {
-      x: flat ? [Math.min(...all), Math.max(...all)] : curve.q,
+      visible: drawn(curve),
+      x: flat ? ends() : curve.x,
       y: flat ? [mean[0], mean[0]] : mean,
-      customdata: flat ? [start, start] : curve.q.map((_, place) => start + place),
+      customdata: flat ? [start, start] : curve.x.map((_, place) => start + place),
       error_y: { type: "data", array: flat ? [] : curve.spreads[state.measure], thickness: 1.2 },
       name: plain(curve.label),
       mode: flat ? "lines" : "lines+markers",
       line: { color: flat ? GREY : PALETTE[i % PALETTE.length], dash: dash(i) },
-      marker: { size: curve.q.map((_, place) => (start + place === state.setting ? 13 : 7)) },
-      hovertemplate: "q %{x}: %{y:.4f}<extra></extra>",
+      marker: { size: curve.x.map((_, place) => (start + place === state.setting ? 13 : 7)) },
+      hovertemplate: `${data.axis_title} %{x}: %{y:.4f}<extra></extra>`,
     };
   });
   const pairs = data.settings.map((setting) => [setting.name, setting.values[state.measure]]);
   draw("against", traces, {
-    x: { title: "q" },
+    x: { title: data.axis_title },
     y: { title: title() },
     alt: spread(title(), pairs),
     showlegend: traces.length > 1,
   });
-  document.getElementById("against-title").textContent = `${title()} against q`;
+  document.getElementById("against-title").textContent = `${title()} against ${data.axis_title}`;
   document.getElementById("against-note").textContent = `${spread(title(), pairs)} Bars: one standard deviation over the seeds.`;
 }
 
@@ -138,7 +145,7 @@ function heat() {
 }
 
 function update() {
-  againstQ();
+  againstAxis();
   lines(
     "time",
     (setting) => setting.history.map((epoch) => epoch.epoch),
@@ -187,7 +194,7 @@ if (data.settings.length) {
     (setting) => choose({ setting: Number(setting) }),
   );
   againstSparseness();
-  scoreAgainstQ();
+  scoreAgainstAxis();
   update();
   document.getElementById("tradeoff").on("plotly_click", ({ points: [{ customdata }] }) => customdata && showRun(customdata));
   document.getElementById("against").on("plotly_click", ({ points: [{ customdata }] }) => choose({ setting: customdata }));

@@ -1,0 +1,116 @@
+"""The figure of runs that were driven to a sparsity: target against achieved, and the course of training."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparseout.report import statistics
+from sparseout.report.figure import COLOURS, GREY, finish
+from sparseout.report.files import Location, write_whole
+from sparseout.report.settings import Setting, series, settings
+
+LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
+MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}
+TOLERANCE = 0.02
+
+
+def write_driven(
+    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
+) -> None:
+    """Draw a dot and a line a run; runs with a fixed `q` show beside them what `q` can reach."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    curves = series(settings(records))
+    driven = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
+    fixed = [curve for curve in curves if curve.axis == "q"]
+    targets = sorted({setting.x for setting in driven})
+    colours = {x: colormaps["viridis"](0.9 * i / max(1, len(targets) - 1)) for i, x in enumerate(targets)}
+    measure = driven[0].values["measure"]
+    score = statistics.score_of(records)
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    axes = figure.subplots(2, 3).flatten()
+    _draw_reach(axes[0], driven, [setting for curve in fixed for setting in curve.settings], measure, colours)
+    _draw_course(axes[1], driven, "measured", colours)
+    for x, colour in colours.items():
+        axes[1].axhline(x, color=colour, linewidth=1, linestyle=":")
+    _draw_course(axes[2], driven, "q", colours)
+    _draw_losses(axes[3], driven, histories, colours)
+    for setting in driven:
+        axes[4].plot(setting.each(measure), setting.each(score), "o", color=colours[setting.x], markersize=5)
+    for curve, line in zip(fixed, itertools.cycle(COLOURS), strict=False):
+        label = "fixed q" if len(fixed) == 1 else f"fixed q: {curve.label}"
+        axes[4].plot(
+            curve.means(measure), curve.means(score), "s-", color=line, markersize=4, linewidth=1, alpha=0.7, label=label
+        )
+        for q, x, y in zip(curve.x, curve.means(measure), curve.means(score), strict=True):
+            axes[4].annotate(f"{q:g}", (x, y), xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY)
+    title = MEASURES[measure]
+    axes[0].set(xlabel=f"target {title}", ylabel=f"{title} on the test data")
+    axes[4].set(xlabel=f"{title} on the test data")
+    names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", "q over training")
+    for place, name in enumerate((*names, _loss(driven, histories)[1], statistics.TITLES[score].capitalize())):
+        axes[place].set_title(name, loc="left", weight="bold")
+    for place in (1, 2, 3):
+        axes[place].set_xlabel("fraction of training")
+    if fixed:
+        axes[4].legend(frameon=False, fontsize=9)
+    axes[5].axis("off")
+    marks = [axes[1].plot([], [], color=colour, linewidth=3, label=f"{x:g}")[0] for x, colour in colours.items()]
+    axes[5].legend(handles=marks, title="target", loc="center left", frameon=False)
+    finish(axes[:5])
+    png = io.BytesIO()
+    figure.savefig(png, dpi=160, format="png")
+    write_whole(path, png.getvalue())
+
+
+def _draw_reach(
+    axes: Any, driven: Sequence[Setting], fixed: Sequence[Setting], measure: str, colours: Mapping[float, Any]
+) -> None:
+    """A dot a run, the targets with their tolerance, and between which bounds a fixed `q` lies."""
+    ends = [min(colours), max(colours)]
+    reached = [value for setting in fixed for value in setting.each(measure) if not math.isnan(value)]
+    if reached:
+        axes.axhspan(min(reached), max(reached), color=GREY, alpha=0.12, linewidth=0)
+        axes.text(
+            0.03, max(reached), "reached with a fixed q", transform=axes.get_yaxis_transform(), fontsize=9, color=GREY, va="top"
+        )
+    axes.plot(ends, ends, color=GREY, linewidth=1)
+    low, high = ([x + sign * TOLERANCE for x in ends] for sign in (-1, 1))
+    axes.fill_between(ends, low, high, color=GREY, alpha=0.3, linewidth=0)
+    for setting in driven:
+        achieved = [run["control"]["achieved"] for run in setting.runs]
+        axes.plot([setting.x] * len(achieved), achieved, "o", color=colours[setting.x], markersize=5)
+
+
+def _draw_course(axes: Any, driven: Sequence[Setting], name: str, colours: Mapping[float, Any]) -> None:
+    for setting in driven:
+        for run in setting.runs:
+            values = run["control"]["course"][name]
+            axes.plot(
+                [i / (len(values) - 1) for i in range(len(values))], values, color=colours[setting.x], linewidth=1.2, alpha=0.8
+            )
+
+
+def _draw_losses(
+    axes: Any,
+    driven: Sequence[Setting],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    colours: Mapping[float, Any],
+) -> None:
+    loss, _ = _loss(driven, histories)
+    for setting in driven:
+        for run in setting.runs:
+            epochs = histories.get(run["run"], ())
+            places = [(i + 1) / len(epochs) for i in range(len(epochs))]
+            axes.plot(places, [epoch.get(loss) for epoch in epochs], color=colours[setting.x], linewidth=1.2, alpha=0.8)
+
+
+def _loss(driven: Sequence[Setting], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
+    """The loss that the epochs have, and what to call it."""
+    epochs = next((histories[run["run"]] for setting in driven for run in setting.runs if histories.get(run["run"])), [{}])
+    return next(((name, title) for name, title in LOSSES.items() if name in epochs[0]), ("train_loss", LOSSES["train_loss"]))
