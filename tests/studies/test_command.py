@@ -86,6 +86,15 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert len(numbers(out)) >= 1
 
 
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
+    rows = [{"run": f"{i:012}", "seed": i, "noise": "sparseout", "gradient": "detached", "q": 2, "p": 0.5} for i in range(5000)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = f"{sys.executable} -m sparseout results {tmp_path} --runs | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("run ")
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("sparseout 0.")

@@ -28,13 +28,17 @@ def cells(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     curves = series(settings(records))
     measures = [name for name in COLUMNS if any(name in record for record in records)]
     axis = main_axis(curves)
-    driven = any(curve.axis == "target_sparsity" for curve in curves)
     header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
     rows = [_row(setting, curve, axis, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
-    if not driven:
+    return with_reach(header, rows, [setting for curve in curves for setting in curve.settings])
+
+
+def with_reach(header: list[str], rows: list[list[str]], settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """A table of `settings`, where one is driven with the largest miss of its runs, and when the last of them had settled."""
+    if not any(setting.axis == "target_sparsity" for setting in settings):
         return header, rows
-    groups = (setting for curve in curves for setting in curve.settings)
-    return [*header, "largest miss", "settled"], [row + _reach(setting) for row, setting in zip(rows, groups, strict=True)]
+    reached = [row + _reach(setting) for row, setting in zip(rows, settings, strict=True)]
+    return [*header, "largest miss", "settled"], reached
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:

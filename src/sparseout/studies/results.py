@@ -13,8 +13,8 @@ from rich.console import Console
 
 from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
-from sparseout.report.settings import RESULTS, Setting, series, settings, varying
-from sparseout.report.table import COLUMNS
+from sparseout.report.settings import RESULTS, Setting, finding, series, settings, varying
+from sparseout.report.table import COLUMNS, with_reach
 from sparseout.studies.config import UserError
 from sparseout.studies.place import location
 from sparseout.studies.records import Record, StudyFolder, read_json, read_lines
@@ -64,7 +64,11 @@ def results(
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
-    _print(*statistics.cells(labelled(groups), score))
+    named = labelled(groups)
+    _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
+    for curve in series(groups):
+        if curve.axis == "target_sparsity":
+            console.print(finding(curve), soft_wrap=True, highlight=False)
     for comparison in statistics.compare(groups, score):
         console.print(comparison.sentence(), soft_wrap=True, highlight=False)
     console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
