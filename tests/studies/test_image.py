@@ -18,12 +18,7 @@ from sparseout.studies.image import STUDY, ImageConfig, ImageLearner
 SMALL = {"train_images": 70, "valid_images": 20, "batch_size": 32, "epochs": 4}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
