@@ -142,6 +142,10 @@ class SparsityTarget:
         if self.steps % self.every == 0:
             self._probe.start()
 
+    def stop(self) -> None:
+        """End the training: nothing is measured from here on, and the layers keep their `q`."""
+        self._probe.stop()
+
     def report(self) -> Report:
         """How far each layer is: its target, what is measured, `q`, and whether the target is out of reach."""
         return Report(tuple(self._reach(name) for name in self._targets))
