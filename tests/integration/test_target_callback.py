@@ -105,7 +105,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_train
     resumed, again = run(tmp_path / "resumed", resume=str(saved))
     assert list(again.q) == list(range(7, 24))
     assert again.q == {step: q for step, q in course.q.items() if step >= 7}
-    assert len(set(again.q.values())) > 5
+    assert len(set(again.q.values())) > 2
     assert same(weights(whole), weights(resumed))
     state = json.loads((saved / "trainer_state.json").read_text())["stateful_callbacks"]["TargetCallback"]
     assert state["target"]["steps"] == 7

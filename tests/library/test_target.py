@@ -214,7 +214,7 @@ def two_processes(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trained = Trained(noises=1)
     trained.data = trained.data[rank::2] * (1 + rank)  # each measures something else
-    target = SparsityTarget(trained.model, 0.55, every=2)
+    target = SparsityTarget(trained.model, 0.55, every=2, loader=[trained.data])
     for _ in range(20):
         batch = trained.data[:64]
         trained.model(batch)

@@ -58,14 +58,15 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     class TargetCallback(TrainerCallback, ExportableState):
         target: SparsityTarget | None = None
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
             if isinstance(saved, list):
                 raise ValueError(
                     f"a Trainer takes one target_callback, got {len(saved)}: give it a mapping from layers to targets"
                 )
             # Trainer trains a compiled copy that shares its parts with this model.
-            self.target = SparsityTarget(torch.compile(model) if args.torch_compile else model, target, **settings)
+            trained: Any = torch.compile(model) if args.torch_compile else model
+            self.target = SparsityTarget(trained, target, **settings)
             if state.global_step and saved["target"]:
                 self.target.load_state_dict(saved["target"])
 
@@ -73,7 +74,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
             assert self.target is not None
             self.target.step()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if self.target is None or "loss" not in logs:  # the logs of an evaluation
                 return
             for entry in self.target.report().layers:
