@@ -81,11 +81,11 @@ def same(first, second):
 
 
 def test_the_targets_are_reached(tmp_path):
-    callback = target_callback(TARGETS, every=1)
+    callback = target_callback(TARGETS, every=2, warmup=100)
     run, course = trained(tmp_path, callback=callback, steps=400, learning_rate=3e-3, lr_scheduler_type="constant")
-    assert callback.target.report().reached
+    assert [entry.measured for entry in callback.target.report().layers] == pytest.approx(list(TARGETS.values()), abs=0.04)
     assert callback.target.steps == 400
-    assert course.q[0] == (2.0, 2.0)
+    assert course.q[100] == (2.0, 2.0)
     assert len(set(course.q[399])) == 2
     undriven = [module.q for name, module in run.model.named_modules() if isinstance(module, Sparseout) and name not in LAYERS]
     assert set(undriven) == {2.0}
@@ -129,16 +129,15 @@ def test_one_step_is_taken_for_the_batches_whose_gradients_accumulate(tmp_path):
     callback = target_callback(TARGETS)
     seen = []
     run = trainer(tmp_path, callback, steps=3, gradient_accumulation_steps=4)
-    run.add_callback(Course())
-    gather = sparseout.Probe.gather
+    take = sparseout.Probe.findings
 
     def watched(probe):
-        summary = gather(probe)
-        seen.append({record.calls for record in summary.layers if record.layer in LAYERS})
-        return summary
+        findings = take(probe)
+        seen.append({findings.tallies[layer, "train", None].calls for layer in LAYERS})
+        return findings
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparseout.Probe, "gather", watched)
+        patch.setattr(sparseout.Probe, "findings", watched)
         run.train()
     assert callback.target.steps == 3
     assert seen == [{4}]
