@@ -400,7 +400,7 @@ def test_the_command_for_a_target_alone(tmp_path, capsys):
         (model, contender) for model in ("autoencoder", "mlp") for contender in target.CONTENDERS
     ]
     assert list(rows["rounds"]) == [2] * 4
-    assert "A training step with a sparsity target" in capsys.readouterr().out
+    assert "A training step with a sparsity target" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_fits(tmp_path, capsys):
