@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import warnings
 
 import pytest
@@ -151,6 +152,16 @@ def test_only_one_step_in_every_is_watched():
         watched.append(bool(trained.model[2]._forward_pre_hooks))
         trained.step(target)
     assert watched == [True, False, False, True, False, False, True]
+
+
+def test_after_the_training_nothing_is_left_on_the_model():
+    trained = Trained(noises=1)
+    target = SparsityTarget(trained.model, 0.5, every=2)
+    trained.step(target, 8)
+    q = trained.model[2].q
+    assert trained.model[2]._forward_pre_hooks
+    target.stop()
+    assert pickle.loads(pickle.dumps(trained.model))[2].q == trained.model[2].q == q != 2.0
 
 
 def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
