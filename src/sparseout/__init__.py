@@ -6,7 +6,7 @@ from sparseout.kernels import backends
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.probe import Probe
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
-from sparseout.target import SparsityTarget
+from sparseout.target import SparsityTarget, target_callback
 
 __version__ = "0.1.0"
 
@@ -27,4 +27,5 @@ __all__ = [
     "schedule",
     "sparseout",
     "swap_dropout",
+    "target_callback",
 ]

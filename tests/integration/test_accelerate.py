@@ -57,6 +57,36 @@ def test_training_resumes_to_the_same_numbers(precision, tmp_path):
         assert value.dtype in (torch.float32, torch.int64)
 
 
+def test_a_sparsity_target_takes_a_step_of_its_own_and_resumes(tmp_path):
+    def prepared():
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model, optimizer, loader = prepare(accelerator)
+        target = sparseout.SparsityTarget(accelerator.unwrap_model(model), 0.6, every=2)
+        accelerator.register_for_checkpointing(target)
+        return accelerator, model, optimizer, loader, target
+
+    def epoch(accelerator, model, optimizer, loader, target):
+        for x, wanted in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(nn.functional.mse_loss(model(x), wanted))
+                optimizer.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients:
+                target.step()
+
+    parts = prepared()
+    epoch(*parts)
+    parts[0].save_state(tmp_path, safe_serialization=True)
+    epoch(*parts)
+    again = prepared()
+    again[0].load_state(tmp_path)
+    epoch(*again)
+    assert again[-1].steps == 6
+    assert again[-1].state_dict() == parts[-1].state_dict()
+    assert again[1][3].q == parts[1][3].q != 1.5
+    assert all(torch.equal(a, b) for a, b in zip(again[1].parameters(), parts[1].parameters(), strict=True))
+
+
 def test_a_prepared_model_can_be_checked_and_restored():
     model, *_ = prepare(accelerator := Accelerator(cpu=True, mixed_precision="bf16"))
     assert sparseout.check_swap(model, torch.randn(4, 8)).ok

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import warnings
 
 import pytest
@@ -153,6 +154,16 @@ def test_only_one_step_in_every_is_watched():
     assert watched == [True, False, False, True, False, False, True]
 
 
+def test_after_the_training_nothing_is_left_on_the_model():
+    trained = Trained(noises=1)
+    target = SparsityTarget(trained.model, 0.5, every=2)
+    trained.step(target, 8)
+    q = trained.model[2].q
+    assert trained.model[2]._forward_pre_hooks
+    target.stop()
+    assert pickle.loads(pickle.dumps(trained.model))[2].q == trained.model[2].q == q != 2.0
+
+
 def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
     trained = Trained()
     trained.model[0].eval()
@@ -214,7 +225,7 @@ def two_processes(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trained = Trained(noises=1)
     trained.data = trained.data[rank::2] * (1 + rank)  # each measures something else
-    target = SparsityTarget(trained.model, 0.55, every=2)
+    target = SparsityTarget(trained.model, 0.55, every=2, loader=[trained.data])
     for _ in range(20):
         batch = trained.data[:64]
         trained.model(batch)

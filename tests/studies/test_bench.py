@@ -17,7 +17,7 @@ from torch import nn
 
 import sparseout
 from sparseout import reference
-from sparseout.bench import command, glm, op, probes, steps
+from sparseout.bench import command, glm, op, probes, steps, target
 from sparseout.bench.figure import write_figure
 from sparseout.bench.models import MODELS
 from sparseout.bench.timing import Spread, alternate
@@ -26,7 +26,8 @@ from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
 needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", "--probes", "--samples", "--seconds", "0", "--device", "cpu"]
+NONE = ["--targets", "--probes", "--samples", "--seconds", "0", "--device", "cpu"]
+TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", *NONE]
 
 
 class Time:
@@ -314,7 +315,7 @@ def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
     build = probes.transformer
     monkeypatch.setattr(probes, "transformer", lambda layers: build(1))
     monkeypatch.setattr(probes, "BATCH", 1)
-    flags = ["--sizes", "--models", "--samples", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
+    flags = ["--sizes", "--models", "--samples", "--targets", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "probe.csv")
     assert tuple(rows.columns) == probes.COLUMNS
@@ -337,6 +338,7 @@ def test_the_command(tmp_path, capsys):
         "probe.csv",
         "provenance.json",
         "steps.csv",
+        "target.csv",
     ]
     rows = pandas.read_csv(out / "op.csv")
     assert tuple(rows.columns) == op.COLUMNS
@@ -351,7 +353,8 @@ def test_the_command(tmp_path, capsys):
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
         assert name in found
     assert found["command"] == (
-        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder --probes --samples --seconds 0.0"
+        "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder "
+        "--targets --probes --samples --seconds 0.0"
     )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
@@ -360,8 +363,48 @@ def test_the_command(tmp_path, capsys):
     assert str(out / "op.csv") in printed
 
 
+def test_a_target_is_timed_over_whole_multiples_of_the_steps_that_it_samples(monkeypatch):
+    made_up = {"none": [1.0] * 16 + [9.0] * 7, "target": [10.0, *[1.0] * 7, 18.0, *[2.0] * 7, *[99.0] * 7]}
+    asked = {}
+    monkeypatch.setattr(target, "alternate", lambda steps, seconds, **limits: asked.update(limits) or made_up)
+    none, driven = target.measure("autoencoder", CPU, 1.0)
+    assert (none["target"], driven["target"]) == target.CONTENDERS
+    assert none["milliseconds"] == 1e3
+    assert (driven["milliseconds"], driven["ratio_to_none"]) == (pytest.approx(3062.5), pytest.approx(3.0625))
+    assert none["rounds"] == driven["rounds"] == 2
+    assert all(limit % target.EVERY == 0 for limit in asked.values())
+    assert tuple(sorted(driven)) == tuple(sorted(target.COLUMNS))
+
+
+def test_a_driven_step_is_measured_once_in_eight_and_its_q_stays_where_the_op_costs_the_same():
+    plain, driven = (target.DrivenStep("autoencoder", contender, CPU) for contender in target.CONTENDERS)
+    assert plain.target is None
+    gathered = []
+    driven.target._probe.findings = lambda: gathered.append(driven.target.steps) or sparseout.Probe.findings(driven.target._probe)
+    for step in (plain, driven):
+        for _ in range(17):
+            assert step() > 0
+    assert gathered == [0, 8, 16]
+    assert driven.target.every == target.EVERY == sparseout.SparsityTarget(plain.model, 0.5).every
+    assert driven.target.report().layers[0].measured > 0
+    assert target.Q[0] <= driven.target.report().layers[0].q <= target.Q[1]
+    assert all(type(a) is type(b) for a, b in zip(plain.model.modules(), driven.model.modules(), strict=True))
+
+
+def test_the_command_for_a_target_alone(tmp_path, capsys):
+    flags = ["--sizes", "--models", "--probes", "--samples", "--targets", "autoencoder", "mlp", "--seconds", "0"]
+    assert main(["bench", *flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    rows = pandas.read_csv(tmp_path / "target.csv", keep_default_na=False)
+    assert tuple(rows.columns) == target.COLUMNS
+    assert list(zip(rows["model"], rows["target"], strict=True)) == [
+        (model, contender) for model in ("autoencoder", "mlp") for contender in target.CONTENDERS
+    ]
+    assert list(rows["rounds"]) == [2] * 4
+    assert "A training step with a sparsity target" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_fits(tmp_path, capsys):
-    flags = ["--sizes", "--models", "--probes", "--seconds", "0", "--samples", "500", "1000"]
+    flags = ["--sizes", "--models", "--targets", "--probes", "--seconds", "0", "--samples", "500", "1000"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "glm.csv")
     assert tuple(rows.columns) == glm.COLUMNS
@@ -395,13 +438,14 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--q", "-1"], "sparseout: q must be a finite norm of at least 0, got -1.0"),
         (["--q"], "sparseout: q needs at least one value"),
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
+        (["--targets", "gpt"], "sparseout: targets must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--samples", "3"], "sparseout: samples must be integers of at least 100, got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
-            ["--sizes", "--models", "--probes", "--samples"],
-            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --probes or --samples",
+            ["--sizes", "--models", "--targets", "--probes", "--samples"],
+            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),

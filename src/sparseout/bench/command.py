@@ -14,10 +14,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from sparseout.bench import glm, op, probes, steps
+from sparseout.bench import glm, op, probes, steps, target
 from sparseout.bench.figure import size, write_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import fit_table, op_table, probe_table, step_table
+from sparseout.bench.table import fit_table, op_table, probe_table, step_table, target_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
@@ -38,6 +38,7 @@ Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PRO
 PARTS = {
     "op": (op.COLUMNS, op_table),
     "steps": (steps.COLUMNS, step_table),
+    "target": (target.COLUMNS, target_table),
     "probe": (probes.COLUMNS, probe_table),
     "glm": (glm.COLUMNS, fit_table),
 }
@@ -54,6 +55,7 @@ class Selection:
             in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
             and 1.7 elsewhere. Other values are measured everywhere
         models: whose training steps to measure; none skips the steps
+        targets: models whose training steps to measure without a sparsity target and with one; none skips them
         probes: that watch a transformer's forward passes; none skips them
         samples: of 200 features, to fit generalized linear models to; none skips the fits
         seconds: to measure for, each dtype and size, model, mode of the transformer, and fit; three rounds at least
@@ -63,6 +65,7 @@ class Selection:
     dtypes: Dtypes = tuple(op.DTYPES)
     q: Floats = op.QS
     models: Models = tuple(MODELS)
+    targets: Models = tuple(MODELS)
     probes: Probes = tuple(probes.PROBES)
     samples: Integers = (100_000,)
     seconds: float = 8.0
@@ -74,7 +77,7 @@ class Selection:
                 check_number("sizes", elements, 1, 2**40, "integers of at least 1")
             for samples in self.samples:
                 check_number("samples", samples, 100, 2**40, "integers of at least 100")
-            for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("probes", probes.PROBES)):
+            for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("targets", MODELS), ("probes", probes.PROBES)):
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
             for q in self.q:
@@ -84,8 +87,8 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models or self.probes or self.samples):
-            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, --probes or --samples")
+        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.samples):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
 
     @property
     def command(self) -> str:
@@ -101,13 +104,13 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op beside Dropout, plain torch, relu and a copy; then whole training steps, what a probe adds, and fits.
+    """Time the op beside Dropout, plain torch, relu and a copy; then training steps, what a target and a probe add, and fits.
 
     The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: what to measure
-        out: folder for op.csv, steps.csv, probe.csv, glm.csv, provenance.json and bench.png; earlier ones in it are replaced
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png; it is emptied of them
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -116,13 +119,13 @@ def bench(
         raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
     console = Console()
     folder = _Folder(out, selection, where)
-    models = list(dict.fromkeys(selection.models))
+    models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))
     modes = probes.MODES if watching else ()
     cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cells) + len(models) + len(modes) + len(selection.samples))
+        task = progress.add_task("", total=len(cells) + len(models) + len(targets) + len(modes) + len(selection.samples))
         for dtype, elements in cells:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
             folder.add("op", op.measure(dtype, elements, selection.q, where, selection.seconds))
@@ -130,6 +133,10 @@ def bench(
         for model in models:
             progress.update(task, description=f"steps of {model}")
             folder.add("steps", steps.measure(model, where, selection.seconds))
+            progress.advance(task)
+        for model in targets:
+            progress.update(task, description=f"steps of {model} with a target")
+            folder.add("target", target.measure(model, where, selection.seconds))
             progress.advance(task)
         for mode in modes:
             progress.update(task, description=f"probes of a transformer, {mode}")

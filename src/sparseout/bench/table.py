@@ -38,6 +38,17 @@ def step_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def target_table(rows: Sequence[Row]) -> Table:
+    """Milliseconds a training step without a sparsity target and with one, and the ratio: a row a model."""
+    table = _table("A training step with a sparsity target: milliseconds, and the ratio to none.")
+    for name in ("model", "none", "target", "ratio"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model in dict.fromkeys(row["model"] for row in rows):
+        none, target = ({row["target"]: row for row in rows if row["model"] == model}[name] for name in ("none", "target"))
+        table.add_row(model, f"{none['milliseconds']:.3g}", f"{target['milliseconds']:.3g}", f"{target['ratio_to_none']:.3f}")
+    return table
+
+
 def probe_table(rows: Sequence[Row]) -> Table:
     """Milliseconds a forward pass and, in brackets, the ratio to no probe: a row a mode."""
     names = list(dict.fromkeys(row["probe"] for row in rows))

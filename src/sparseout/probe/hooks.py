@@ -97,6 +97,10 @@ class Probe:
         self._scanned: set[str] = set()
         self._last: _Taken | None = None
         self._findings = Findings()
+        # No hook holds the probe, so that deleting it ends them: those of the layers, and those of the model, which may go later.
+        self._layer_hooks, self._model_hooks = contextlib.ExitStack(), contextlib.ExitStack()
+        for hooks in (self._layer_hooks, self._model_hooks):
+            weakref.finalize(self, hooks.close)
 
     def start(self) -> Probe:
         """Begin to measure; each `start` needs a `stop`."""
@@ -127,14 +131,18 @@ class Probe:
 
     def gather(self) -> Summary:
         """What all ranks found so far, together: where `torch.distributed` is in use, every rank calls this."""
+        return self._summary(self.findings())
+
+    def findings(self) -> Findings:
+        """The sums behind `gather()`, without the rest of a summary, which takes longer."""
         if not (distributed.is_available() and distributed.is_initialized()):
-            return self.summary()
+            return self._findings
         parts: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(parts, self._findings.cpu())
         total = Findings()
         for part in parts:
             total.add(part)
-        return self._summary(total)
+        return total
 
     def log(self, step: int, path: str | Path = "probe.jsonl") -> Summary:
         """Append what was found since the last `log` to `path`, a line of JSON, and begin anew.
@@ -172,11 +180,9 @@ class Probe:
         )
 
     def _attach(self) -> None:
-        """Set the hooks. None of them holds the probe, so that deleting it ends them."""
+        """Set the hooks."""
         self._depth = 0
-        inner, outer = contextlib.ExitStack(), contextlib.ExitStack()
-        self._end_layers, self._end = (weakref.finalize(self, stack.close) for stack in (inner, outer))
-        model = self._model
+        model, inner, outer = self._model, self._layer_hooks, self._model_hooks
         if self._compiled:
             outer.enter_context(torch.compiler.set_stance("force_eager"))
         outer.callback(model.register_forward_pre_hook(_weak(self._enter)).remove)
@@ -193,11 +199,11 @@ class Probe:
         outer.callback(model.register_forward_hook(_weak(self._leave), always_call=True).remove)
 
     def _detach(self) -> None:
-        if self._starts or not hasattr(self, "_end"):
+        if self._starts:
             return
-        self._end_layers()
+        self._layer_hooks.close()
         if not self._depth:  # otherwise at the end of the forward pass that runs
-            self._end()
+            self._model_hooks.close()
 
     def _enter(self, *_: Any) -> None:
         """A forward pass of the model begins."""

@@ -14,7 +14,8 @@ from torch import nn
 
 from sparseout.checks import check_choice, check_count, check_number, check_p, check_q
 from sparseout.layers import Sparseout
-from sparseout.probe import Probe, Summary
+from sparseout.probe import Probe
+from sparseout.probe.findings import Findings
 from sparseout.probe.selection import Layers
 from sparseout.target.controller import Controller
 from sparseout.target.reach import Reach, Report
@@ -134,13 +135,17 @@ class SparsityTarget:
     def step(self) -> None:
         """Call after each step of the optimizer: in one of `every`, take what was measured into account and set `q`."""
         if self.steps % self.every == 0:
-            summary = self._probe.gather()
+            findings = self._probe.findings()
             self._probe.stop()
             self._probe.reset()
-            self._take(summary)
+            self._take(findings)
         self.steps += 1
         if self.steps % self.every == 0:
             self._probe.start()
+
+    def stop(self) -> None:
+        """End the training: nothing is measured from here on, and the layers keep their `q`."""
+        self._probe.stop()
 
     def report(self) -> Report:
         """How far each layer is: its target, what is measured, `q`, and whether the target is out of reach."""
@@ -175,9 +180,9 @@ class SparsityTarget:
         if self.steps % self.every == 0:
             self._probe.start()
 
-    def _take(self, summary: Summary) -> None:
+    def _take(self, findings: Findings) -> None:
         """Move the controllers by what a training step showed."""
-        measured, vectors = _values(summary, "train", self.measure, self.mean)
+        measured, vectors = self._values(findings, "train")
         due = self.loader is not None and self.steps // self.every % EVALUATE == 0
         evaluated = self._evaluate(vectors) if due else {}
         for name, value in measured.items():
@@ -208,12 +213,12 @@ class SparsityTarget:
         try:
             # A DataLoader draws a seed from the default generator, which is training's.
             with torch.random.fork_rng([]), Probe(self.model, list(self._modules), measures=(self.measure,)) as probe:
-                found: dict[str, float] = {}
                 for batch in self.loader or ():
                     self.forward(batch)
-                    found, seen = _values(probe.summary(), "eval", self.measure, self.mean)
-                    if seen >= vectors:
+                    records = probe.summary().layers
+                    if records and records[0].vectors >= vectors:
                         break
+                found, _ = self._values(probe.findings(), "eval")
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -223,6 +228,16 @@ class SparsityTarget:
         if isinstance(batch, Mapping):
             return self.model(**batch)
         return self.model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    def _values(self, findings: Findings, mode: str) -> tuple[dict[str, float], int]:
+        """The measure of each layer that was called, or their mean, and how many vectors the first of them had."""
+        tallies = {layer.name: findings.tallies.get((layer.name, mode, None)) for layer in self._probe.layers}
+        sums = {name: tally.sums for name, tally in tallies.items() if tally and tally.sums.vectors}
+        found = {name: self._probe.settings.values(each)[self.measure] for name, each in sums.items()}
+        values = {name: math.nan if value is None else value for name, value in found.items()}
+        if self.mean and values:
+            values = {MEAN: sum(values.values()) / len(values)}
+        return values, next((each.vectors for each in sums.values()), 0)
 
     def _start(self, name: str) -> float:
         """The `q` to begin with."""
@@ -247,8 +262,10 @@ class SparsityTarget:
 
     def _warn(self, name: str) -> None:
         """Say once that a target is out of reach: the dial lies against its bound, and what is measured no longer moves."""
+        if name in self._warned or self._controllers[name].at_bound <= LONGEST:
+            return
         reach = self._reach(name)
-        if reach.out_of_reach and name not in self._warned:
+        if reach.out_of_reach:
             self._warned.add(name)
             warnings.warn(str(reach), stacklevel=4)
 
@@ -320,12 +337,3 @@ def _bounds(name: str, bounds: tuple[float, float], check: Callable[[float], flo
     if not low < high:
         raise ValueError(f"{name} must be (low, high) with low < high, got {bounds!r}")
     return low, high
-
-
-def _values(summary: Summary, mode: str, measure: str, mean: bool) -> tuple[dict[str, float], int]:
-    """The measure of each layer, or their mean, and how many vectors the first layer had."""
-    records = [record for record in summary.layers if record.mode == mode]
-    found = {record.layer: math.nan if (value := getattr(record, measure)) is None else value for record in records}
-    if mean and found:
-        found = {MEAN: sum(found.values()) / len(found)}
-    return found, records[0].vectors if records else 0

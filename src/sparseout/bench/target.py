@@ -1,0 +1,62 @@
+"""Training steps with Sparseout, without a sparsity target and with one."""
+
+from __future__ import annotations
+
+import torch
+
+from sparseout.bench.op import P, Row
+from sparseout.bench.steps import Step
+from sparseout.bench.timing import Spread, alternate, load
+from sparseout.layers import Sparseout
+from sparseout.target import SparsityTarget
+
+EVERY = 8  # steps of which a target measures one: its default, and what a mean is taken over
+Q = (1.6, 1.8)  # the bounds of q, within which the op costs the same, so that a q that moves changes nothing
+CONTENDERS = ("none", "target")
+COLUMNS = (
+    *("model", "target", "milliseconds", "ms_iqr_low", "ms_iqr_high"),
+    *("ratio_to_none", "none_iqr_low", "none_iqr_high", "rounds", "load"),
+)
+
+
+class DrivenStep(Step):
+    """A training step of one model with Sparseout, and the step of its target where it has one."""
+
+    def __init__(self, name: str, contender: str, device: torch.device) -> None:
+        super().__init__(name, lambda: Sparseout(P, sum(Q) / 2), device)
+        self.target = SparsityTarget(self.model, 0.5, q=Q, every=EVERY) if contender == "target" else None
+
+    def __call__(self) -> float:
+        """Take the step; seconds."""
+        seconds = super().__call__()
+        if self.target is None:
+            return seconds
+        start = self.clock.mark()
+        self.target.step()
+        return seconds + self.clock.seconds(start, self.clock.mark())
+
+
+def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
+    """A row without a target and one with: the model `name` takes a step with each in turn, for about `seconds`.
+
+    A time is the mean of `EVERY` steps in a row, one of which is measured by the target and one of which prepares it.
+    """
+    steps = {contender: DrivenStep(name, contender, device) for contender in CONTENDERS}
+    for step in steps.values():
+        for _ in range(EVERY):
+            step()
+    taken = alternate(steps, seconds, at_least=2 * EVERY, at_most=1000 * EVERY)
+    times = {contender: _means(each) for contender, each in taken.items()}
+    return [
+        {
+            **{"model": name, "target": contender, "rounds": len(means), "load": load()},
+            **Spread.of([1e3 * mean for mean in means]).columns("milliseconds", "ms"),
+            **Spread.of_ratios(means, times["none"]).columns("ratio_to_none", "none"),
+        }
+        for contender, means in times.items()
+    ]
+
+
+def _means(times: list[float]) -> list[float]:
+    """The means of each `EVERY` times in a row; a last part is left out."""
+    return [sum(times[i : i + EVERY]) / EVERY for i in range(0, len(times) - EVERY + 1, EVERY)]
