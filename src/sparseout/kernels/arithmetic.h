@@ -11,28 +11,40 @@ INLINE T NAME(power_by)(int k, T x) {
   return k < 0 ? 1 / result : result;
 }
 
+// The sum of x^2, in lanes that the compiler makes vectors of
+static double NAME(squares)(const T* x, int count) {
+  T lanes[32] = {0};
+  double sum = 0;
+  int whole = count / 32 * 32;
+  for (int i = 0; i < whole; i += 32)
+    for (int lane = 0; lane < 32; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
+  for (int lane = 0; lane < 32; ++lane) sum += lanes[lane];
+  for (int i = whole; i < count; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
 // y = x m / (1 - p), and the same for the gradient
 static void NAME(product)(const T* x, T* y, const uint32_t* words, int count, const settings* s) {
   T scale = (T)s->scale;
   EACH y[i] = x[i] * (words[i] >= s->threshold ? scale : (T)0);
 }
 
-// y = x + sign(x) |x|^(q/2) n
+// y = x + s sign(x) |x/s|^(q/2) n
 INLINE void NAME(forward)(const T* x, const T* powers, T* y, const uint32_t* words, int count, const settings* s, int k) {
-  T up = (T)s->up;
+  T up = (T)s->up, unit = (T)s->unit, per_unit = (T)s->per_unit;
   EACH {
-    T power = k == GENERAL ? powers[i] : NAME(power_by)(k, ABS(x[i]));
+    T power = k == GENERAL ? powers[i] : NAME(power_by)(k, ABS(x[i]) * per_unit);
     if (k == 0) power = x[i] == 0 ? (T)0 : power;
-    y[i] = x[i] + COPYSIGN(power, x[i]) * (words[i] >= s->threshold ? up : (T)-1);
+    y[i] = x[i] + COPYSIGN(power * unit, x[i]) * (words[i] >= s->threshold ? up : (T)-1);
   }
 }
 
-// dL/dx = dL/dy (1 + c (|x| + eps)^((q-2)/2) n), the factor kept finite: 0 * inf would be NaN
+// dL/dx = dL/dy (1 + c (|x|/s + eps)^((q-2)/2) n), the factor kept finite: 0 * inf would be NaN
 INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, const uint32_t* words, int count, const settings* s,
                            int k) {
-  T up = (T)s->up, eps = (T)s->eps, coefficient = (T)s->coefficient;
+  T up = (T)s->up, eps = (T)s->eps, coefficient = (T)s->coefficient, per_unit = (T)s->per_unit;
   EACH {
-    T power = k == GENERAL ? powers[i] : NAME(power_by)(k, ABS(x[i]) + eps);
+    T power = k == GENERAL ? powers[i] : NAME(power_by)(k, ABS(x[i]) * per_unit + eps);
     T factor = 1 + coefficient * power * (words[i] >= s->threshold ? up : (T)-1);
     factor = factor > LARGEST ? LARGEST : factor;
     factor = factor < -LARGEST ? -LARGEST : factor;
@@ -49,17 +61,19 @@ INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, cons
       NAME(forward)(x, powers, y, words, count, s, K);      \
     break;
 
-static void NAME(chunk)(const T* g, const T* x, T* y, const uint32_t* words, int count, const settings* s) {
+static double NAME(chunk)(const T* g, const T* x, T* y, const uint32_t* words, int count, const settings* s) {
   T powers[CHUNK] ALIGNED;
+  double squares = s->squares ? NAME(squares)(x, count) : 0;
   if (s->product) {
     NAME(product)(g ? g : x, y, words, count, s);
-    return;
+    return squares;
   }
   if (s->path == GENERAL) NAME(powers)(x, g ? (T)s->eps : 0, powers, count, s);
   switch (s->path) {
     CASE(-4) CASE(-3) CASE(-2) CASE(-1) CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
     CASE(GENERAL)
   }
+  return squares;
 }
 #undef CASE
 #undef EACH

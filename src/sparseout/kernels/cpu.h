@@ -24,6 +24,8 @@ typedef struct {
   double up;           // p / (1 - p)
   double exponent, high, low;  // q / 2 or (q - 2) / 2; as a sum whose first part has few bits
   double eps, coefficient;
+  double unit, per_unit;  // s, in which |x| is measured, and 1 / s
+  int squares;            // the sum of x^2 is wanted
   power_tables tables;
 } settings;
 
@@ -43,5 +45,5 @@ typedef struct {
   int64_t rows, columns;     // of a tile
 } tensors;
 
-// Items begin to end: elements of contiguous tensors (begin is a multiple of the chunk), else tiles.
-typedef void range_function(const tensors* t, int64_t begin, int64_t end, const settings* s);
+// Items begin to end: elements of contiguous tensors (begin is a multiple of the chunk), else tiles. Returns the sum of x^2 if wanted.
+typedef double range_function(const tensors* t, int64_t begin, int64_t end, const settings* s);

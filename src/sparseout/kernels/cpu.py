@@ -28,7 +28,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, f"the compiled kernel cannot be loaded: {error}"
     number, integer, count, word, pointer = ctypes.c_double, ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
     library.sparseout_run.argtypes = [integer, pointer, pointer, pointer, count, pointer, integer, word, word, integer]
-    library.sparseout_run.argtypes += [number, number, number, number, integer, integer]
+    library.sparseout_run.argtypes += [number, number, number, number, number, pointer, integer, integer]
     library.sparseout_run.restype = None
     return library, ""
 
@@ -39,11 +39,18 @@ used = len(AVAILABLE) - 1  # the number of the instruction set that calls use; t
 
 
 def forward(
-    input: Tensor, p: float, q: float, seed: int, shared_dims: tuple[int, ...] = (), output: Tensor | None = None
+    input: Tensor,
+    p: float,
+    q: float,
+    seed: int,
+    shared_dims: tuple[int, ...] = (),
+    scale: float = 1.0,
+    output: Tensor | None = None,
+    squares: ctypes.c_double | None = None,
 ) -> Tensor:
-    """`reference.forward` on the CPU, into `output` where it is given; that may be `input`."""
+    """`reference.forward` on the CPU, into `output` where it is given; that may be `input`. `squares` gets the sum of `x^2`."""
     output = torch.empty_like(input) if output is None else output
-    _run(None, input, output, p, q, seed, q / 2, 0.0, 0.0, shared_dims)
+    _run(None, input, output, p, q, seed, q / 2, 0.0, 0.0, shared_dims, scale, squares)
     return output
 
 
@@ -56,11 +63,12 @@ def backward(
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...] = (),
+    scale: float = 1.0,
 ) -> Tensor:
     """`reference.backward` on the CPU."""
     output = torch.empty_like(grad)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient, shared_dims)
+    _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient, shared_dims, scale)
     return output
 
 
@@ -75,6 +83,8 @@ def _run(
     eps: float,
     coefficient: float,
     shared_dims: tuple[int, ...],
+    scale: float,
+    squares: ctypes.c_double | None = None,
 ) -> None:
     assert LIBRARY is not None
     contiguous = (
@@ -98,6 +108,8 @@ def _run(
         exponent,
         eps,
         coefficient,
+        reference.in_range(scale, torch.float64 if output.dtype == torch.float64 else torch.float32),
+        None if squares is None else ctypes.addressof(squares),
         torch.get_num_threads(),
         used,
     )

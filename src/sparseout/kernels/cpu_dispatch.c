@@ -12,6 +12,7 @@
 #endif
 
 enum { GRAIN = 16384 };  // elements below which threads cost more than they save; a multiple of the chunk
+enum { MOST_THREADS = 1024 };
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -74,8 +75,9 @@ static void prepare_power(settings* s) {
 }
 
 static settings prepare(int dtype, uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps,
-                        double coefficient, int instruction_set) {
+                        double coefficient, double unit, int instruction_set) {
   settings s = {.threshold = (uint32_t)threshold, .product = product, .exponent = exponent, .eps = eps, .coefficient = coefficient};
+  s.unit = unit, s.per_unit = 1 / unit;
   if (threshold > UINT32_MAX) s.all_dropped = 1, s.threshold = 1;
   for (uint32_t round = 0; round < 7; ++round) {
     s.key[round][0] = (uint32_t)seed + round * 0x9E3779B9u;
@@ -145,26 +147,33 @@ static void advise(void* output, size_t bytes) {
 }
 
 // grad is null in the forward pass. layout is null where all are contiguous.
-// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward.
+// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward. unit: s, which is normal, and so is 1 / s.
+// squares: null, or where the sum of x^2 is to go; it is the same for one number of threads.
 EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, const int64_t* layout, int ndim,
                           uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps, double coefficient,
-                          int threads, int instruction_set) {
+                          double unit, double* squares, int threads, int instruction_set) {
+  if (squares) *squares = 0;
   if (count == 0) return;
   tensors t = {.dtype = dtype, .grad = grad, .input = input, .output = output, .count = count};
   if (layout) lay_out(&t, layout, ndim);
-  settings s = prepare(dtype, seed, threshold, product, p, exponent, eps, coefficient, instruction_set);
+  settings s = prepare(dtype, seed, threshold, product, p, exponent, eps, coefficient, unit, instruction_set);
+  s.squares = squares != NULL;
   range_function* run = chosen(instruction_set);
   advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
   int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;
   if (threads > shares) threads = (int)shares;
+  if (threads > MOST_THREADS) threads = MOST_THREADS;
   if (threads < 2 || forked) {
-    run(&t, 0, items, &s);
+    double sum = run(&t, 0, items, &s);
+    if (squares) *squares = sum;
     return;
   }
+  double sums[MOST_THREADS] = {0};
   int64_t share = ((items + threads - 1) / threads + step - 1) / step * step;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) {
     int64_t begin = thread * share, end = begin + share < items ? begin + share : items;
-    if (begin < end) run(&t, begin, end, &s);
+    if (begin < end) sums[thread] = run(&t, begin, end, &s);
   }
+  for (int thread = 0; squares && thread < threads; ++thread) *squares += sums[thread];
 }

@@ -29,12 +29,12 @@ def _why_missing() -> str:
 MISSING = _why_missing()
 
 
-def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...]) -> Tensor:
-    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed`, which stays there."""
+def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...], scale: float | Tensor = 1.0) -> Tensor:
+    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed` and `scale`, which stay there."""
     output = torch.empty_like(input)
     if reference.is_product(p, q):
         return _launch(None, input, output, p, seed, shared_dims)
-    return _launch(input, None, output, p, seed, shared_dims, q / 2)
+    return _launch(input, None, output, p, seed, shared_dims, scale, q / 2)
 
 
 def backward(
@@ -46,13 +46,14 @@ def backward(
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...],
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
     """`reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
     if input is None or reference.is_product(p, q):
         return _launch(None, grad, output, p, seed, shared_dims)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    return _launch(input, grad, output, p, seed, shared_dims, (q - 2) / 2, eps, coefficient)
+    return _launch(input, grad, output, p, seed, shared_dims, scale, (q - 2) / 2, eps, coefficient)
 
 
 def _launch(
@@ -62,6 +63,7 @@ def _launch(
     p: float,
     seed: Tensor,
     shared_dims: tuple[int, ...],
+    scale: float | Tensor = 1.0,
     exponent: float = 0.0,
     eps: float = 0.0,
     coefficient: float = 1.0,
@@ -90,6 +92,8 @@ def _launch(
             _bits(min(exponent, 2.0**63)),  # any higher power of a float64 but 1 is 0 or infinite too
             _bits(eps),
             _bits(min(coefficient, limits.max)),
+            scale if isinstance(scale, Tensor) else None,
+            _bits(1.0 if isinstance(scale, Tensor) else scale),
             quarters=int(quarters) if quarters in range(-4, 9) else None,
             wide=reach + _BLOCK > _NARROW,
             block_size=_BLOCK,

@@ -126,7 +126,21 @@ def power(x, exponent, quarters: tl.constexpr):
     return result
 
 
-@triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient"])
+@triton.jit
+def unit_of(pointer, bits, dtype: tl.constexpr):
+    """`s`, from the device's memory where it lies there, with the bounds of `reference.in_range`."""
+    if pointer is None:  # noqa: SIM108
+        s = number(bits, dtype)
+    else:
+        s = tl.load(pointer).to(dtype)
+    if dtype == tl.float64:
+        s = tl.minimum(tl.maximum(s, 2.2250738585072014e-308), 4.49423283715579e307)
+    else:
+        s = tl.minimum(tl.maximum(s, 1.1754943508222875e-38), 8.507059173023462e37)
+    return s
+
+
+@triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient", "unit"])
 def kernel(
     input_pointer,  # None where the result is the gradient times the mask
     grad_pointer,  # None in the forward pass
@@ -142,6 +156,8 @@ def kernel(
     exponent: tl.int64,
     eps: tl.int64,
     coefficient: tl.int64,
+    unit_pointer,  # None where `unit` is the number
+    unit: tl.int64,
     quarters: tl.constexpr,
     wide: tl.constexpr,
     block_size: tl.constexpr,
@@ -167,11 +183,12 @@ def kernel(
     if input_pointer is None:
         output = grad * noise
     elif grad_pointer is None:
-        size = power(tl.abs(x), exponent, quarters)
+        s = unit_of(unit_pointer, unit, dtype)
+        size = s * power(tl.abs(x) * (1 / s), exponent, quarters)
         output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
     else:
         c = number(coefficient, dtype)
-        size = power(tl.abs(x) + number(eps, dtype), exponent, quarters)
+        size = power(tl.abs(x) * (1 / unit_of(unit_pointer, unit, dtype)) + number(eps, dtype), exponent, quarters)
         scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
         largest: tl.constexpr = 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38
         factor = tl.maximum(1 + scaled * noise, -largest, propagate_nan=tl.PropagateNan.ALL)

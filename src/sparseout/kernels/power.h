@@ -42,8 +42,9 @@ INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
 #endif
 }
 
-INLINE floats power_floats(floats x, floats eps, const power_tables* t, double exponent) {
-  floats one = VECTOR(set1_ps)(1.0f), v = VECTOR(add_ps)(FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff))), eps);
+INLINE floats power_floats(floats x, floats per_unit, floats eps, const power_tables* t, double exponent) {
+  floats one = VECTOR(set1_ps)(1.0f), size = FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff)));
+  floats v = VECTOR(fmadd_ps)(size, per_unit, eps);
   integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 20);
   floats m = FLOATS(OR(AND(bits, VECTOR(set1_epi32)(0x007fffff)), BITS(one)));  // in [1, 2)
   floats c = LOOK_UP(VECTOR(loadu_ps)(t->middle), digits);
@@ -67,16 +68,16 @@ INLINE floats power_floats(floats x, floats eps, const power_tables* t, double e
   return y;
 }
 
-// power[i] = (|x[i]| + eps)^a
+// power[i] = (|x[i]| / s + eps)^a
 static void powers_float(const float* x, float eps, float* power, int count, const settings* s) {
-  floats shift = VECTOR(set1_ps)(eps);
+  floats shift = VECTOR(set1_ps)(eps), per_unit = VECTOR(set1_ps)((float)s->per_unit);
   int whole = count / WIDTH * WIDTH;
   for (int i = 0; i < whole; i += WIDTH)
-    VECTOR(storeu_ps)(power + i, power_floats(VECTOR(loadu_ps)(x + i), shift, &s->tables, s->exponent));
+    VECTOR(storeu_ps)(power + i, power_floats(VECTOR(loadu_ps)(x + i), per_unit, shift, &s->tables, s->exponent));
   if (whole < count) {
     float last[WIDTH] = {0};
     memcpy(last, x + whole, (size_t)(count - whole) * sizeof *x);
-    VECTOR(storeu_ps)(last, power_floats(VECTOR(loadu_ps)(last), shift, &s->tables, s->exponent));
+    VECTOR(storeu_ps)(last, power_floats(VECTOR(loadu_ps)(last), per_unit, shift, &s->tables, s->exponent));
     memcpy(power + whole, last, (size_t)(count - whole) * sizeof *x);
   }
 }
@@ -112,13 +113,14 @@ INLINE float power_float(float x, const settings* s) {
 }
 
 static void powers_float(const float* x, float eps, float* power, int count, const settings* s) {
-  for (int i = 0; i < count; ++i) power[i] = power_float(fabsf(x[i]) + eps, s);
+  float per_unit = (float)s->per_unit;
+  for (int i = 0; i < count; ++i) power[i] = power_float(fabsf(x[i]) * per_unit + eps, s);
 }
 #endif
 
 static void powers_double(const double* x, double eps, double* power, int count, const settings* s) {
   for (int i = 0; i < count; ++i) {
-    double size = fabs(x[i]) + eps;
+    double size = fabs(x[i]) * s->per_unit + eps;
     power[i] = size == 0 ? 0 : pow(size, s->exponent);
   }
 }

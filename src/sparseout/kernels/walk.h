@@ -7,14 +7,17 @@ INLINE const void* at(const void* tensor, int64_t element, int dtype) {
   return tensor ? (const char*)tensor + element * BYTES[dtype] : 0;
 }
 
-static void walk_contiguous(const tensors* t, int64_t begin, int64_t end, const settings* s) {
+static double walk_contiguous(const tensors* t, int64_t begin, int64_t end, const settings* s) {
   uint32_t words[CHUNK + BLOCK * AT_ONCE] ALIGNED;
+  double squares = 0;
   if (s->all_dropped) memset(words, 0, sizeof words);
   for (int64_t i = begin; i < end; i += CHUNK) {
     int count = end - i < CHUNK ? (int)(end - i) : CHUNK;
     if (!s->all_dropped) random_blocks((uint64_t)i / BLOCK, (count + BLOCK - 1) / BLOCK, s, words);
-    chunk(t->dtype, at(t->grad, i, t->dtype), at(t->input, i, t->dtype), (void*)at(t->output, i, t->dtype), words, count, s);
+    squares +=
+        chunk(t->dtype, at(t->grad, i, t->dtype), at(t->input, i, t->dtype), (void*)at(t->output, i, t->dtype), words, count, s);
   }
+  return squares;
 }
 
 // The word of one element; most calls ask for a word of the blocks that the last one made.
@@ -58,9 +61,13 @@ static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, in
     }
 }
 
-static void chunks(int dtype, const void* g, const void* x, void* y, const uint32_t* words, int count, const settings* s) {
-  for (int i = 0; i < count; i += CHUNK)
-    chunk(dtype, at(g, i, dtype), at(x, i, dtype), (void*)at(y, i, dtype), words + i, count - i < CHUNK ? count - i : CHUNK, s);
+static double chunks(int dtype, const void* g, const void* x, void* y, const uint32_t* words, int count, const settings* s) {
+  double squares = 0;
+  for (int i = 0; i < count; i += CHUNK) {
+    int some = count - i < CHUNK ? count - i : CHUNK;
+    squares += chunk(dtype, at(g, i, dtype), at(x, i, dtype), (void*)at(y, i, dtype), words + i, some, s);
+  }
+  return squares;
 }
 
 #define COPIES(T)                                                                                                     \
@@ -72,20 +79,22 @@ static void chunks(int dtype, const void* g, const void* x, void* y, const uint3
     for (int r = 0; r < rows; ++r)                                                                                    \
       for (int c = 0; c < columns; ++c) to[r * row + c * column] = from[r * columns + c];                             \
   }                                                                                                                   \
-  static void tile_##T(int dtype, const T* g, const T* x, T* y, const dimension* u, const dimension* v, int rows,     \
-                       int columns, const uint32_t* words, const settings* s) {                                       \
+  static double tile_##T(int dtype, const T* g, const T* x, T* y, const dimension* u, const dimension* v, int rows,   \
+                         int columns, const uint32_t* words, const settings* s) {                                     \
     T tile_g[TILE] ALIGNED, tile_x[TILE] ALIGNED, tile_y[TILE] ALIGNED;                                               \
     if (g) gather_##T(g, u->grad, v->grad, rows, columns, tile_g);                                                    \
     if (x) gather_##T(x, u->input, v->input, rows, columns, tile_x);                                                  \
-    chunks(dtype, g ? tile_g : 0, x ? tile_x : 0, tile_y, words, rows* columns, s);                                   \
+    double squares = chunks(dtype, g ? tile_g : 0, x ? tile_x : 0, tile_y, words, rows* columns, s);                  \
     scatter_##T(tile_y, u->output, v->output, rows, columns, y);                                                      \
+    return squares;                                                                                                   \
   }
 COPIES(uint16_t)
 COPIES(uint32_t)
 COPIES(uint64_t)
 
-static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const settings* s) {
+static double walk_tiles(const tensors* t, int64_t begin, int64_t end, const settings* s) {
   uint32_t words[TILE] ALIGNED;
+  double squares = 0;
   recent_blocks recent = {.count = 0};
   const dimension *u = &t->dims[t->ndim - 2], *v = &t->dims[t->ndim - 1];
   int64_t across = (v->size + t->columns - 1) / t->columns, down = (u->size + t->rows - 1) / t->rows;
@@ -106,13 +115,14 @@ static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const setti
     void* to = (void*)at(t->output, y, t->dtype);
     if (runs)
       for (int r = 0; r < rows; ++r)
-        chunks(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
-               (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);
+        squares += chunks(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
+                          (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);
     else if (BYTES[t->dtype] == 2)
-      tile_uint16_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
+      squares += tile_uint16_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
     else if (BYTES[t->dtype] == 4)
-      tile_uint32_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
+      squares += tile_uint32_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
     else
-      tile_uint64_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
+      squares += tile_uint64_t(t->dtype, from_g, from_x, to, u, v, rows, columns, words, s);
   }
+  return squares;
 }
