@@ -23,7 +23,7 @@ from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.place import Place
+from sparseout.studies.place import torch_device
 from sparseout.studies.progress import progress_bar
 from sparseout.studies.records import Record, provenance, to_json
 
@@ -111,7 +111,7 @@ def bench(
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
-    where = Place(out, device=device).torch_device()
+    where = torch_device(device)
     if where.type not in ("cpu", "cuda"):
         raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
     console = Console()

@@ -121,7 +121,7 @@ def _word_loss(logits: Tensor, words: Tensor) -> Tensor:
 
 
 def _treebank() -> tuple[Tensor, Tensor]:
-    words = torch.randint(10_000, (71, 80))
+    words = torch.randint(10_000, (71, 40))
     return words[:-1], words[1:]
 
 

@@ -17,7 +17,7 @@ from sparseout.probe import Comparison, Probe, Summary
 from sparseout.probing.target import Target, find
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.place import Place
+from sparseout.studies.place import torch_device
 
 
 def probe(
@@ -58,7 +58,7 @@ def probe(
             why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{path} cannot be written: {why}")
     console = Console()
-    place = Place(Path(), device=device).torch_device()
+    place = torch_device(device)
     found = find(target, data, batch_size)
     found.model.to(place)
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
     """The commands `sparseout study NAME`, with the defaults of the preset that `arguments` ask for."""
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
-        app.command(_study(study, _preset(study, arguments) if name in arguments else next(iter(study.presets))), name=name)
+        app.command(_study(study, _preset(study, arguments if name in arguments else ())), name=name)
     app.command(name="glm")(glm)
     return app
 
@@ -60,9 +60,10 @@ def sweep_command() -> Any:
 
 def _preset(study: Study, arguments: Sequence[str]) -> str:
     """The preset in `arguments`, which decides on the defaults of all other flags, so that it is read before them."""
-    given = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
-    given += [word for flag, word in itertools.pairwise(arguments) if flag == "--preset"]
-    return given[-1] if given else next(iter(study.presets))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", default=study.default_preset, const=study.default_preset)
+    preset: str = parser.parse_known_args(arguments)[0].preset
+    return preset
 
 
 def _study(study: Study, preset: str) -> Any:

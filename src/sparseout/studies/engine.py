@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
@@ -73,9 +72,9 @@ class Engine:
                 if not at.step:
                     steps = learner.begin(at.epoch)
                 self._train_epoch(learner, folder, at, steps, show)
-                metrics = {"train_loss": at.loss / at.items if at.items else None, **self._same(learner.evaluate())}
+                metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.same(learner.evaluate())}
                 self._end_epoch(learner, folder, at, metrics, events)
-        results = self._same(learner.results())
+        results = learner.same(learner.results())
         self._tick(at)
         return results, at.seconds
 
@@ -93,7 +92,7 @@ class Engine:
             at.items += items
             at.step = step + 1
             show(at.epoch, at.step / steps, items)
-            if self._is_due(step, saved):
+            if self._is_due(learner, step, saved):
                 self._collect(losses, at)
                 self._save(learner, folder, at)
                 saved = time.perf_counter()
@@ -128,12 +127,12 @@ class Engine:
                 at.loss += loss
             losses.clear()
 
-    def _is_due(self, step: int, saved: float) -> bool:
+    def _is_due(self, learner: Learner, step: int, saved: float) -> bool:
         """Whether to save a checkpoint within the epoch, on which all processes agree."""
         due = time.perf_counter() - saved > self.checkpoint_seconds
         if self.accelerator.num_processes == 1:
             return due
-        return step % DECIDE == DECIDE - 1 and bool(self._same(due))
+        return step % DECIDE == DECIDE - 1 and bool(learner.same(due))
 
     def _save(self, learner: Learner, folder: RunFolder, at: Position) -> None:
         self._tick(at)
@@ -147,7 +146,7 @@ class Engine:
         state: dict[str, Any] | None = None
         if self.accelerator.is_main_process and path.exists():
             state = load_checkpoint(path, learner.config.run)
-        state = self._same(state)
+        state = learner.same(state)
         at = Position(**state["at"]) if state else Position()
         if self.accelerator.is_main_process:
             folder.keep_epochs(at.epoch - 1)
@@ -166,12 +165,6 @@ class Engine:
         now = time.perf_counter()
         at.seconds += now - self._clock
         self._clock = now
-
-    def _same(self, value: Any) -> Any:
-        """The first process's `value`, in all of them."""
-        if self.accelerator.num_processes == 1:
-            return value
-        return broadcast_object_list([value])[0]
 
     @contextlib.contextmanager
     def _events(self, folder: RunFolder) -> Iterator[SummaryWriter | None]:

@@ -12,13 +12,12 @@ from rich.table import Table
 
 from sparseout.probe.tables import rich_table
 from sparseout.report.files import finite
+from sparseout.report.table import COLUMNS
 from sparseout.studies.config import UserError
-from sparseout.studies.place import Place
+from sparseout.studies.place import torch_device
 from sparseout.studies.records import Record
 from sparseout.studies.run import isolated
 from sparseout.studies.trained import trained
-
-SCORES = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms")
 
 
 def evaluate(
@@ -36,7 +35,7 @@ def evaluate(
         json_lines: print a line of JSON for each run in place of the table
     """
     console = Console()
-    where = Place(Path(), device=device).torch_device()
+    where = torch_device(device)
     rows: list[tuple[Record, Record]] = []
     for folder in _complete(runs):
         run = trained(folder, data_dir)
@@ -68,7 +67,7 @@ def _complete(folders: tuple[Path, ...]) -> list[Path]:
 
 def _table(rows: list[tuple[Record, Record]]) -> Table:
     """A row a run: each score now, and by how much one differs at most from the record."""
-    scores = [name for name in SCORES if any(name in found for _, found in rows)]
+    scores = [name for name in COLUMNS if any(name in found for _, found in rows)]
     shown = []
     for summary, found in rows:
         known = [name for name in scores if found.get(name) is not None and summary.get(name) is not None]

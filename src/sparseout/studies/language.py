@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
@@ -28,10 +27,8 @@ from sparseout.studies.study import Study
 
 Where = Literal["hidden", "output", "both"]
 SHORTEST = 5  # words of a sequence, as the authors' code has it
-COLUMNS, CONTEXT = (
-    20,
-    64,
-)  # of the validation: columns of text side by side, and words that each but the first reads before its own
+COLUMNS = 20  # of the validation text, read side by side
+CONTEXT = 64  # words that each column but the first reads before its own
 PIECE = 1280  # words to evaluate at a time
 PATIENCE = 5  # epochs: the n of NT-ASGD
 IGNORED = -100  # cross_entropy's mark for what is not to be predicted
@@ -165,7 +162,7 @@ class LanguageLearner(Learner):
     def evaluate(self) -> Record:
         network = self.network if self.averaged is None else self.averaged.module
         loss, measures = judge(network, self.corpus.valid, COLUMNS)
-        self._end_epoch(network, broadcast_object_list([loss])[0])
+        self._end_epoch(network, self.same(loss))
         return {"valid_loss": loss, "valid_perplexity": perplexity(loss), **measures}
 
     def results(self) -> Record:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sparseout.studies.records import Record
@@ -95,6 +96,10 @@ class Learner(abc.ABC):
     def generator(self, purpose: str, *place: int) -> torch.Generator:
         """A generator on the CPU, for what is drawn for `purpose` at `place`, such as an epoch and a step."""
         return torch.Generator().manual_seed(self.config.seed_of(purpose, *place))
+
+    def same(self, value: Any) -> Any:
+        """The first process's `value`, in all of them."""
+        return broadcast_object_list([value])[0]
 
     def share(self, batch: Tensor, dim: int = 0) -> Tensor:
         """This process's share of the items of a batch, which lie along `dim`."""

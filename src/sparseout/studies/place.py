@@ -33,6 +33,23 @@ def location(text: str) -> Location:
         raise UserError(f"{text} cannot be used: {error}") from error
 
 
+def torch_device(name: str) -> torch.device:
+    """The device called `name`, checked by putting a number on it; 'auto' is the accelerator if there is one.
+
+    Raises:
+        UserError: it cannot be used.
+
+    >>> torch_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        if name == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a study runs.
@@ -64,12 +81,7 @@ class Place:
 
     def torch_device(self) -> torch.device:
         """The device, checked by putting a number on it."""
-        try:
-            if self.device == "auto":
-                return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            return torch.zeros(1, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return torch_device(self.device)
 
     def accelerator(self) -> Accelerator:
         """The device, and the other processes where a launcher started several.

@@ -56,7 +56,7 @@ def _configs(given: dict[str, Any]) -> list[Config]:
     if given.get("study") not in STUDIES:
         raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {given.get('study')!r}")
     study = STUDIES[given.pop("study")]
-    axes = study.axes(given.pop("preset", next(iter(study.presets))))
+    axes = study.axes(given.pop("preset", study.default_preset))
     hints = get_type_hints(study.config)
     for name, values in given.items():
         if name not in axes:

@@ -14,14 +14,13 @@ from rich.console import Console
 from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import RESULTS, Setting, series, settings, varying
+from sparseout.report.table import COLUMNS
 from sparseout.studies.config import UserError
 from sparseout.studies.place import location
 from sparseout.studies.records import Record, StudyFolder, read_json, read_lines
 
 if TYPE_CHECKING:
     import pandas
-
-SHOWN = ("test_loss", "perplexity", "accuracy", "hoyer", "zeros", "rms", "seconds")
 
 
 def results(
@@ -162,7 +161,7 @@ def _parquet(rows: pandas.DataFrame) -> bytes:
 def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """A row a run: its name, what varies, and its results."""
     names = [name for name in varying(settings(records)) if name not in ("q", "seed")]
-    shown = [name for name in SHOWN if any(name in record for record in records)]
+    shown = [name for name in COLUMNS if any(name in record for record in records)]
     header = ["run", "q", *names, "seed", *(name.replace("_", " ") for name in shown)]
     rows = []
     for record in sorted(records, key=lambda record: (*(str(record[name]) for name in names), record["q"], record["seed"])):

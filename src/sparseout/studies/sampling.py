@@ -14,7 +14,7 @@ from torch import Tensor
 from sparseout.checks import check_number
 from sparseout.studies.awd_lstm import AWDLSTM
 from sparseout.studies.config import UserError
-from sparseout.studies.place import Place
+from sparseout.studies.place import torch_device
 from sparseout.studies.text import EOS, UNK
 from sparseout.studies.trained import trained
 
@@ -39,7 +39,7 @@ def sample(
         data_dir: folder with the data set's files, as the study's --data-dir
         device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
     """
-    where = Place(Path(), device=device).torch_device()
+    where = torch_device(device)
     found = trained(run, data_dir)
     if not isinstance(found.network, AWDLSTM):
         raise UserError(f"run must be of the study 'language', {run} is of {found.config.study!r}")

@@ -28,8 +28,7 @@ class Study:
         evaluate: results of a network on the test data.
         test_batches: the inputs of the test data.
         items: what a step trains on, for the progress bar.
-        presets: settings that differ from the configuration's own, by the preset's name; several values of one are an axis. The
-            first preset is the default.
+        presets: settings that differ from the configuration's own, by the preset's name; several values of one are an axis.
     """
 
     config: type[Config]
@@ -40,6 +39,11 @@ class Study:
     test_batches: Callable[[Any], Sequence[Tensor]]
     items: str
     presets: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def default_preset(self) -> str:
+        """The first one."""
+        return next(iter(self.presets))
 
     def axes(self, preset: str) -> dict[str, tuple[Any, ...]]:
         """The values of each setting in a preset.

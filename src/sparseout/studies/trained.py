@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config, UserError
-from sparseout.studies.records import WEIGHTS, Record, read_lines
+from sparseout.studies.records import WEIGHTS, Record, read_json, read_lines
 from sparseout.studies.study import Study
 
 
@@ -46,7 +45,7 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     """
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder} must be the folder of a complete run, with config.json, {WEIGHTS} and summary.json")
-    settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
+    settings, summary = read_json(folder / "config.json"), read_json(folder / "summary.json")
     study = STUDIES.get(settings.get("study", ""))
     if study is None:
         raise UserError(f"{folder / 'config.json'} must be of a study that is known, got {settings.get('study')!r}")
@@ -62,13 +61,3 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} are no weights of this run: {str(error).splitlines()[0]}") from error
     return Trained(study, config, data, network, summary, read_lines(folder / "metrics.jsonl"))
-
-
-def _read(path: Path) -> Record:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} must hold the settings of a run")
-    return record
