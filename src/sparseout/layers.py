@@ -164,7 +164,8 @@ class Sparseout(nn.Module):
         """`p`, `q` and `s`: as tensors in a compiled graph, as floats elsewhere."""
         compiling = torch.compiler.is_compiling()
         p, q, scale = (self._p_cell, self._q_cell, self._scale_cell) if compiling else (self._p, self._q, self._scale)
-        return p, q, self._running(input) if self._scale == "rms" else scale
+        # Not by looking at the scale, whose every value a graph would then be compiled for.
+        return p, q, self._running(input) if "running_rms" in self._buffers else scale
 
     def _running(self, input: Tensor) -> RunningRMS:
         # A layer had no tensors before, so that a model may be on a device to which no one moved its layers.
