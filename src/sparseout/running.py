@@ -14,7 +14,7 @@ MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm: about ten ba
 _SAMPLE = 4096  # elements of a batch that are looked at, where the kernel does not sum them all anyway
 _REMEMBERED = 2**14
 
-# The scale of recent calls, by what they drew: a call that is computed again, in a backward pass, must have the same.
+# The scale of recent calls, by their layer and what they drew: a call that is computed again, in a backward pass, must have the same.
 _recent: dict[Hashable, float | Tensor] = {}
 
 
@@ -33,12 +33,12 @@ class RunningRMS(NamedTuple):
     def number(self, input: Tensor, seed: int) -> tuple[float, bool]:
         """`s` for a call with `input` on the CPU, and whether the call is to be followed by `learn`."""
         if _is_recomputing():
-            return float(_recent.get(seed, 0.0)) or self.value.item() or 1.0, False
+            return float(_recall(self.value, seed) or self.value) or 1.0, False
         s = self.value.item()
         if s == 0:
             s = input.detach().to(torch.float64).square().mean().sqrt().item()
             s = s if 0 < s < math.inf else 1.0
-        _remember(seed, s)
+        _remember(self.value, seed, s)
         return s, True
 
     def learn(self, mean_square: float) -> None:
@@ -62,13 +62,19 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _remember(key: Hashable, scale: float | Tensor) -> None:
-    if len(_recent) >= _REMEMBERED:
-        del _recent[next(iter(_recent))]
-    _recent[key] = scale
+def _remember(value: Tensor, drawn: Hashable, scale: float | Tensor) -> None:
+    # Under both: networks seeded alike draw alike, and a compiler may have given a copy of the value, of another address.
+    for key in ((value.data_ptr(), drawn), drawn):
+        if len(_recent) >= _REMEMBERED:
+            del _recent[next(iter(_recent))]
+        _recent[key] = scale
 
 
-def _key(seed: Tensor) -> Hashable:
+def _recall(value: Tensor, drawn: Hashable) -> float | Tensor | None:
+    return _recent.get((value.data_ptr(), drawn), _recent.get(drawn))
+
+
+def _drawn(seed: Tensor) -> Hashable:
     """What a call drew; on a device that must not be waited for, the state of its generator, which is on the CPU."""
     if seed.is_cpu:
         return int(seed)
@@ -81,7 +87,7 @@ def _or_1(scale: Tensor) -> Tensor:
 
 
 def sampled_rms(input: Tensor) -> Tensor:
-    """The root mean square of at most about 4096 elements, evenly spread; 0-d, in float32 or float64.
+    """The root mean square of all of fewer than 8192 elements, else of 2731 to 4096 of them, evenly spread; 0-d, float32 or float64.
 
     >>> sampled_rms(torch.full((3, 5000), -2.0))
     tensor(2.)
@@ -101,7 +107,7 @@ torch.library.define("sparseout::running_rms", "(Tensor input, Tensor(a!) value,
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
 def _running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
     if _is_recomputing():
-        found = _recent.get(_key(seed))
+        found = _recall(value, _drawn(seed))
         return _or_1(value) if found is None else torch.as_tensor(found, dtype=value.dtype, device=value.device).clone()
     batch = sampled_rms(input)
     counts = batch.isfinite() & (batch > 0)
@@ -110,7 +116,7 @@ def _running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
     scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(value.dtype)
     after = torch.where(known, torch.hypot(before * (1 - MOMENTUM) ** 0.5, batch * MOMENTUM**0.5), batch)
     value.copy_(torch.where(counts, after, before))
-    _remember(_key(seed), scale)
+    _remember(value, _drawn(seed), scale)
     return scale.clone()
 
 
