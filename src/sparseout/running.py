@@ -87,7 +87,7 @@ def _or_1(scale: Tensor) -> Tensor:
 
 
 def sampled_rms(input: Tensor) -> Tensor:
-    """The root mean square of all of fewer than 8192 elements, else of 2731 to 4096 of them, evenly spread; 0-d, float32 or float64.
+    """The root mean square of all elements, from 8192 on of 2731 to 5461 of them, evenly spread; 0-d, float32 or float64.
 
     >>> sampled_rms(torch.full((3, 5000), -2.0))
     tensor(2.)
