@@ -67,8 +67,9 @@ def test_other_units_change_nothing_but_the_unit(dtype, gradient, backend, q, p,
 @given(q=QS, p=st.floats(0, 1), s=st.floats(0, math.inf, exclude_min=True, exclude_max=True), seed=SEEDS)
 def test_dropout_knows_no_scale_and_1_is_none(dtype, backend, q, p, s, seed):
     x = values((7, 33), dtype, seed)
-    for one, other in ((step(x, seed, p=p, q=2.0, scale=s, backend=backend), step(x, seed, p=p, q=2.0, backend=backend)),
-                       (step(x, seed, p=p, q=q, scale=1.0, backend=backend), step(x, seed, p=p, q=q, backend=backend))):  # fmt: skip
+    for norm, scale in ((2.0, s), (q, 1.0)):
+        settings = {"p": p, "q": norm, "backend": backend}
+        one, other = step(x, seed, scale=scale, **settings), step(x, seed, **settings)
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
 
