@@ -12,7 +12,7 @@ from torch import Tensor
 MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm: about ten batches count
 
 _SAMPLE = 4096  # elements of a batch that are looked at, where the kernel does not sum them all anyway
-_REMEMBERED = 2**14
+_REMEMBERED = 2**15  # two a call
 
 # The scale of recent calls, by layer and what they drew: a call that is computed again, in a backward pass, must have the same.
 _recent: dict[Hashable, float | Tensor] = {}
