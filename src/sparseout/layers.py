@@ -25,7 +25,7 @@ class Sparseout(nn.Module):
     first. A batch of zeros, or with NaN or Inf, leaves it alone. The gradient holds it constant. It is the buffer `running_rms`,
     0 while there is none, and the layer's one key in the `state_dict`: loading brings it back, and from a `state_dict` without
     it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts it from rank 0, as it does
-    BatchNorm's. Activation checkpointing recomputes a call with the `s` that it had, found by the call's seed: not where one layer is
+    BatchNorm's. Activation checkpointing recomputes a call with the `s` that it had, by the call's seed: not where one layer is
     called twice with one seed before the backward pass. Transforms of `torch.func` leave it alone.
 
     Args:
