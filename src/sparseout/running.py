@@ -21,7 +21,7 @@ _recent: OrderedDict[Hashable, float | Tensor] = OrderedDict()
 
 
 class RunningRMS(NamedTuple):
-    """`s_t^2 = (1 - 0.1) s_(t-1)^2 + 0.1 rms(x_(t-1))^2`; the first batch's `s` is its own root mean square, by `sampled_rms`.
+    """`s_t^2 = (1 - 0.1) s_(t-1)^2 + 0.1 rms(x_(t-1))^2`; the first batch's `s` is its own root mean square, over a `sample`.
 
     Batches of zeros, and those with NaN or Inf, count for nothing. In the backward pass, where activation checkpointing computes
     a call again, the call has the scale that it had and does not count again.
@@ -37,7 +37,8 @@ class RunningRMS(NamedTuple):
         before = self.value.item()
         if _is_recomputing():
             return float(_recall(self.value, seed) or before or 1.0)
-        batch = sampled_rms(input.detach()).item()
+        some = sample(input.detach())
+        batch = math.sqrt(some.dot(some).item() / max(len(some), 1))
         counts = 0 < batch <= torch.finfo(self.value.dtype).max
         if counts:
             self.value.fill_(math.hypot(_OLD * before, _NEW * batch) if before else batch)
@@ -55,18 +56,18 @@ class RunningRMS(NamedTuple):
         return _or_1(self.value.detach())
 
 
-def sampled_rms(input: Tensor) -> Tensor:
-    """The root mean square of all elements, from 8192 on of 2731 to 5461 of them, evenly spread; 0-d, float32 or float64.
+def sample(input: Tensor) -> Tensor:
+    """All elements, from 8192 on 2731 to 5461 of them, evenly spread in memory; 1-d, float32 or float64.
 
-    >>> sampled_rms(torch.full((3, 5000), -2.0))
-    tensor(2.)
+    >>> sample(torch.ones(3, 5000)).shape
+    torch.Size([3000])
     """
     if not input.is_contiguous():
-        input = input.permute(sorted(range(input.dim()), key=input.stride, reverse=True))
+        input = input.permute(sorted(range(input.dim()), key=input.stride, reverse=True)).contiguous()
     # An odd step visits every unit of rows whose length is a power of two.
-    sample = input.reshape(-1)[:: input.numel() // _SAMPLE | 1]
-    norm: Tensor = torch.linalg.vector_norm(sample, dtype=torch.promote_types(input.dtype, torch.float32))
-    return norm.div_(max(sample.numel(), 1) ** 0.5)
+    step = input.numel() // _SAMPLE | 1
+    some = input.as_strided((-(-input.numel() // step),), (step,))
+    return some.float() if some.dtype.itemsize == 2 else some
 
 
 def _is_recomputing() -> bool:
@@ -75,8 +76,7 @@ def _is_recomputing() -> bool:
 
 def _remember(value: Tensor, drawn: Hashable, scale: float | Tensor) -> None:
     # Under both: networks seeded alike draw alike, and a compiler may have given a copy of the value, of another address.
-    for key in ((value.data_ptr(), drawn), drawn):
-        _recent[key] = scale
+    _recent[value.data_ptr(), drawn] = _recent[drawn] = scale
     while len(_recent) > _REMEMBERED:
         _recent.popitem(last=False)
 
@@ -109,7 +109,8 @@ def _running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
     if _is_recomputing():
         found = _recall(value, drawn)
         return _or_1(value) if found is None else torch.as_tensor(found, dtype=value.dtype, device=value.device).clone()
-    batch = sampled_rms(input)
+    some = sample(input)
+    batch = some.dot(some).div(max(len(some), 1)).sqrt()
     counts = (batch > 0) & (batch <= torch.finfo(value.dtype).max)
     before = value.to(batch.dtype)
     known = before > 0
