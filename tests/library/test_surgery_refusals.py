@@ -32,7 +32,11 @@ class Exact(Sparseout):
         ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be given, because LockedDropout has no attribute p"),
         ({"scale": 0}, ValueError, "scale must be 'rms' or a positive finite number, got 0"),
         ({"scale": "mean"}, TypeError, "scale must be 'rms' or a positive finite number, got 'mean'"),
-        ({"scale": "rms", "mapping": {LockedDropout: Exact}, "p": 0.5}, ValueError, "gradient must be 'detached' with scale='rms'"),
+        (
+            {"scale": "rms", "mapping": {LockedDropout: Exact}, "p": 0.5},
+            ValueError,
+            "gradient must be 'detached' with scale='rms'",
+        ),
         ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must lead to layers of Sparseout, got ReLU"),
     ],
 )
