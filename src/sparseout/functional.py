@@ -62,7 +62,8 @@ def sparseout(
         inplace: write the result into `input`. For `q` other than 2 the backward pass then keeps a copy of what was there.
         scale: `s`, the unit in which `|x|` is measured: a positive finite number, or a 0-d tensor on the CPU or the device of
             `input`, which may change as `p` may. It is a constant of both gradients. `q = 2` does not depend on it. Layers also
-            take `"rms"`. Where `|x/s|` or its power leaves the dtype's range, the result is that of 0 or of Inf in its place.
+            take `"rms"`. The kernels compute `s^(1 - q/2) |x|^(q/2)`, of which each factor must lie in the range of the dtype
+            that computes (float32 for half precision), else the noise leaves it too: `s` from 1e-6 to 1e6 does for `q` up to 4.
         gradient: `"detached"` holds the noise's factor constant, `dL/dx = dL/dy (1 + (|x/s| + eps)^((q-2)/2) n)`: it controls
             sparsity monotonically, and is what the paper's authors published. `"exact"` is the derivative of `y`,
             `dL/dx = dL/dy (1 + (q/2) (|x/s| + eps)^((q-2)/2) n)`: a network can escape it by scaling its activations.
