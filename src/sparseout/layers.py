@@ -25,9 +25,9 @@ class Sparseout(nn.Module):
     first. The mean is over all elements of a batch below 8192, else over an evenly spread 2731 to 5461 of them. A batch whose
     mean is 0, NaN or Inf leaves `s` alone. The gradient holds it constant.
 
-    It is the buffer `running_rms`, 0 while there is none, the layer's one key in the `state_dict`. Loading brings it back, and from
-    a `state_dict` without it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts it from
-    rank 0 before each call, as it does BatchNorm's; in the first call each rank's `s` is its own.
+    It is the buffer `running_rms`, 0 while there is none, the layer's one key in the `state_dict`. Loading brings it back, and
+    from a `state_dict` without it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts
+    it from rank 0 before each call, as it does BatchNorm's; in the first call each rank's `s` is its own.
 
     Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
     16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
