@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, kernels
+from sparseout.running import sample
 
 KINDS = [
     (Sparseout, (4, 3)),
@@ -94,6 +95,24 @@ def test_every_dtype_and_layout_is_measured(dtype):
         layer(x)
         assert layer.running_rms.dtype == torch.float32
         assert layer.running_rms.item() == pytest.approx(rms(x), rel=1e-5)
+
+
+LARGE = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.t(),
+    "sliced": lambda x: torch.cat([x, 9 * x], dim=1)[:, :256],
+    "expanded": lambda x: x[:, None].expand(-1, 3, -1),
+    "half": lambda x: x.half(),
+}
+
+
+@pytest.mark.parametrize("layout", LARGE)
+def test_the_sample_of_a_large_batch_sees_all_of_its_units(layout):
+    units = torch.where(torch.arange(256) % 16 == 0, 8.0, 0.1)  # a step of a power of two would see these alone, or none
+    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(1.0, shape=(512, 256)) * units
+    layer(LARGE[layout](x))
+    assert layer.running_rms.item() == pytest.approx(rms(x), rel=0.1)
+    assert 2731 <= sample(x).numel() <= 5461
 
 
 @pytest.mark.parametrize(("kind", "shape"), KINDS)
