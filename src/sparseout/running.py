@@ -60,7 +60,7 @@ def sample(input: Tensor) -> Tensor:
     """All elements, from 8192 on 2731 to 5461 of them, evenly spread in memory; 1-d, float32 or float64.
 
     >>> sample(torch.ones(3, 5000)).shape
-    torch.Size([3000])
+    torch.Size([5000])
     """
     if not input.is_contiguous():
         input = input.permute(sorted(range(input.dim()), key=input.stride, reverse=True)).contiguous()
