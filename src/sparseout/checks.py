@@ -44,6 +44,33 @@ def check_q(q: float | Tensor) -> float:
     return check_number("q", q, 0.0, math.nextafter(math.inf, 0), "a finite norm of at least 0")
 
 
+def check_scale(scale: float | Tensor, device: torch.device) -> float | Tensor:
+    """`scale` as a float, or raise unless it is a positive finite number; on a GPU as it is, as looking at it would wait."""
+    if type(scale) is float and 0.0 < scale < math.inf:
+        return scale
+    if isinstance(scale, Tensor) and scale.dim() == 0 and scale.is_floating_point() and not scale.is_cpu:
+        if scale.device != device:
+            raise ValueError(f"scale must be on the CPU or on the device of input, {device}, got one on {scale.device}")
+        return scale.detach()
+    return check_number("scale", scale, math.ulp(0.0), math.nextafter(math.inf, 0), "a positive finite number")
+
+
+def check_layer_scale(scale: float | str) -> float | Literal["rms"]:
+    """`scale`, or raise unless it is a positive finite number or `"rms"`."""
+    if isinstance(scale, str) and scale == "rms":
+        return "rms"
+    number: Any = scale
+    return check_number("scale", number, math.ulp(0.0), math.nextafter(math.inf, 0), "'rms' or a positive finite number")
+
+
+def check_rms_gradient(gradient: Gradient) -> None:
+    """Raise unless a running scale may go with `gradient`."""
+    if gradient == "exact":
+        raise ValueError(
+            "gradient must be 'detached' with scale='rms', got 'exact': at q = 3 a few units would grow without bound"
+        )
+
+
 def check_eps(eps: float) -> float:
     """`eps` as a float, or raise unless it is positive and finite."""
     return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")

@@ -22,24 +22,25 @@ class Eager(torch.autograd.Function):
         p: float,
         q: float,
         seed: Tensor | int,
+        scale: float | Tensor,
         gradient: Gradient,
         eps: float,
         dims: tuple[int, ...],
         backend: Backend,
         output: Tensor | None,
     ) -> Tensor:
-        ctx.settings = (p, q, seed, gradient, eps, dims, backend)
+        ctx.settings = (p, q, seed, scale, gradient, eps, dims, backend)
         if output is not None:
             ctx.mark_dirty(output)
         if not reference.is_product(p, q):
             ctx.save_for_backward(input)
-        return kernels.forward(input, p, q, seed, dims, backend, output)
+        return kernels.forward(input, p, q, seed, scale, dims, backend, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (input,) = ctx.saved_tensors or (None,)
         result = kernels.backward(grad, input, *ctx.settings)
-        return result, None, None, None, None, None, None, None, None
+        return result, None, None, None, None, None, None, None, None, None
 
 
 class Transformed(torch.autograd.Function):
@@ -48,23 +49,26 @@ class Transformed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, seed: Tensor, p: float, q: float, gradient: Gradient, eps: float, dims: tuple[int, ...]) -> Tensor:
-        return reference.forward(input, p, q, seed, dims)
+    def forward(
+        input: Tensor, seed: Tensor, scale: Tensor, p: float, q: float, gradient: Gradient, eps: float, dims: tuple[int, ...]
+    ) -> Tensor:
+        return reference.forward(input, p, q, seed, dims, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, seed, *ctx.settings = inputs
+        input, seed, scale, *ctx.settings = inputs
         p, q = ctx.settings[:2]
-        kept = (seed,) if reference.is_product(p, q) else (seed, input)
+        kept = (seed,) if reference.is_product(p, q) else (seed, scale, input)
         ctx.save_for_backward(*kept)
         ctx.save_for_forward(*kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return Transformed.jvp(ctx, grad), None, None, None, None, None, None
+        return Transformed.jvp(ctx, grad), None, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        seed, *input = ctx.saved_tensors
+        seed, *rest = ctx.saved_tensors
+        scale, input = rest or (1.0, None)
         p, q, gradient, eps, dims = ctx.settings
-        return reference.backward(tangent, input[0] if input else None, p, q, seed, gradient, eps, dims)
+        return reference.backward(tangent, input, p, q, seed, gradient, eps, dims, scale)

@@ -9,37 +9,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseout.reference import philox
+from sparseout.reference import in_range, philox
 
 
 class Expression(torch.autograd.Function):
-    """`reference.forward` and `reference.backward` with `p` and `q` as 0-d float64 tensors, so that no value is compiled in."""
+    """`reference.forward` and `reference.backward` with `p`, `q` and `s` as 0-d tensors, so that no value is compiled in."""
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, p: Tensor, q: Tensor, seed: Tensor, gradient: str, eps: float, dims: tuple[int, ...]
+        ctx: Any,
+        input: Tensor,
+        p: Tensor,
+        q: Tensor,
+        seed: Tensor,
+        scale: Tensor,
+        gradient: str,
+        eps: float,
+        dims: tuple[int, ...],
     ) -> Tensor:
-        ctx.save_for_backward(input, p, q, seed)
+        ctx.save_for_backward(input, p, q, seed, scale)
         ctx.settings = (gradient, eps, dims)
         x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
-        return torch.where(is_product, x * product_noise, x + x.sign() * x.abs().pow(q / 2) * noise).to(input.dtype)
+        s = in_range(scale, x.dtype)
+        perturbed = x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * noise
+        return torch.where(is_product, x * product_noise, perturbed).to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, p, q, seed = ctx.saved_tensors
+        input, p, q, seed, scale = ctx.saved_tensors
         gradient, eps, dims = ctx.settings
         x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
         coefficient = q / 2 if gradient == "exact" else torch.ones_like(q)
         largest = torch.finfo(x.dtype).max
-        factor = (1 + coefficient * (x.abs() + eps).pow((q - 2) / 2) * noise).clamp(-largest, largest)
+        size = x.abs() / in_range(scale, x.dtype) + eps
+        factor = (1 + coefficient * size.pow((q - 2) / 2) * noise).clamp(-largest, largest)
         result = grad.to(x.dtype) * torch.where(is_product, product_noise, factor)
-        return result.to(grad.dtype), None, None, None, None, None, None
+        return result.to(grad.dtype), None, None, None, None, None, None, None
 
 
-def factor_derivative(input: Tensor, p: Tensor, q: Tensor, seed: Tensor, eps: float, dims: Sequence[int]) -> Tensor:
-    """`d/dx (1 + (q/2) (|x| + eps)^((q-2)/2) n) = (q/2) ((q-2)/2) (|x| + eps)^((q-4)/2) sign(x) n`, for second derivatives."""
+def factor_derivative(
+    input: Tensor, p: Tensor, q: Tensor, seed: Tensor, scale: Tensor, eps: float, dims: Sequence[int]
+) -> Tensor:
+    """`d/dx (1 + (q/2) (|x|/s + eps)^((q-2)/2) n) = (q/2) ((q-2)/2) (|x|/s + eps)^((q-4)/2) sign(x)/s n`."""
     x, _, noise, is_product = _parts(input, p, q, seed, dims)
-    slope = q / 2 * ((q - 2) / 2) * (x.abs() + eps).pow((q - 4) / 2) * x.sign() * noise
+    s = in_range(scale, x.dtype)
+    slope = q / 2 * ((q - 2) / 2) * (x.abs() / s + eps).pow((q - 4) / 2) * x.sign() / s * noise
     return torch.where(is_product, 0, slope).to(input.dtype)
 
 

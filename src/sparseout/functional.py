@@ -21,10 +21,13 @@ from sparseout.checks import (
     check_input,
     check_p,
     check_q,
+    check_rms_gradient,
+    check_scale,
     check_shared_dims,
 )
 from sparseout.derivatives import Eager, Transformed
 from sparseout.kernels import Backend
+from sparseout.running import RunningRMS
 
 
 def sparseout(
@@ -34,17 +37,18 @@ def sparseout(
     training: bool = True,
     inplace: bool = False,
     *,
+    scale: float | Tensor | RunningRMS = 1.0,
     gradient: Gradient = "detached",
     eps: float | None = None,
     shared_dims: int | Sequence[int] = (),
     generator: torch.Generator | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """`y = x + sign(x) |x|^(q/2) n`, `n = m / (1 - p) - 1`, `m ~ Bernoulli(1 - p)`: noise whose strength follows `|x|^(q/2)`.
+    """`y = x + s sign(x) |x/s|^(q/2) n`, `n = m / (1 - p) - 1`, `m ~ Bernoulli(1 - p)`: noise whose strength follows `|x|^(q/2)`.
 
-    `E[y] = x` and `Var[y] = p / (1 - p) |x|^q`. `q = 2` is Dropout, a smaller `q` makes a network's activations sparser and a
-    larger one denser. Evaluation and `p = 0` are the identity, `p = 1` gives zeros. `|x|^(q/2)` depends on the scale of `x`: at
-    `|x| = 1` all `q` agree, and below 1 a smaller `q` means stronger noise.
+    `E[y] = x` and `Var[y] = p / (1 - p) s^2 |x/s|^q`. `q = 2` is Dropout, a smaller `q` makes a network's activations sparser and
+    a larger one denser. Evaluation and `p = 0` are the identity, `p = 1` gives zeros. `|x|^(q/2)` depends on the scale of `x`: at
+    `|x| = s` all `q` agree, and below it a smaller `q` means stronger noise.
 
     A training call draws one 64-bit seed; the mask is a function of that seed and of each element's row-major index alone, so
     that it is the same on any device, in any dtype and memory layout, and is recomputed in the backward pass instead of kept.
@@ -56,9 +60,13 @@ def sparseout(
         q: norm of the penalty that the noise amounts to, at least 0.
         training: draw noise; False returns `input`.
         inplace: write the result into `input`. For `q` other than 2 the backward pass then keeps a copy of what was there.
-        gradient: `"detached"` holds the noise's factor constant, `dL/dx = dL/dy (1 + (|x| + eps)^((q-2)/2) n)`: it controls
+        scale: `s`, the unit in which `|x|` is measured: a positive finite number, or a 0-d tensor on the CPU or the device of
+            `input`, which may change as `p` may. It is a constant of both gradients. `q = 2` does not depend on it. Layers also
+            take `"rms"`. The kernels compute `s^(1 - q/2) |x|^(q/2)`, of which each factor must lie in the range of the dtype
+            that computes (float32 for half precision), else the noise leaves it too: `s` from 1e-6 to 1e6 does for `q` up to 4.
+        gradient: `"detached"` holds the noise's factor constant, `dL/dx = dL/dy (1 + (|x/s| + eps)^((q-2)/2) n)`: it controls
             sparsity monotonically, and is what the paper's authors published. `"exact"` is the derivative of `y`,
-            `dL/dx = dL/dy (1 + (q/2) (|x| + eps)^((q-2)/2) n)`: a network can escape it by scaling its activations.
+            `dL/dx = dL/dy (1 + (q/2) (|x/s| + eps)^((q-2)/2) n)`: a network can escape it by scaling its activations.
         eps: positive bound of the backward factor for `q < 2`. Default 1e-6; in float16 never less than 1e-4.
         shared_dims: dimensions along which one draw is shared; negative ones count from the end. `(2, 3)` drops whole channels
             of an image batch, `(1,)` uses one mask for all time steps of a batch-first sequence.
@@ -89,8 +97,12 @@ def sparseout(
     check_input(input)
     p = p if compiling and isinstance(p, Tensor) else check_p(p)
     q = q if compiling and isinstance(q, Tensor) else check_q(q)
+    if not isinstance(scale, RunningRMS) and not (compiling and isinstance(scale, Tensor)):
+        scale = check_scale(scale, input.device)
     if gradient != "detached":
         check_choice("gradient", gradient, GRADIENTS)
+        if isinstance(scale, RunningRMS):
+            check_rms_gradient(gradient)
     eps = 1e-6 if eps is None else check_eps(eps)
     if input.dtype is torch.float16:
         eps = max(eps, 1e-4)
@@ -107,20 +119,28 @@ def sparseout(
     if not transformed and (compiling or (chosen != "reference" and _len_torch_dispatch_stack())):
         x = input.clone() if inplace else input
         seed = operators.draw(input) if generator is None else _draw(input, generator)
-        result = operators.noise(x, p, q, seed, gradient, eps, dims, backend)
+        s = scale.tensor(input, seed) if isinstance(scale, RunningRMS) else scale
+        result = operators.noise(x, p, q, seed, s, gradient, eps, dims, backend)
         return input.copy_(result) if inplace else result
     p, q, chosen = float(p), float(q), chosen or kernels.choose(input, backend)
     x = input.clone() if inplace and not reference.is_product(p, q) else input
     y: Tensor
     if chosen == "reference":
-        y = Transformed.apply(x, _draw(input, generator), p, q, gradient, eps, dims)
+        seed = _draw(input, generator)
+        if isinstance(scale, RunningRMS):
+            scale = scale.fixed() if transformed else scale.tensor(input, seed)
+        if not isinstance(scale, Tensor):
+            scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
+        y = Transformed.apply(x, seed, scale, p, q, gradient, eps, dims)
         return input.copy_(y) if inplace else y
     drawn = _draw_integer(generator) if chosen == "cpu" else _draw(input, generator)
+    if isinstance(scale, RunningRMS):
+        scale = scale.number(input, drawn) if isinstance(drawn, int) else scale.tensor(input, drawn)
     if not inplace and not (input.requires_grad and torch.is_grad_enabled()):
-        return kernels.forward(input, p, q, drawn, dims, chosen)
+        return kernels.forward(input, p, q, drawn, scale, dims, chosen)
     # copy_ refuses the leaves and overlaps that must not be written to, and knows what to do with views.
     direct = inplace and chosen == "cpu" and input.is_contiguous() and not (input.is_leaf or input._is_view())
-    y = Eager.apply(x, p, q, drawn, gradient, eps, dims, chosen, input if direct else None)
+    y = Eager.apply(x, p, q, drawn, scale, gradient, eps, dims, chosen, input if direct else None)
     return input.copy_(y) if inplace and not direct else y
 
 

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_p, check_q
+from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
 from sparseout.functional import sparseout
+from sparseout.running import RunningRMS
 
 
 class Sparseout(nn.Module):
-    """`y = x + sign(x) |x|^(q/2) n` in training, `y = x` in evaluation: `sparseout.sparseout` as a layer.
+    """`y = x + s sign(x) |x/s|^(q/2) n` in training, `y = x` in evaluation: `sparseout.sparseout` as a layer.
 
-    `p` and `q` may be set while a model trains: they are checked when they are set, and a compiled model does not recompile.
-    Like those of `nn.Dropout`, the settings are not in the `state_dict`.
+    `p`, `q` and `scale` may be set while a model trains: they are checked when they are set, and a compiled model does not
+    recompile, unless `scale` becomes `"rms"` or ceases to be. As those of `nn.Dropout`, the settings are not in the `state_dict`.
+
+    With `scale="rms"`, `q` means the same in a layer of any magnitude: `s` is the running root mean square of the layer's input,
+    `s_t^2 = 0.9 s_(t-1)^2 + 0.1 mean(x_(t-1)^2)` over the training batches before this one, and that of the batch itself in the
+    first. The mean is over all elements of a batch below 8192, else over an evenly spread 2731 to 5461 of them. A batch whose
+    mean is 0, NaN or Inf leaves `s` alone. The gradient holds it constant.
+
+    It is the buffer `running_rms`, 0 while there is none, the layer's one key in the `state_dict`. Loading brings it back, and
+    from a `state_dict` without it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts
+    it from rank 0 before each call, as it does BatchNorm's; in the first call each rank's `s` is its own.
+
+    Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
+    16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
+    layers are seeded alike, and the present one in a CUDA graph. Transforms of `torch.func` leave `running_rms` alone.
 
     Args:
         p: drop probability in [0, 1].
         q: norm, at least 0: 2 is Dropout, less makes activations sparser, more makes them denser.
         inplace: write the result into the input.
-        gradient: `"detached"` or `"exact"`.
+        scale: `s`, the unit in which `|x|` is measured, a positive number; or `"rms"`.
+        gradient: `"detached"` or `"exact"`; with `scale="rms"` only the first.
         eps: positive bound of the backward factor for `q < 2`; None is 1e-6.
         shared_dims: dimensions along which one draw is shared.
         generator: source of the seeds; None is the default generator of the input's device.
@@ -50,6 +65,7 @@ class Sparseout(nn.Module):
 
     # The module whose place this layer took, where `sparseout.swap_dropout` put it: in a tuple, so that it is not a submodule.
     replaced: tuple[nn.Module, ...] = ()
+    running_rms: Tensor
 
     def __init__(
         self,
@@ -57,6 +73,7 @@ class Sparseout(nn.Module):
         q: float = 2.0,
         inplace: bool = False,
         *,
+        scale: float | Literal["rms"] = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         shared_dims: int | Sequence[int] = (),
@@ -70,7 +87,9 @@ class Sparseout(nn.Module):
         self.gradient, self.eps = gradient, eps
         self.shared_dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else shared_dims
         self.generator = generator
+        self._scale: float | Literal["rms"] = 1.0
         self._make_cells()
+        self.scale = scale
 
     @property
     def p(self) -> float:
@@ -92,12 +111,32 @@ class Sparseout(nn.Module):
         self._q = check_q(value)
         self._q_cell.fill_(self._q)
 
+    @property
+    def scale(self) -> float | Literal["rms"]:
+        """The unit in which `|x|` is measured, or `"rms"`."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float | Literal["rms"]) -> None:
+        value = check_layer_scale(value)
+        if value == "rms":
+            check_rms_gradient(self.gradient)
+            if self._scale != "rms":
+                self.register_buffer("running_rms", torch.zeros((), dtype=torch.float32))
+        else:
+            self._buffers.pop("running_rms", None)
+            self._scale_cell.fill_(value)
+        self._scale = value
+
     def forward(self, input: Tensor) -> Tensor:
+        p, q, scale = self._dials(input)
         return sparseout(
             input,
-            *self._dials(),
+            p,
+            q,
             self.training,
             self.inplace,
+            scale=scale,
             gradient=self.gradient,
             eps=self.eps,
             shared_dims=self.shared_dims,
@@ -124,10 +163,21 @@ class Sparseout(nn.Module):
         with torch.inference_mode(False):
             self._p_cell = torch.tensor(self._p, dtype=torch.float64, device="cpu")
             self._q_cell = torch.tensor(self._q, dtype=torch.float64, device="cpu")
+            scale = 1.0 if self._scale == "rms" else self._scale
+            self._scale_cell = torch.tensor(scale, dtype=torch.float64, device="cpu")
 
-    def _dials(self) -> tuple[Any, Any]:
-        """`p` and `q`: as tensors in a compiled graph, as floats elsewhere."""
-        return (self._p_cell, self._q_cell) if torch.compiler.is_compiling() else (self._p, self._q)
+    def _dials(self, input: Tensor) -> tuple[Any, Any, Any]:
+        """`p`, `q` and `s`: as tensors in a compiled graph, as floats elsewhere."""
+        compiling = torch.compiler.is_compiling()
+        p, q, scale = (self._p_cell, self._q_cell, self._scale_cell) if compiling else (self._p, self._q, self._scale)
+        # Not by looking at the scale, whose every value a graph would then be compiled for.
+        return p, q, self._running(input) if "running_rms" in self._buffers else scale
+
+    def _running(self, input: Tensor) -> RunningRMS:
+        # A layer had no tensors before, so that a model may be on a device to which no one moved its layers.
+        if isinstance(input, Tensor) and self.running_rms.device != input.device:
+            self.running_rms = self.running_rms.to(input.device)
+        return RunningRMS(self.running_rms)
 
 
 class _Structured(Sparseout):
@@ -156,18 +206,20 @@ class _Channelwise(_Structured):
         q: float = 2.0,
         inplace: bool = False,
         *,
+        scale: float | Literal["rms"] = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(p, q, inplace, gradient=gradient, eps=eps, shared_dims=self._positions, generator=generator)
+        settings: dict[str, Any] = {"scale": scale, "gradient": gradient, "eps": eps, "generator": generator}
+        super().__init__(p, q, inplace, shared_dims=self._positions, **settings)
 
 
 class Sparseout1d(_Channelwise):
-    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout1d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout1d` does.
 
     Args:
-        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+        p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
 
     Shape:
         Input and output: `(N, C, L)` or `(C, L)`, the same.
@@ -187,12 +239,12 @@ class Sparseout1d(_Channelwise):
 
 
 class Sparseout2d(_Channelwise):
-    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout2d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout2d` does.
 
     A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns, and takes it for `(N, C, L)`: that is `Sparseout1d`'s.
 
     Args:
-        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+        p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
 
     Shape:
         Input and output: `(N, C, H, W)` or `(C, H, W)`, the same.
@@ -210,10 +262,10 @@ class Sparseout2d(_Channelwise):
 
 
 class Sparseout3d(_Channelwise):
-    """`y = x + sign(x) |x|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout3d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout3d` does.
 
     Args:
-        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+        p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
 
     Shape:
         Input and output: `(N, C, D, H, W)` or `(C, D, H, W)`, the same.
@@ -231,12 +283,12 @@ class Sparseout3d(_Channelwise):
 
 
 class LockedSparseout(_Structured):
-    """`y_t = x_t + sign(x_t) |x_t|^(q/2) n`: one draw a sequence and feature, shared by all time steps `t`.
+    """`y_t = x_t + s sign(x_t) |x_t/s|^(q/2) n`: one draw a sequence and feature, shared by all time steps `t`.
 
     At `q = 2` this is the locked (variational) dropout of recurrent networks.
 
     Args:
-        p, q, inplace, gradient, eps, generator: see `Sparseout`.
+        p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
         batch_first: the input is `(N, T, F)` instead of `(T, N, F)`, as for `nn.LSTM`. It says nothing about one sequence.
 
     Shape:
@@ -260,12 +312,14 @@ class LockedSparseout(_Structured):
         inplace: bool = False,
         *,
         batch_first: bool = False,
+        scale: float | Literal["rms"] = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         # Counted so that the time steps of one sequence are found too.
         time = -2 if batch_first else 0
-        super().__init__(p, q, inplace, gradient=gradient, eps=eps, shared_dims=(time,), generator=generator)
+        settings: dict[str, Any] = {"scale": scale, "gradient": gradient, "eps": eps, "generator": generator}
+        super().__init__(p, q, inplace, shared_dims=(time,), **settings)
         self.batch_first = batch_first
         self._shapes = ("(N, T, F)" if batch_first else "(T, N, F)", "(T, F)")

@@ -96,8 +96,10 @@ def is_product(p: float, q: float) -> bool:
     return q == 2 or p in (0, 1)
 
 
-def forward(input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: Sequence[int] = ()) -> Tensor:
-    """`y = x + sign(x) |x|^(q/2) n` with `n = m / (1 - p) - 1`; where `is_product`, `y = x * (m / (1 - p))`.
+def forward(
+    input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: Sequence[int] = (), scale: float | Tensor = 1.0
+) -> Tensor:
+    """`y = x + s sign(x) |x/s|^(q/2) n` with `n = m / (1 - p) - 1`; where `is_product`, `y = x * (m / (1 - p))`.
 
     Args:
         input: `x`, of any shape, float16, bfloat16, float32 or float64. Half precision computes in float32.
@@ -105,6 +107,8 @@ def forward(input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: 
         q: norm, at least 0.
         seed: see `random_words`.
         shared_dims: see `keep_mask`.
+        scale: `s`, positive: a number, or a 0-d tensor. It counts as the nearest number of which both it and its inverse are
+            normal in the dtype of the arithmetic.
 
     Returns:
         `y`, of the shape, dtype and memory layout of `input`.
@@ -113,7 +117,8 @@ def forward(input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: 
     kept = keep_mask(input.shape, p, seed, shared_dims, input.device)
     if is_product(p, q):
         return (x * _product_noise(kept, p, x.dtype)).to(input.dtype)
-    return (x + x.sign() * x.abs().pow(q / 2) * _noise(kept, p, x.dtype)).to(input.dtype)
+    s = in_range(scale, x.dtype)
+    return (x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * _noise(kept, p, x.dtype)).to(input.dtype)
 
 
 def backward(
@@ -125,8 +130,9 @@ def backward(
     gradient: str,
     eps: float,
     shared_dims: Sequence[int] = (),
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
-    """`dL/dx = dL/dy (1 + c (|x| + eps)^((q-2)/2) n)` with `c = 1` for the detached gradient and `q / 2` for the exact one.
+    """`dL/dx = dL/dy (1 + c (|x|/s + eps)^((q-2)/2) n)` with `c = 1` for the detached gradient and `q / 2` for the exact one.
 
     The Jacobian is diagonal, so this is the Jacobian-vector product too. It can be differentiated again: the detached factor
     is a constant, the exact one a function of `x`.
@@ -136,6 +142,7 @@ def backward(
         input: `x`; not read, and may be None, where `is_product`.
         gradient: `"detached"` or `"exact"`.
         eps: see `sparseout.sparseout`; must be positive.
+        scale: `s`, a constant; see `forward`.
 
     Returns:
         `dL/dx`, of the shape and dtype of `grad`.
@@ -146,10 +153,19 @@ def backward(
         return (g * _product_noise(kept, p, g.dtype)).to(grad.dtype)
     x = _compute(input if gradient == "exact" else input.detach())
     coefficient = q / 2 if gradient == "exact" else 1.0
-    factor = 1 + coefficient * (x.abs() + eps).pow((q - 2) / 2) * _noise(kept, p, g.dtype)
+    size = x.abs() / in_range(scale, x.dtype) + eps
+    factor = 1 + coefficient * size.pow((q - 2) / 2) * _noise(kept, p, g.dtype)
     # An overflowing factor stays finite: 0 * inf would make a NaN of a zero gradient.
     largest = torch.finfo(factor.dtype).max
     return (g * factor.clamp(-largest, largest)).to(grad.dtype)
+
+
+def in_range(scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """`scale`, as far as `dtype` allows: both it and its inverse are normal, so that neither makes NaN of finite numbers."""
+    smallest = torch.finfo(dtype).smallest_normal
+    if isinstance(scale, Tensor):
+        return scale.detach().to(dtype).clamp(smallest, 1 / smallest)
+    return min(max(scale, smallest), 1 / smallest)
 
 
 def _compute(tensor: Tensor) -> Tensor:

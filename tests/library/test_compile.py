@@ -171,7 +171,7 @@ LAYOUTS = {
 )
 def test_the_operators_pass_opcheck(layout, dtype, gradient, dims):
     x = LAYOUTS[layout](torch.randn(3, 4, 5).to(dtype)).detach().requires_grad_()
-    arguments = (x, double(0.4), double(1.7), torch.tensor([3]), gradient, 1e-6, dims, None)
+    arguments = (x, double(0.4), double(1.7), torch.tensor([3]), double(1.0), gradient, 1e-6, dims, None)
     torch.library.opcheck(torch.ops.sparseout.draw, (x,), test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(torch.ops.sparseout.noise, arguments)
     torch.library.opcheck(torch.ops.sparseout.noise_backward, (torch.ones_like(x).requires_grad_(), *arguments))
@@ -189,7 +189,7 @@ def test_the_operators_derivatives_to_second_order(gradient, q):
         return grad.detach(), torch.autograd.grad(grad.square().sum(), x)[0]
 
     def operator(x):
-        return torch.ops.sparseout.noise(x, double(0.4), double(q), seed, gradient, 1e-6, [], None)
+        return torch.ops.sparseout.noise(x, double(0.4), double(q), seed, double(1.0), gradient, 1e-6, [], None)
 
     def eager(x):
         drawn = seed
@@ -209,7 +209,7 @@ def test_the_expression_that_a_gpus_compiler_sees_is_the_reference(dtype, gradie
     weight = torch.randn(5, 70).to(dtype)
     for dims in ((), (1,)):
         leaf = x.clone().requires_grad_()
-        y = Expression.apply(leaf, double(p), double(q), torch.tensor([-9]), gradient, 1e-4, dims)
+        y = Expression.apply(leaf, double(p), double(q), torch.tensor([-9]), double(1.0), gradient, 1e-4, dims)
         (grad,) = torch.autograd.grad(y, leaf, weight)
         expected = reference.forward(x, p, q, -9, dims), reference.backward(weight, x, p, q, -9, gradient, 1e-4, dims)
         torch.testing.assert_close((y.detach(), grad), expected, rtol=RTOL[dtype], atol=RTOL[dtype])
@@ -217,7 +217,7 @@ def test_the_expression_that_a_gpus_compiler_sees_is_the_reference(dtype, gradie
 
 def test_the_expression_compiles_without_a_break():
     def op(x, p, q):
-        return Expression.apply(torch.relu(x), p, q, seed, "detached", 1e-6, ())
+        return Expression.apply(torch.relu(x), p, q, seed, double(1.0), "detached", 1e-6, ())
 
     seed = torch.tensor([4])
     x = torch.randn(300, requires_grad=True)

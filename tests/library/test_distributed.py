@@ -57,10 +57,19 @@ def mask(seed):
     return y.detach() / 2, x.grad / 2
 
 
+def running(rank):
+    """The scale before each step of a data parallel model, and after the last."""
+    model, scales = build(), []
+    model[2].scale = "rms"
+    model[2].register_forward_pre_hook(lambda layer, _: scales.append(layer.running_rms.clone()))
+    train(DistributedDataParallel(model), rank, 10 + rank)
+    return {"before": torch.stack(scales), "after": model[2].running_rms, **model.state_dict()}
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = {"alike": mask(5), "apart": mask(5 + rank)}
+    results = {"alike": mask(5), "apart": mask(5 + rank), "running": running(rank)}
     for name, seed in (("ddp", 10 + rank), ("again", 10 + rank), ("other", 20 + rank)):
         model = build()
         train(DistributedDataParallel(model), rank, seed)
@@ -125,6 +134,15 @@ def test_data_parallel_training_is_reproducible(ranks):
         assert torch.equal(parameter, ranks[1]["ddp"][name])
         assert torch.equal(parameter, ranks[0]["again"][name])
         assert not torch.equal(parameter, ranks[0]["other"][name])
+
+
+def test_ranks_measure_in_the_unit_of_the_first(ranks):
+    first, second = (rank["running"] for rank in ranks)
+    assert torch.equal(first["before"], second["before"])
+    assert first["before"][0] == 0
+    assert (first["before"][1:] > 0).all()
+    assert first["after"] != second["after"]  # what each learnt from a batch of its own is made one before the next step
+    assert torch.equal(first["3.weight"], second["3.weight"])
 
 
 @pytest.mark.parametrize("way", WAYS)

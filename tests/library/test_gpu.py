@@ -38,12 +38,12 @@ def values(shape, dtype=torch.float64, seed=1):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
-def forward(input, p, q, seed, shared_dims=()):
-    return gpu.forward(input, p, q, torch.tensor([seed], device=DEVICE), shared_dims)
+def forward(input, p, q, seed, shared_dims=(), scale=1.0):
+    return gpu.forward(input, p, q, torch.tensor([seed], device=DEVICE), shared_dims, scale)
 
 
-def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims=()):
-    return gpu.backward(grad, input, p, q, torch.tensor([seed], device=DEVICE), gradient, eps, shared_dims)
+def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims=(), scale=1.0):
+    return gpu.backward(grad, input, p, q, torch.tensor([seed], device=DEVICE), gradient, eps, shared_dims, scale)
 
 
 def rounded(exact, dtype):
@@ -145,6 +145,51 @@ def test_dropout_is_the_references_to_the_bit(dtype, p, q, seed):
     x = values(100, dtype)
     p = p if q == 2 else round(p)
     assert torch.equal(forward(x, p, q, seed), reference.forward(x, p, q, seed))
+
+
+# A running scale is a float32 tensor on the device, and one that is set a number of the host.
+PLACES = {
+    "host": lambda s: s,
+    "device": lambda s: torch.tensor(s, dtype=torch.float32, device=DEVICE),
+    "device in float64": lambda s: torch.tensor(s, dtype=torch.float64, device=DEVICE),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@settings(max_examples=20)
+@given(
+    data=st.data(),
+    p=st.floats(0, 0.99),
+    q=st.sampled_from(SPECIAL_QS) | st.floats(0, 4),
+    s=st.floats(-6, 6).map(lambda digits: 10**digits),
+    gradient=GRADIENTS,
+)
+def test_any_unit_is_the_references(dtype, place, data, p, q, s, gradient):
+    x, grad, shared_dims = data.draw(problems(dtype))
+    scale = PLACES[place](s)
+    s = float(scale)
+    x = (x.double() * s).to(dtype)
+    ours, theirs = forward(x, p, q, 3, shared_dims, scale), reference.forward(x.double(), p, q, 3, shared_dims, s)
+    size = x.double().abs() / s
+    close(ours / s, theirs / s, torch.maximum(size, size ** (q / 2) * max(p / (1 - p), 1)))
+    ours = backward(grad, x, p, q, 3, gradient, 1e-3, shared_dims, scale)
+    theirs = reference.backward(grad.double(), x.double(), p, q, 3, gradient, 1e-3, shared_dims, s)
+    power = (size + 1e-3) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
+    close(ours, theirs, grad.double().abs() * (1 + power))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=10)
+@given(p=PS, q=QS, gradient=GRADIENTS, s=st.sampled_from([5e-324, 1e-45, 1e-38, 1e-20, 1e20, 3e38, 1.7e308]))
+def test_no_unit_makes_nan_of_a_finite_number(dtype, place, p, q, gradient, s):
+    limits = torch.finfo(dtype)
+    x = torch.tensor([0.0, -0.0, limits.tiny, 1e-5, 1.0, -3.0, limits.max, limits.min], device=DEVICE, dtype=dtype).repeat(9)
+    scale = PLACES[place](min(s, 3e38) if place == "device" else s)
+    assert not forward(x, p, q, 1, (), scale).isnan().any()
+    for grad in (torch.zeros_like(x), torch.ones_like(x)):
+        assert not backward(grad, x, p, q, 1, gradient, 1e-6, (), scale).isnan().any()
 
 
 def close(ours, exact, largest):

@@ -8,7 +8,7 @@ import torch
 from test_reference import word_in_python
 from tolerances import DTYPES
 
-from sparseout import reference
+from sparseout import Sparseout, reference
 from sparseout.kernels import gpu
 
 pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
@@ -31,10 +31,10 @@ class OneH100:
         return GPUTarget("cuda", 90, 32)
 
 
-def both_passes(x, p, q, eps=1e-6, shared_dims=()):
+def both_passes(x, p, q, eps=1e-6, shared_dims=(), scale=1.0):
     seed = torch.tensor([1], device=x.device)
-    gpu.forward(x, p, q, seed, shared_dims)
-    gpu.backward(x.contiguous(), x, p, q, seed, "exact", eps, shared_dims)
+    gpu.forward(x, p, q, seed, shared_dims, scale)
+    gpu.backward(x.contiguous(), x, p, q, seed, "exact", eps, shared_dims, scale)
 
 
 def _compile_for_an_h100():
@@ -62,9 +62,14 @@ def _compile_for_an_h100():
     kernels.clear()
     for p in (1e-12, 2**-28, 0.25, 0.5, 0.9, 1 - 1e-12):
         for q in (0.1, 1.7, 1e10):
-            for eps in (5e-324, 1e-6, 1.0):
-                both_passes(torch.zeros(4096), p, q, eps)
-    return dense, strided, len(set(map(id, kernels)))
+            for eps, scale in ((5e-324, 1.0), (1e-6, 0.3), (1.0, 1e30)):
+                both_passes(torch.zeros(4096), p, q, eps, scale=scale)
+    numbers = len(set(map(id, kernels)))
+    kernels.clear()
+    for dtype in DTYPES:
+        for q in (1.0, 1.7):
+            both_passes(torch.zeros(4096, dtype=dtype), 0.5, q, scale=torch.ones(()))
+    return dense, strided, numbers, [kernel.asm["ptx"] for kernel in kernels]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +82,8 @@ def compiled(tmp_path_factory):
 
 
 def test_every_path_compiles(compiled):
-    dense, strided, _ = compiled
-    assert [".entry kernel" in ptx for ptx in dense + strided] == [True] * (24 + 8)
+    dense, strided, _, scaled = compiled
+    assert [".entry kernel" in ptx for ptx in dense + strided + scaled] == [True] * (24 + 8 + 16)
 
 
 def test_multiples_of_a_half_need_no_exponential(compiled):
@@ -106,12 +111,14 @@ def test_new_numbers_compile_nothing(compiled):
 def test_nothing_waits_for_the_gpu(q):
     inputs = [(torch.randn(32, 64, 9, 9, device="cuda"), dims) for dims in ((), (2, 3))]
     inputs.append((inputs[0][0].to(memory_format=torch.channels_last), ()))
-    seed = torch.tensor([1], device="cuda")
+    seed, scale = torch.tensor([1], device="cuda"), torch.tensor(0.3, device="cuda")
+    layer = Sparseout(0.5, q, scale="rms")
 
     def run():
         for x, dims in inputs:
-            gpu.forward(x, 0.5, q, seed, dims)
-            gpu.backward(x, x, 0.5, q, seed, "detached", 1e-6, dims)
+            gpu.forward(x, 0.5, q, seed, dims, scale)
+            gpu.backward(x, x, 0.5, q, seed, "detached", 1e-6, dims, scale)
+            layer(x)
 
     run()
     torch.cuda.set_sync_debug_mode("error")

@@ -16,6 +16,7 @@ ORDER = [
     "derivatives",
     "expression",
     "operators",
+    "running",
     "functional",
     "layers",
     "schedule",

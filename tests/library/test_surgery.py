@@ -382,3 +382,41 @@ def test_a_model_that_was_compiled_and_run_sees_the_change_and_its_undoing(way, 
     assert torch.equal(compiled(x), clean)
     assert torch.equal(CHANGES[change](compiled).model(x), zeros)
     assert torch.equal(compiled(x), clean)
+
+
+@pytest.mark.parametrize("scale", [0.25, "rms"])
+@pytest.mark.parametrize("action", ["swap", "insert"])
+def test_the_new_layers_have_the_scale(action, scale):
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.1), nn.Sequential(nn.ReLU(), nn.Dropout1d(0.3)))
+    before = set(model.state_dict())
+    if action == "swap":
+        report = sparseout.swap_dropout(model, 1.5, scale=scale)
+    else:
+        report = sparseout.insert_after(model, nn.ReLU, q=1.5, p=0.1, scale=scale)
+    assert [new.scale for *_, new in report.changes] == [scale] * 2
+    assert repr(report).count(f"scale={scale!r}") == 2
+    assert [change["new"]["scale"] for change in report.to_dict()["changes"]] == [scale] * 2
+    applied = surgery.apply_report(model, json.loads(json.dumps(report.to_dict()))).model
+    assert repr(applied) == repr(report.model)
+    added = {f"{name}{'' if action == 'swap' else '.sparseout'}.running_rms" for name, *_ in report.changes}
+    assert set(report.model.state_dict()) == set(applied.state_dict()) == before | (added if scale == "rms" else set())
+    assert set(sparseout.restore(applied).state_dict()) == before
+
+
+def test_a_running_scale_lies_where_the_model_does():
+    for report in (
+        sparseout.swap_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).to("meta"), 1.5, scale="rms"),
+        sparseout.insert_after(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).to("meta"), nn.ReLU, q=1.5, p=0.5, scale="rms"),
+    ):
+        assert {tensor.device.type for tensor in report.model.state_dict().values()} == {"meta"}
+
+
+def test_a_layer_of_ones_own_need_not_know_the_scale():
+    class Plain(Sparseout):
+        def __init__(self, p, q, inplace):
+            super().__init__(p, q, inplace)
+
+    model = nn.Sequential(LockedDropout(0.2), Marker(0.3))
+    mapping = {Marker: Plain, LockedDropout: lambda old: LockedSparseout(old.dropout, 1.0, scale=3.0)}
+    report = sparseout.swap_dropout(model, 1.5, scale="rms", mapping=mapping)
+    assert [layer.scale for layer in report.model] == [3.0, "rms"]

@@ -11,6 +11,11 @@ import sparseout
 from sparseout import LockedSparseout, Sparseout, surgery
 
 
+class Exact(Sparseout):
+    def __init__(self, p, q, inplace):
+        super().__init__(p, q, inplace, gradient="exact")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -25,6 +30,13 @@ from sparseout import LockedSparseout, Sparseout, surgery
         ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must lead from classes"),
         ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must lead from classes"),
         ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be given, because LockedDropout has no attribute p"),
+        ({"scale": 0}, ValueError, "scale must be 'rms' or a positive finite number, got 0"),
+        ({"scale": "mean"}, TypeError, "scale must be 'rms' or a positive finite number, got 'mean'"),
+        (
+            {"scale": "rms", "mapping": {LockedDropout: Exact}, "p": 0.5},
+            ValueError,
+            "gradient must be 'detached' with scale='rms'",
+        ),
         ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must lead to layers of Sparseout, got ReLU"),
     ],
 )
@@ -45,6 +57,7 @@ def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, mess
         ({"q": -1}, ValueError, "q must be"),
         ({"p": None}, TypeError, "p must be"),
         ({"where": 5}, TypeError, "where must be"),
+        ({"scale": -1.0}, ValueError, "scale must be 'rms' or a positive finite number, got -1.0"),
         ({"model": None}, TypeError, "model must be"),
     ],
 )

@@ -144,6 +144,16 @@ def test_the_layers_are_dropout_while_warming_up_and_the_aim_moves_along_the_ram
     assert trained.model[2].q < 2
 
 
+def test_layers_that_measure_in_their_own_unit_reach_the_target_too():
+    trained = Trained(noises=1)
+    trained.model[2].scale = "rms"
+    target = SparsityTarget(trained.model, 0.6)
+    trained.step(target, 1500)
+    assert trained.measured()["2"] == pytest.approx(0.6, abs=0.02)
+    assert (trained.model[2].scale, trained.model[2].q != 2.0) == ("rms", True)
+    assert 0 < trained.model[2].running_rms != 1
+
+
 def test_only_one_step_in_every_is_watched():
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, 0.5, every=3)

@@ -66,17 +66,18 @@ def forward(
     p: float,
     q: float,
     seed: Tensor | int,
+    scale: float | Tensor,
     shared_dims: tuple[int, ...],
     backend: Backend,
     output: Tensor | None = None,
 ) -> Tensor:
     """`reference.forward`, by the backend that was chosen; on the CPU into `output` where it is given."""
     if backend == "cpu":
-        return cpu.forward(input, p, q, int(seed), shared_dims, output)
+        return cpu.forward(input, p, q, int(seed), shared_dims, float(scale), output)
     if backend == "gpu":
         assert isinstance(seed, Tensor)
-        return gpu.forward(input, p, q, seed, shared_dims)
-    return reference.forward(input, p, q, seed, shared_dims)
+        return gpu.forward(input, p, q, seed, shared_dims, scale)
+    return reference.forward(input, p, q, seed, shared_dims, scale)
 
 
 def backward(
@@ -85,6 +86,7 @@ def backward(
     p: float,
     q: float,
     seed: Tensor | int,
+    scale: float | Tensor,
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...],
@@ -93,10 +95,10 @@ def backward(
     """`reference.backward`, by the backend that was chosen; by the reference where autograd or a transform must follow it."""
     if backend != "reference" and is_plain(grad) and not torch.is_grad_enabled():
         if backend == "cpu":
-            return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims)
+            return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims, float(scale))
         assert isinstance(seed, Tensor)
-        return gpu.backward(grad, input, p, q, seed, gradient, eps, shared_dims)
-    return reference.backward(grad, input, p, q, seed, gradient, eps, shared_dims)
+        return gpu.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
+    return reference.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -17,13 +17,13 @@ static void NAME(product)(const T* x, T* y, const uint32_t* words, int count, co
   EACH y[i] = x[i] * (words[i] >= s->threshold ? scale : (T)0);
 }
 
-// y = x + sign(x) |x|^(q/2) n
+// y = x + sign(x) |x|^(q/2) (c n)
 INLINE void NAME(forward)(const T* x, const T* powers, T* y, const uint32_t* words, int count, const settings* s, int k) {
-  T up = (T)s->up;
+  T up = (T)s->up, down = (T)s->down;
   EACH {
     T power = k == GENERAL ? powers[i] : NAME(power_by)(k, ABS(x[i]));
     if (k == 0) power = x[i] == 0 ? (T)0 : power;
-    y[i] = x[i] + COPYSIGN(power, x[i]) * (words[i] >= s->threshold ? up : (T)-1);
+    y[i] = x[i] + COPYSIGN(power, x[i]) * (words[i] >= s->threshold ? up : down);
   }
 }
 

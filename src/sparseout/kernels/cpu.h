@@ -21,7 +21,7 @@ typedef struct {
   int product;         // y = x * noise
   int path;            // k where the exponent is k / 4, else GENERAL
   double scale;        // 1 / (1 - p)
-  double up;           // p / (1 - p)
+  double up, down;     // p / (1 - p) and -1; times the coefficient in the forward pass
   double exponent, high, low;  // q / 2 or (q - 2) / 2; as a sum whose first part has few bits
   double eps, coefficient;
   power_tables tables;

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseout import reference
+from sparseout.kernels import unit
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -39,11 +40,18 @@ used = len(AVAILABLE) - 1  # the number of the instruction set that calls use; t
 
 
 def forward(
-    input: Tensor, p: float, q: float, seed: int, shared_dims: tuple[int, ...] = (), output: Tensor | None = None
+    input: Tensor,
+    p: float,
+    q: float,
+    seed: int,
+    shared_dims: tuple[int, ...] = (),
+    scale: float = 1.0,
+    output: Tensor | None = None,
 ) -> Tensor:
     """`reference.forward` on the CPU, into `output` where it is given; that may be `input`."""
     output = torch.empty_like(input) if output is None else output
-    _run(None, input, output, p, q, seed, q / 2, 0.0, 0.0, shared_dims)
+    coefficient, _ = unit.absorb(1.0, 0.0, scale, q, input.dtype)
+    _run(None, input, output, p, q, seed, q / 2, 0.0, coefficient, shared_dims)
     return output
 
 
@@ -56,10 +64,11 @@ def backward(
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...] = (),
+    scale: float = 1.0,
 ) -> Tensor:
     """`reference.backward` on the CPU."""
     output = torch.empty_like(grad)
-    coefficient = q / 2 if gradient == "exact" else 1.0
+    coefficient, eps = unit.absorb(q / 2 if gradient == "exact" else 1.0, eps, scale, q, grad.dtype)
     _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient, shared_dims)
     return output
 

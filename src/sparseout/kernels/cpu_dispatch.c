@@ -73,8 +73,8 @@ static void prepare_power(settings* s) {
   if (size > 3.6) t->first = UINT32_MAX, t->range = 0;
 }
 
-static settings prepare(int dtype, uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps,
-                        double coefficient, int instruction_set) {
+static settings prepare(int dtype, int is_forward, uint64_t seed, uint64_t threshold, int product, double p, double exponent,
+                        double eps, double coefficient, int instruction_set) {
   settings s = {.threshold = (uint32_t)threshold, .product = product, .exponent = exponent, .eps = eps, .coefficient = coefficient};
   if (threshold > UINT32_MAX) s.all_dropped = 1, s.threshold = 1;
   for (uint32_t round = 0; round < 7; ++round) {
@@ -83,7 +83,10 @@ static settings prepare(int dtype, uint64_t seed, uint64_t threshold, int produc
   }
   int wide = dtype == FLOAT64;
   s.scale = p < 1 ? (wide ? 1 / (1 - p) : (double)(1.0f / (float)(1 - p))) : 1;
-  s.up = p < 1 ? fmax(p / (1 - p), wide ? DBL_MIN : FLT_MIN) : 0;  // never 0: an infinite power would make NaN of it
+  double smallest = wide ? DBL_MIN : FLT_MIN, largest = wide ? DBL_MAX : FLT_MAX, factor = is_forward ? coefficient : 1;
+  // Neither 0 nor infinite: an infinite power or a power of 0 would make NaN of it.
+  s.up = p < 1 ? fmin(fmax(p / (1 - p) * factor, smallest), largest) : 0;
+  s.down = -factor;
   double quarters = 4 * exponent;
   s.path = quarters == floor(quarters) && quarters >= -4 && quarters <= 8 ? (int)quarters : GENERAL;
   // Looking up is faster than a fourth root or a reciprocal.
@@ -145,14 +148,14 @@ static void advise(void* output, size_t bytes) {
 }
 
 // grad is null in the forward pass. layout is null where all are contiguous.
-// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward.
+// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward. coefficient: of the power.
 EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, const int64_t* layout, int ndim,
                           uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps, double coefficient,
                           int threads, int instruction_set) {
   if (count == 0) return;
   tensors t = {.dtype = dtype, .grad = grad, .input = input, .output = output, .count = count};
   if (layout) lay_out(&t, layout, ndim);
-  settings s = prepare(dtype, seed, threshold, product, p, exponent, eps, coefficient, instruction_set);
+  settings s = prepare(dtype, grad == NULL, seed, threshold, product, p, exponent, eps, coefficient, instruction_set);
   range_function* run = chosen(instruction_set);
   advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
   int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparseout import reference
+from sparseout.kernels import unit
 
 _BLOCK = 2048  # elements a program, a multiple of 32: 16 a thread
 _WARPS = 4
@@ -29,12 +30,12 @@ def _why_missing() -> str:
 MISSING = _why_missing()
 
 
-def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...]) -> Tensor:
-    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed`, which stays there."""
+def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...], scale: float | Tensor = 1.0) -> Tensor:
+    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed` or `scale`, which stay there."""
     output = torch.empty_like(input)
     if reference.is_product(p, q):
         return _launch(None, input, output, p, seed, shared_dims)
-    return _launch(input, None, output, p, seed, shared_dims, q / 2)
+    return _launch(input, None, output, p, seed, shared_dims, q, scale)
 
 
 def backward(
@@ -46,13 +47,14 @@ def backward(
     gradient: str,
     eps: float,
     shared_dims: tuple[int, ...],
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
     """`reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
     if input is None or reference.is_product(p, q):
         return _launch(None, grad, output, p, seed, shared_dims)
     coefficient = q / 2 if gradient == "exact" else 1.0
-    return _launch(input, grad, output, p, seed, shared_dims, (q - 2) / 2, eps, coefficient)
+    return _launch(input, grad, output, p, seed, shared_dims, q, scale, eps, coefficient)
 
 
 def _launch(
@@ -62,7 +64,8 @@ def _launch(
     p: float,
     seed: Tensor,
     shared_dims: tuple[int, ...],
-    exponent: float = 0.0,
+    q: float = 2.0,
+    scale: float | Tensor = 1.0,
     eps: float = 0.0,
     coefficient: float = 1.0,
 ) -> Tensor:
@@ -75,13 +78,17 @@ def _launch(
     up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
     strides = tuple((output if tensor is None else tensor).stride() for tensor in (output, input, grad))
     sizes, walks, reach = _walk(output.shape, strides, shared_dims)
+    exponent = q / 2 if grad is None else (q - 2) / 2
     quarters = 4 * exponent
+    if not isinstance(scale, Tensor):
+        coefficient, eps = unit.absorb(coefficient, eps, scale, q, output.dtype)
     with torch.cuda.device_of(output):
         kernel[(-(-count // _BLOCK),)](
             input,
             grad,
             output,
             seed,
+            scale if isinstance(scale, Tensor) else None,
             sizes,
             *walks,
             count,

@@ -126,12 +126,30 @@ def power(x, exponent, quarters: tl.constexpr):
     return result
 
 
+@triton.jit
+def normal(x):
+    """The nearest normal number to `x >= 0`."""
+    if x.dtype == tl.float64:
+        result = tl.minimum(tl.maximum(x, 2.2250738585072014e-308), 1.7976931348623157e308)
+    else:
+        result = tl.minimum(tl.maximum(x, 1.1754943508222875e-38), 3.4028234663852886e38)
+    return result
+
+
+@triton.jit
+def absorb(c, eps, scale, exponent):
+    """`unit.absorb` for a scale on the device, where `exponent` is the bits of `1 - q/2`."""
+    s = normal(scale.to(c.dtype))
+    return tl.where(c > 0, normal(c * normal(any_power(s, exponent))), 0.0), normal(eps * s)
+
+
 @triton.jit(do_not_specialize=["threshold", "up", "exponent", "eps", "coefficient"])
 def kernel(
     input_pointer,  # None where the result is the gradient times the mask
     grad_pointer,  # None in the forward pass
     output_pointer,
     seed_pointer,
+    scale_pointer,  # None where `coefficient` and `eps` are in the unit already
     sizes,
     input_strides,
     grad_strides,
@@ -163,15 +181,20 @@ def kernel(
     if grad_pointer is not None:
         grad = tl.load(grad_pointer + offset_of(position, sizes, grad_strides), inside).to(dtype)
 
-    noise = tl.where(kept, number(up, dtype), 0.0 if input_pointer is None else -1.0)
+    c, shift = number(coefficient, dtype), number(eps, dtype)
+    if scale_pointer is not None:
+        one: tl.constexpr = 1.0 if grad_pointer is None else 0.0
+        rest = (one - number(exponent, tl.float64)).to(tl.int64, bitcast=True)
+        c, shift = absorb(c, shift, tl.load(scale_pointer), rest)
     if input_pointer is None:
-        output = grad * noise
+        output = grad * tl.where(kept, number(up, dtype), 0.0)
     elif grad_pointer is None:
         size = power(tl.abs(x), exponent, quarters)
+        noise = tl.where(kept, normal(number(up, dtype) * c), -c)
         output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
     else:
-        c = number(coefficient, dtype)
-        size = power(tl.abs(x) + number(eps, dtype), exponent, quarters)
+        noise = tl.where(kept, number(up, dtype), -1.0)
+        size = power(tl.abs(x) + shift, exponent, quarters)
         scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
         largest: tl.constexpr = 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38
         factor = tl.maximum(1 + scaled * noise, -largest, propagate_nan=tl.PropagateNan.ALL)

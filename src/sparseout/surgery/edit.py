@@ -1,8 +1,9 @@
-"""The two changes that surgery makes in a model, and their undoing. Neither adds or moves a key of the `state_dict`."""
+"""The two changes that surgery makes in a model, and their undoing. No key of the `state_dict` moves, and only layers add any."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from typing import Any
 
@@ -27,6 +28,7 @@ def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
     """Put `new` in the place of the one module that goes by `names`; return that module, which `new.replaced` keeps."""
     old = model.get_submodule(names[0])
     new.replaced = (old,)
+    _move(model, new)
     _put(model, names, old, new)
     return old
 
@@ -34,6 +36,7 @@ def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
 def insert(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
     """Let `new` act on what the module that goes by `names` returns, as its submodule; return the module."""
     module = model.get_submodule(names[0])
+    _move(model, new)
     new.train(module.training)
     module.add_module(INSERTED, new)
     kind: Any = type(module)
@@ -83,6 +86,13 @@ def restore(model: nn.Module) -> nn.Module:
 
 def _is_changed(module: nn.Module) -> bool:
     return isinstance(module, Followed) or (isinstance(module, Sparseout) and bool(module.replaced))
+
+
+def _move(model: nn.Module, new: Sparseout) -> None:
+    # A running scale must lie where `DistributedDataParallel` broadcasts from.
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    if tensor is not None:
+        new.to(tensor.device)
 
 
 def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> None:

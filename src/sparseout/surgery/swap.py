@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from torch import jit, nn
 
-from sparseout.checks import check_p, check_q
+from sparseout.checks import check_layer_scale, check_p, check_q
 from sparseout.layers import Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import edit
 from sparseout.surgery.report import SwapReport, Unreachable, perform
@@ -30,15 +30,16 @@ def swap_dropout(
     q: float,
     *,
     p: float | None = None,
+    scale: float | Literal["rms"] = 1.0,
     where: Where = None,
     mapping: Mapping[type[nn.Module], Callable[..., Sparseout]] | None = None,
     inplace: bool = False,
 ) -> SwapReport:
     """Replace `nn.Dropout`, `nn.Dropout1d`, `2d` and `3d` in `model` by `Sparseout`, `Sparseout1d`, `2d` and `3d`.
 
-    Each new layer keeps the `p`, `inplace`, hooks and mode of the old one; the `state_dict` keeps its keys. The old module is
-    kept as `layer.replaced[0]`, outside the model's modules, for `restore`. A module that goes by several names is replaced by
-    one layer.
+    Each new layer keeps the `p`, `inplace`, hooks and mode of the old one; the `state_dict` keeps its keys, to which
+    `scale="rms"` adds each layer's `running_rms`. The old module is kept as `layer.replaced[0]`, outside the model's modules, for
+    `restore`. A module that goes by several names is replaced by one layer.
 
     Left alone and named in the report: modules that drop out inside one call (`nn.LSTM(dropout=...)`, `nn.MultiheadAttention`,
     also where an `nn.TransformerEncoderLayer` holds it), `nn.AlphaDropout`, subclasses with a `forward` of their own, and what
@@ -48,10 +49,11 @@ def swap_dropout(
         model: any module that holds others.
         q: norm of the new layers, at least 0.
         p: drop probability of the new layers in [0, 1]. Default: each one's own.
+        scale: unit in which the new layers measure `|x|`, a positive number or `"rms"`: see `Sparseout`.
         where: which modules: a pattern of their names such as `"encoder.*"` (`*` matches dots too), or a function of name and
             module. Default: all.
         mapping: further classes of dropout, each with a class of layer, which is built from the old module's `p` and `inplace`,
-            or with a function from the old module to its layer.
+            or with a function from the old module to its layer, which keeps its own `q`, `p` and `scale`.
         inplace: change `model` instead of a copy.
 
     Returns:
@@ -74,7 +76,7 @@ def swap_dropout(
     1 swapped
       4: Dropout(p=0.5, inplace=False) -> Sparseout(p=0.3, q=1.5)
     """
-    q, p = check_q(q), p if p is None else check_p(p)
+    q, p, scale = check_q(q), p if p is None else check_p(p), check_layer_scale(scale)
     selects, kinds = _selector(where), {**_KINDS, **_check_mapping(mapping)}
     plan: Plan = []
     unreachable: list[Unreachable] = []
@@ -86,7 +88,7 @@ def swap_dropout(
         if reason := _why_not(module, known, kinds, names[0]):
             unreachable.append(Unreachable(names[0], reason))
         elif known:
-            plan.append((names, _build(kinds[known], module, q, p)))
+            plan.append((names, _build(kinds[known], module, q, p, scale)))
     if any("" in names for names, _ in plan):
         raise ValueError(f"model must hold the dropout to be swapped, got a {type(model).__name__} itself: use Sparseout instead")
     return perform(model, "swap", plan, unreachable, inplace)
@@ -98,14 +100,16 @@ def insert_after(
     *,
     q: float,
     p: float,
+    scale: float | Literal["rms"] = 1.0,
     where: Where = None,
     inplace: bool = False,
 ) -> SwapReport:
     """Let `Sparseout(p, q)` act on what each module of class `kind` returns: for models that have activations but no dropout.
 
     The layer becomes the submodule `sparseout` of the activation, and the activation's class a subclass of what it was, which
-    calls it: the object stays the same and the `state_dict` keeps its keys. An activation that has several names, or that a
-    model calls several times, gets one layer, which draws anew at each call. Those that have a layer already are left alone.
+    calls it: the object stays the same and the `state_dict` keeps its keys, to which `scale="rms"` adds each layer's
+    `running_rms`. An activation that has several names, or that a model calls several times, gets one layer, which draws anew at
+    each call. Those that have a layer already are left alone.
 
     Args:
         model: any module.
@@ -113,7 +117,7 @@ def insert_after(
             `print(model)`.
         q: norm, at least 0.
         p: drop probability in [0, 1].
-        where, inplace: see `swap_dropout`.
+        scale, where, inplace: see `swap_dropout`.
 
     Returns, warns, raises:
         As `swap_dropout`.
@@ -127,7 +131,7 @@ def insert_after(
     >>> report.model.state_dict().keys() == model.state_dict().keys()
     True
     """
-    q, p = check_q(q), check_p(p)
+    q, p, scale = check_q(q), check_p(p), check_layer_scale(scale)
     kinds, selects = _check_kinds(kind), _selector(where)
     plan: Plan = []
     unreachable: list[Unreachable] = []
@@ -145,15 +149,16 @@ def insert_after(
         elif isinstance(module, nn.Sequential):
             unreachable.append(Unreachable(names[0], f"{type(module).__name__} is a sequence: name the class of its last module"))
         else:
-            plan.append((names, Sparseout(p, q)))
+            plan.append((names, Sparseout(p, q, scale=scale)))
     return perform(model, "insert", plan, unreachable, inplace)
 
 
-def _build(kind: Any, old: Any, q: float, p: float | None) -> Sparseout:
+def _build(kind: Any, old: Any, q: float, p: float | None, scale: float | Literal["rms"]) -> Sparseout:
     if isinstance(kind, type):
         if p is None and not hasattr(old, "p"):
             raise ValueError(f"p must be given, because {type(old).__name__} has no attribute p to keep, got None")
         built: Sparseout = kind(p=old.p if p is None else p, q=q, inplace=getattr(old, "inplace", False))
+        built.scale = scale  # not by its class, which may be one of the user's that has no such argument
         return built
     new = kind(old)
     if not isinstance(new, Sparseout):

@@ -1,0 +1,246 @@
+"""`scale="rms"`: a layer's own running root mean square, its one state, updated after use and once a step."""
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import sparseout
+from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, kernels
+from sparseout.running import sample
+
+KINDS = [
+    (Sparseout, (4, 3)),
+    (Sparseout1d, (4, 3, 5)),
+    (Sparseout2d, (4, 3, 5, 6)),
+    (Sparseout3d, (4, 3, 2, 5, 6)),
+    (LockedSparseout, (7, 2, 3)),
+]
+
+
+@pytest.fixture(params=["default", "reference"], autouse=True)
+def _backend(request, monkeypatch):
+    if request.param == "reference":
+        monkeypatch.setattr(kernels, "ASKED", "reference")
+
+
+def batch(size, seed=1, shape=(20, 9)):
+    """A batch whose root mean square is `size`."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return x * (size / x.square().mean().sqrt())
+
+
+def rms(x):
+    return x.double().square().mean().sqrt().item()
+
+
+def seeded(op, *arguments, **settings):
+    torch.manual_seed(3)
+    return op(*arguments, **settings)
+
+
+@pytest.mark.parametrize(("kind", "shape"), KINDS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_first_batch_has_its_own_and_later_ones_what_was_learnt(kind, shape, inplace):
+    layer = kind(0.4, 1.5, inplace, scale="rms")
+    square = None
+    for i, size in enumerate([0.03, 4.0, 0.5]):
+        x = batch(size, i, shape)
+        scale = size if square is None else math.sqrt(square)
+        expected = seeded(sparseout.sparseout, x, 0.4, 1.5, scale=scale, shared_dims=layer.shared_dims)
+        leaf = x.clone().requires_grad_()
+        y = seeded(layer, leaf * 1)
+        torch.testing.assert_close(y.detach(), expected, rtol=1e-5, atol=1e-6 * size)
+        square = size**2 if square is None else 0.9 * square + 0.1 * size**2
+        assert layer.running_rms.item() == pytest.approx(math.sqrt(square), rel=1e-5)
+        before = layer.running_rms.clone()
+        y.sum().backward()
+        assert torch.equal(layer.running_rms, before)
+
+
+def test_q_means_the_same_at_any_magnitude():
+    for q in (1.0, 3.0):
+        small, large = (Sparseout(0.5, q, scale="rms") for _ in range(2))
+        for i in range(5):
+            x = batch(1.0, i)
+            y, other = seeded(small, x / 1024), seeded(large, x * 1024)
+            torch.testing.assert_close(y * 2**20, other, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_a_batch_without_a_scale_counts_for_nothing(bad):
+    layer = Sparseout(0.4, 1.5, scale="rms")
+    x = torch.zeros(20, 9)
+    x[3, 4] = bad
+    layer(x)
+    assert layer.running_rms == 0
+    for size in (0.3, 2.0):
+        layer(batch(size))
+        known = layer.running_rms.item()
+        layer(x)
+        assert layer.running_rms.item() == known > 0
+    layer(torch.ones(0, 9))
+    assert layer.running_rms.item() == known
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype_and_layout_is_measured(dtype):
+    for x in (batch(3.0).to(dtype).t(), batch(3.0, shape=(40, 9)).to(dtype)[::2, 1:], batch(3.0, shape=(1,)).to(dtype)[0]):
+        layer = Sparseout(0.4, 1.5, scale="rms")
+        layer(x)
+        assert layer.running_rms.dtype == torch.float32
+        assert layer.running_rms.item() == pytest.approx(rms(x), rel=1e-5)
+
+
+LARGE = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.t(),
+    "sliced": lambda x: torch.cat([x, 9 * x], dim=1)[:, :256],
+    "expanded": lambda x: x[:, None].expand(-1, 3, -1),
+    "half": lambda x: x.half(),
+}
+
+
+@pytest.mark.parametrize("layout", LARGE)
+def test_the_sample_of_a_large_batch_sees_all_of_its_units(layout):
+    units = torch.where(torch.arange(256) % 16 == 0, 8.0, 0.1)  # a step of a power of two would see these alone, or none
+    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(1.0, shape=(512, 256)) * units
+    layer(LARGE[layout](x))
+    assert layer.running_rms.item() == pytest.approx(rms(x), rel=0.1)
+    assert 2731 <= sample(x).numel() <= 5461
+
+
+@pytest.mark.parametrize(("kind", "shape"), KINDS)
+def test_the_state_dict_holds_it_and_brings_it_back(kind, shape):
+    assert not kind().state_dict()
+    layer, other = (kind(0.4, 1.5, scale="rms") for _ in range(2))
+    for i in range(3):
+        layer(batch(0.3, i, shape))
+    assert list(layer.state_dict()) == ["running_rms"]
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.running_rms, layer.running_rms)
+    x = batch(0.2, 9, shape)
+    for _ in range(2):
+        assert torch.equal(seeded(layer, x), seeded(other, x))
+        assert torch.equal(other.running_rms, layer.running_rms)
+    layer.scale = 2.0
+    assert not layer.state_dict()
+    layer.scale = "rms"
+    assert layer.state_dict() == {"running_rms": 0}
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"])
+def test_a_copy_learns_on_its_own(make):
+    layer = Sparseout(0.4, 1.5, scale="rms")
+    layer(batch(0.3))
+    other, before = make(layer), layer.running_rms.clone()
+    assert other.scale == "rms"
+    assert torch.equal(other.running_rms, before)
+    other(batch(5.0))
+    assert torch.equal(layer.running_rms, before)
+    assert not torch.equal(other.running_rms, before)
+
+
+def test_evaluation_changes_nothing():
+    layer, x = Sparseout(0.4, 1.5, scale="rms").eval(), batch(0.3)
+    assert layer(x) is x
+    assert layer.running_rms == 0
+    layer.train()(x)
+    before = layer.running_rms.clone()
+    assert layer.eval()(x * 9).equal(x * 9)
+    assert torch.equal(layer.running_rms, before)
+
+
+def network():
+    layers = [nn.Linear(9, 9), Sparseout(0.4, 1.0, scale="rms"), nn.Tanh(), nn.Linear(9, 9), Sparseout(0.4, 3.0, scale="rms")]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(*(layer.apply(_reset) for layer in layers))
+
+
+def _reset(layer):
+    if isinstance(layer, nn.Linear):
+        layer.reset_parameters()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("known", [False, True], ids=["first", "later"])
+def test_checkpointing_changes_neither_gradients_nor_what_is_learnt(known, use_reentrant):
+    results = []
+    for run in (lambda model, x: model(x), lambda model, x: checkpoint(model, x, use_reentrant=use_reentrant)):
+        model = network()
+        if known:
+            model(batch(30.0))
+        inputs = [batch(size, 7).requires_grad_() for size in (0.2, 5.0)]
+        torch.manual_seed(4)
+        # Both batches are seen before either is computed again.
+        sum(run(model, x).square().sum() for x in inputs).backward()
+        results.append([leaf.grad for leaf in (*inputs, *model.parameters())] + [model[1].running_rms, model[4].running_rms])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_two_networks_with_one_seed_are_recomputed_each_with_its_own(use_reentrant):
+    grads = []
+    for run in (lambda layer, x: layer(x), lambda layer, x: checkpoint(layer, x, use_reentrant=use_reentrant)):
+        inputs = [batch(size).requires_grad_() for size in (0.1, 10.0)]
+        outputs = [seeded(run, Sparseout(0.4, 1.0, scale="rms"), x * 1) for x in inputs]
+        sum(y.sum() for y in outputs).backward()
+        grads.append([x.grad for x in inputs])
+    torch.testing.assert_close(*grads)
+
+
+def test_the_exact_gradient_is_refused_by_name():
+    message = r"gradient must be 'detached' with scale='rms', got 'exact': at q = 3 a few units would grow without bound"
+    with pytest.raises(ValueError, match=message):
+        Sparseout(scale="rms", gradient="exact")
+    layer = Sparseout(gradient="exact")
+    with pytest.raises(ValueError, match=message):
+        layer.scale = "rms"
+    assert layer.scale == 1
+    layer = Sparseout(scale="rms")
+    layer.gradient = "exact"
+    with pytest.raises(ValueError, match=message):
+        layer(torch.ones(3))
+
+
+@pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
+def test_a_compiled_layer_learns_the_same():
+    torch._dynamo.reset()
+    eager, layer = (Sparseout(0.4, 1.5, scale="rms") for _ in range(2))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for i in range(3):
+        x = batch(0.3 * (i + 1), i).requires_grad_()
+        results = []
+        for op in (eager, compiled):
+            y = seeded(op, x)
+            results.append((y.detach(), *torch.autograd.grad(y.sum(), x)))
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(layer.running_rms, eager.running_rms)
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, use_reentrant):
+    torch._dynamo.reset()
+    results = []
+    for run in (lambda op, x: op(x), lambda op, x: checkpoint(op, x, use_reentrant=use_reentrant)):
+        layer = Sparseout(0.4, 1.0, scale="rms")
+        compiled = torch.compile(layer, backend=compiler)
+        inputs = [batch(size).requires_grad_() for size in (0.1, 10.0)]
+        torch.manual_seed(3)
+        sum(run(compiled, x * 1).sum() for x in inputs).backward()
+        results.append([*(x.grad for x in inputs), layer.running_rms])
+    torch.testing.assert_close(*results)
+    torch._dynamo.reset()
