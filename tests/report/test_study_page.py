@@ -106,6 +106,13 @@ def test_runs_with_targets_are_a_curve_of_their_own():
     assert finding(curve) == "driven to a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
 
 
+def test_a_scale_that_older_records_lack_sets_curves_apart():
+    curves = series(settings([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
+    assert [(curve.label, curve.x) for curve in curves] == [("scale rms", [1.0, 2.0]), ("scale 1", [1.0, 2.0, 3.0])]
+    found = compare(settings([*RECORDS, *(record(q, s, 0.5, scale="rms") for q in (1.0, 2.0) for s in (0, 1))]), "test_loss")
+    assert [each.label for each in found] == ["q = 1 (scale rms)", "q = 1 (scale 1)", "q = 3 (scale 1)"]
+
+
 def test_a_target_out_of_reach_is_said():
     (curve,) = series(settings([driven(0.6, 0, 0.6), driven(0.9, 0, 0.7, out_of_reach=True)]))
     assert finding(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")

@@ -11,6 +11,7 @@ from sparseout.cli import main
 from sparseout.studies import commands
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.studies.config import UserError
+from sparseout.studies.language import LanguageConfig
 
 CHANGED = {
     "q": 1.5,
@@ -21,6 +22,7 @@ CHANGED = {
     "threads": 2,
     "precision": "bf16",
     "target_sparsity": 0.6,
+    "scale": "rms",
     "dataset": "mnist",
     "hidden": 64,
     "epochs": 3,
@@ -43,8 +45,8 @@ def test_what_a_target_ignores_is_not_in_the_name():
     assert AutoencoderConfig(q=1.5, **OF_A_TARGET).run == AutoencoderConfig(q=1.5).run
     assert AutoencoderConfig(target_sparsity=0.6, q=1).run == AutoencoderConfig(target_sparsity=0.6).run
     for noise in ("none", "dropout"):
-        assert AutoencoderConfig(noise=noise, target_sparsity=0.6).run == AutoencoderConfig(noise=noise).run
-    assert not {"target_sparsity", *OF_A_TARGET} & set(AutoencoderConfig().to_dict())
+        assert AutoencoderConfig(noise=noise, target_sparsity=0.6, scale="rms").run == AutoencoderConfig(noise=noise).run
+    assert not {"target_sparsity", "scale", *OF_A_TARGET} & set(AutoencoderConfig().to_dict())
     assert AutoencoderConfig(target_sparsity=0.6, measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
 
 
@@ -73,6 +75,8 @@ def test_the_noise_layer():
     layer = AutoencoderConfig(q=1.5, p=0.25, gradient="exact").noise_layer()
     assert isinstance(layer, sparseout.Sparseout)
     assert (layer.q, layer.p, layer.gradient) == (1.5, 0.25, "exact")
+    assert (layer.scale, AutoencoderConfig(scale="rms").noise_layer().scale) == (1.0, "rms")
+    assert {layer.scale for layer in LanguageConfig(scale="rms").noises()} == {"rms"}
     assert isinstance(AutoencoderConfig(noise="none").noise_layer(), nn.Identity)
     assert isinstance(AutoencoderConfig(noise="dropout").noise_layer(), nn.Dropout)
 

@@ -48,7 +48,7 @@ def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
 def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
-    settings = {"epochs": 2, "batch_size": 50, "hidden": 16, "target_sparsity": 0.6}  # 29 steps an epoch
+    settings = {"epochs": 2, "batch_size": 50, "hidden": 16, "target_sparsity": 0.6, "scale": "rms"}  # 29 steps an epoch
     expected, history = run(tmp_path / "whole", **settings)
     left, original = stop, AutoencoderLearner.update
 
@@ -105,6 +105,8 @@ def test_settled_is_when_the_last_miss_was():
         (["--target-sparsity", "1.2"], r"target_sparsity must be a sparsity in \(0, 1\), or 0 for none, got 1.2"),
         (["--target-sparsity", "0.5", "--measure", "gini"], r"measure must be one of 'hoyer', 'zeros', got 'gini'"),
         (["--target-sparsity", "0.5", "--q-min", "3", "--q-max", "2"], r"q_min must be below q_max, got 3 and 2"),
+        (["--scale", "rms", "--gradient", "exact"], r"gradient must be 'detached' with scale 'rms', got 'exact'"),
+        (["--scale", "2"], r"scale must be one of '1', 'rms', got '2'"),
         (["--target-sparsity", "0.5", "--gradient", "exact"], r"gradient must be 'detached' with target_sparsity, got 'exact'"),
     ],
 )

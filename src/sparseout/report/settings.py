@@ -22,10 +22,15 @@ RESULTS += ("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance
 # What the settings of one curve differ in, and what else only a run that is driven to a target has.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
 OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max")
+ABSENT = {"scale": "1"}  # what records that lack a setting have
 _NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.
-IGNORED = {"sparseout": {"noise"}, "dropout": {"noise", "gradient"}, "none": {"noise", "gradient", "p", "p_hidden"}}
+IGNORED = {
+    "sparseout": {"noise"},
+    "dropout": {"noise", "gradient", "scale"},
+    "none": {"noise", "gradient", "scale", "p", "p_hidden"},
+}
 _TITLES = {"sparseout": "Sparseout", "dropout": "nn.Dropout", "none": "no noise"}
 
 
@@ -47,6 +52,10 @@ class Setting:
         if self.values["noise"] != "sparseout":
             return None
         return "target_sparsity" if "target_sparsity" in self.values else "q"
+
+    def get(self, name: str) -> Any:
+        """The value of a setting."""
+        return self.values.get(name, ABSENT.get(name))
 
     @property
     def x(self) -> float:
@@ -109,7 +118,7 @@ def settings(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
 def varying(settings: Sequence[Setting]) -> list[str]:
     """The settings other than those of `AXES` in which these differ."""
     names = dict.fromkeys(name for setting in settings for name in setting.values if name not in AXES)
-    values = {name: {repr(setting.values.get(name)) for setting in settings if _has(setting, name)} for name in names}
+    values = {name: {repr(setting.get(name)) for setting in settings if _has(setting, name)} for name in names}
     return [name for name in names if len(values[name]) > 1]
 
 
@@ -162,11 +171,12 @@ def series(settings: Sequence[Setting]) -> list[Series]:
     names = {kind: varying(members) for kind, members in kinds.items()}
     for setting in settings:
         noise, axis = setting.values["noise"], setting.axis
-        values = {name: setting.values[name] for name in names[noise, axis] if name not in IGNORED[noise]}
+        values = {name: setting.get(name) for name in names[noise, axis] if name not in IGNORED[noise]}
         parts = [] if axis and values else [_TITLES[noise]]
         if axis == "target_sparsity" and ("sparseout", "q") in kinds:
             parts = ["driven to a target"]
-        parts += [value if isinstance(value, str) else f"{name} {value}" for name, value in values.items()]
+        named = (name in ABSENT or not isinstance(value, str) for name, value in values.items())
+        parts += [f"{name} {value}" if named else value for named, (name, value) in zip(named, values.items(), strict=True)]
         label = ", ".join(parts)
         groups.setdefault(label, Series(label, [])).settings.append(setting)
     return list(groups.values())

@@ -212,7 +212,7 @@ def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
     """The setting, and what both it and the baseline have in common that other pairs have not."""
     own = f"q = {setting.x:g}" if setting.axis == "q" else setting.name
     ignored = IGNORED[setting.values["noise"]] - {"p"} | IGNORED[baseline.values["noise"]]
-    common = [f"{name} {baseline.values[name]}" for name in names if name not in ignored]
+    common = [f"{name} {baseline.get(name)}" for name in names if name not in ignored]
     return f"{own} ({', '.join(common)})" if common else own
 
 

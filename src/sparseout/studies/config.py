@@ -19,6 +19,7 @@ from sparseout.report.settings import OF_A_TARGET
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
+Scale = Literal["1", "rms"]
 
 
 class UserError(Exception):
@@ -41,6 +42,7 @@ class Config:
         measure: of the target: 'hoyer' or 'zeros'
         q_min: lower bound of a q that is driven
         q_max: upper bound of a q that is driven
+        scale: unit of the activations in Sparseout: '1', or 'rms', the running root mean square of the layer's input
     """
 
     study: ClassVar[str]
@@ -56,6 +58,7 @@ class Config:
     measure: Measure = "hoyer"
     q_min: float = 0.3
     q_max: float = 4.0
+    scale: Scale = "1"
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -66,11 +69,14 @@ class Config:
         check_number("seed", self.seed, 0, 2**63 - 1, "an integer in [0, 2^63 - 1]")
         self._check_at_least_1("threads")
         # What the noise ignores is set to what it amounts to, so that equal runs have equal names.
-        ignored = {"sparseout": {}, "dropout": {"q": 2, "gradient": "detached"}, "none": {"p": 0, "q": 2, "gradient": "detached"}}
+        dropout = {"q": 2, "gradient": "detached", "scale": "1"}
+        ignored = {"sparseout": {}, "dropout": dropout, "none": {"p": 0, **dropout}}
         for name, value in ignored[self.noise].items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "p", check_p(self.p))
         object.__setattr__(self, "q", check_q(self.q))
+        if self.scale == "rms" and self.gradient == "exact":
+            raise ValueError("gradient must be 'detached' with scale 'rms', got 'exact': a few units would grow without bound")
         self._check_target()
 
     def _check_target(self) -> None:
@@ -98,9 +104,11 @@ class Config:
             check_number(name, getattr(self, name), sys.float_info.min, sys.float_info.max, "a positive number")
 
     def to_dict(self) -> dict[str, Any]:
-        """The study's name, then each setting; those of a target where there is one."""
+        """The study's name, then each setting; a target's, and a scale other than 1, only where there is one."""
         settings = {"study": self.study, **dataclasses.asdict(self)}
-        return {name: value for name, value in settings.items() if self.target_sparsity or name not in OF_A_TARGET}
+        unused = [] if self.target_sparsity else [*OF_A_TARGET]
+        unused += ["scale"] if self.scale == "1" else []
+        return {name: value for name, value in settings.items() if name not in unused}
 
     @property
     def run(self) -> str:
@@ -128,8 +136,13 @@ class Config:
         text = " ".join(map(str, (purpose, self.seed, *place)))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
+    @property
+    def layer_scale(self) -> float | Literal["rms"]:
+        """`scale`, as the layers take it."""
+        return "rms" if self.scale == "rms" else 1.0
+
     def noise_layer(self) -> nn.Module:
         """The layer that these settings put in the dropout place; it draws from its device's default generator."""
         if self.noise == "sparseout":
-            return Sparseout(self.p, self.q, gradient=self.gradient)
+            return Sparseout(self.p, self.q, gradient=self.gradient, scale=self.layer_scale)
         return nn.Dropout(self.p) if self.noise == "dropout" else nn.Identity()

@@ -105,7 +105,9 @@ class LanguageConfig(Config):
     def _noise(self, place: str, p: float) -> nn.Module:
         if self.where not in (place, "both") or self.noise == "dropout":
             return LockedDropout(p)
-        return LockedSparseout(p, self.q, gradient=self.gradient) if self.noise == "sparseout" else nn.Identity()
+        if self.noise == "none":
+            return nn.Identity()
+        return LockedSparseout(p, self.q, gradient=self.gradient, scale=self.layer_scale)
 
 
 class LanguageLearner(Learner):
