@@ -59,12 +59,12 @@ def test_the_first_result_is_within_twenty_lines():
     assert "tensor(" in "\n".join(README.splitlines()[:20])
 
 
-QUESTIONS = (ROOT / "docs" / "questions.md").read_text()
-COMMANDS = re.findall(r"^    (sparseout results .*)\n\n```\n((?:.*\n)*?)```", QUESTIONS, re.MULTILINE)
+PRINTED = re.compile(r"^    (sparseout results .*)\n\n```\n((?:.*\n)*?)```", re.MULTILINE)
+QUESTIONS, TARGETS = (PRINTED.findall((ROOT / "docs" / page).read_text()) for page in ("questions.md", "target.md"))
 
 
-@pytest.mark.parametrize(("command", "shown"), COMMANDS)
-def test_what_the_two_questions_found_is_what_the_records_say(command, shown, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "shown"), [*QUESTIONS, *TARGETS])
+def test_what_a_page_prints_is_what_the_records_say(command, shown, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(command.split()[1:]) == 0
     assert capsys.readouterr().out == shown
@@ -82,4 +82,26 @@ def test_a_question_is_asked_with_five_seeds_and_two_baselines(study):
 
 
 def test_the_page_of_the_questions_prints_both():
-    assert [command.split()[2] for command, _ in COMMANDS] == ["results/image-cifar10"] * 2 + ["results/language-ptb"]
+    assert [command.split()[2] for command, _ in QUESTIONS] == ["results/image-cifar10"] * 2 + ["results/language-ptb"]
+
+
+DRIVEN = sorted((ROOT / "results" / "targets").iterdir())
+
+
+@pytest.mark.parametrize("folder", DRIVEN, ids=lambda folder: folder.name)
+def test_five_targets_within_what_q_reaches_are_reached_in_the_first_half_of_training(folder):
+    records = read_lines(folder / "results.jsonl")
+    fixed = [record["hoyer"] for record in records if "control" not in record]
+    driven = [record for record in records if "control" in record]
+    low, high = min(fixed), max(fixed)
+    assert high - low > 0.1
+    assert len({record["target_sparsity"] for record in driven}) == 5
+    assert len({(record["target_sparsity"], record["seed"]) for record in driven}) == len(driven) == 15
+    for record in driven:
+        assert low + 0.1 * (high - low) <= record["target_sparsity"] <= high - 0.1 * (high - low)
+        assert abs(record["control"]["achieved"] - record["target_sparsity"]) <= 0.02
+        assert record["control"]["settled"] <= 0.5
+
+
+def test_the_page_of_targets_prints_each_network():
+    assert sorted(command.split()[2] for command, _ in TARGETS) == [f"results/targets/{folder.name}" for folder in DRIVEN]
