@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparseout.bench.op import Row
-from sparseout.report.figure import COLOURS, GREY
-from sparseout.report.files import write_whole
+from sparseout.report.figure import COLOURS, GREY, save
 
 # Told apart by marker and dash too, for eyes and printers without colour.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -61,12 +59,7 @@ def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -
     styles = _styles(op_rows, step_rows)
     _draw_op(left, op_rows, styles)
     _draw_steps(right, step_rows, styles)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=160, format="png")
-    write_whole(path, png.getvalue())
+    save(figure, path)
 
 
 def size(elements: int) -> str:

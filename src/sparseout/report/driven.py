@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.report import statistics
-from sparseout.report.figure import COLOURS, GREY, finish
-from sparseout.report.files import Location, write_whole
+from sparseout.report.figure import COLOURS, GREY, save
+from sparseout.report.files import Location
 from sparseout.report.settings import Setting, series, settings
+from sparseout.target.sparsity import TOLERANCE
 
 LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}
-TOLERANCE = 0.02
 
 
 def write_driven(
@@ -62,10 +61,7 @@ def write_driven(
     axes[5].axis("off")
     marks = [axes[1].plot([], [], color=colour, linewidth=3, label=f"{x:g}")[0] for x, colour in colours.items()]
     axes[5].legend(handles=marks, title="target", loc="center left", frameon=False)
-    finish(axes[:5])
-    png = io.BytesIO()
-    figure.savefig(png, dpi=160, format="png")
-    write_whole(path, png.getvalue())
+    save(figure, path)
 
 
 def _draw_reach(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.report import statistics
@@ -43,17 +43,17 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     profiled = next((curve for curve in curves if curve.axis), None)
     if profiled:
         _draw_profiles(middle, profiled, profiled.label if len(curves) > 1 else None)
-    finish((left, middle, right))
-    png = io.BytesIO()
-    figure.savefig(png, dpi=160, format="png")
-    write_whole(path, png.getvalue())
+    save(figure, path)
 
 
-def finish(panels: Iterable[Any]) -> None:
-    """Give the panels of a figure their common look."""
-    for axes in panels:
+def save(figure: Any, path: Location, dpi: int = 160) -> None:
+    """Give the panels of a figure their common look, and write it as PNG."""
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=dpi, format="png")
+    write_whole(path, png.getvalue())
 
 
 def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from sparseout.report.files import write_whole
+from sparseout.report.figure import save
 from sparseout.studies.records import Record
 
 LABELS = {
@@ -29,12 +28,7 @@ def write_figure(draw: Callable[[list[Record], Any], None], rows: list[Record], 
     """Let `draw` fill a figure of four panels' width, and write it."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     draw(rows, figure)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120, format="png")
-    write_whole(path, png.getvalue())
+    save(figure, path, dpi=120)
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> Table:
