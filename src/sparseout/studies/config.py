@@ -83,7 +83,9 @@ class Config:
         """Check the target, and set what has no meaning with or without one to its default."""
         below_1 = math.nextafter(1.0, 0.0)
         target = check_number("target_sparsity", self.target_sparsity, 0, below_1, "a sparsity in (0, 1), or 0 for none")
-        low, high = check_number("q_min", self.q_min, 0, sys.float_info.max, "a norm of at least 0"), check_q(self.q_max)
+        bounds = {name: getattr(self, name) for name in ("q_min", "q_max")}
+        norm = "a finite norm of at least 0"
+        low, high = (check_number(name, value, 0, sys.float_info.max, norm) for name, value in bounds.items())
         if not low < high:
             raise ValueError(f"q_min must be below q_max, got {low:g} and {high:g}")
         if self.noise != "sparseout":
