@@ -211,8 +211,7 @@ class _Channelwise(_Structured):
         eps: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        settings: dict[str, Any] = {"scale": scale, "gradient": gradient, "eps": eps, "generator": generator}
-        super().__init__(p, q, inplace, shared_dims=self._positions, **settings)
+        super().__init__(p, q, inplace, scale=scale, gradient=gradient, eps=eps, shared_dims=self._positions, generator=generator)
 
 
 class Sparseout1d(_Channelwise):
@@ -319,7 +318,6 @@ class LockedSparseout(_Structured):
     ) -> None:
         # Counted so that the time steps of one sequence are found too.
         time = -2 if batch_first else 0
-        settings: dict[str, Any] = {"scale": scale, "gradient": gradient, "eps": eps, "generator": generator}
-        super().__init__(p, q, inplace, shared_dims=(time,), **settings)
+        super().__init__(p, q, inplace, scale=scale, gradient=gradient, eps=eps, shared_dims=(time,), generator=generator)
         self.batch_first = batch_first
         self._shapes = ("(N, T, F)" if batch_first else "(T, N, F)", "(T, F)")

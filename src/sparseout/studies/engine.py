@@ -76,6 +76,8 @@ class Engine:
                 if learner.control:
                     metrics["q"] = learner.control.q
                 self._end_epoch(learner, folder, at, metrics, events)
+        if learner.control:
+            learner.control.target.stop()
         results = learner.same(learner.results())
         if learner.control:
             results |= learner.control.results(results)

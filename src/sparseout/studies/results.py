@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
-from sparseout.report.settings import RESULTS, Setting, finding, series, settings, varying
+from sparseout.report.settings import RESULTS, Series, Setting, finding, series, settings, varying
 from sparseout.report.table import COLUMNS, with_reach
 from sparseout.studies.config import UserError
 from sparseout.studies.place import location
@@ -64,9 +64,10 @@ def results(
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
-    named = labelled(groups)
+    curves = series(groups)
+    named = labelled(curves)
     _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
-    for curve in series(groups):
+    for curve in curves:
         if curve.axis == "target_sparsity":
             console.print(finding(curve), soft_wrap=True, highlight=False)
     for comparison in statistics.compare(groups, score):
@@ -123,9 +124,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def labelled(groups: Sequence[Setting]) -> list[tuple[str, Setting]]:
+def labelled(curves: Sequence[Series]) -> list[tuple[str, Setting]]:
     """The settings in the order of their curves, each with what sets it apart."""
-    curves = series(groups)
     several = len(curves) > 1
     found = []
     for curve in curves:
