@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparseout.target.controller import Controller
@@ -15,36 +15,66 @@ from sparseout.target.controller import Controller
 SAMPLES = 400
 
 
-def run(slope: float, lag: float, noise: float, drift: float, target: float, seed: int = 0) -> tuple[list[float], Controller]:
-    """What a plant `lag dh/dt = 0.45 + slope (2 - q) - h`, which begins away from its balance, does under the controller."""
-    draws, controller = random.Random(seed), Controller(2.0, 0.3, 4.0)
-    h, path = 0.45 + drift, []
-    for sample in range(SAMPLES):
-        balance = 0.45 + slope * (2 - controller.dial) + drift * math.exp(-sample / 30)
-        h += (balance - h) / (lag * (1 + sample / SAMPLES))
-        path.append(h)
-        controller.observe(h + draws.gauss(0, noise))
-        controller.steer(target)
-    return path, controller
+@dataclasses.dataclass
+class Plant:
+    """`lag dh/dt = 0.45 + slope (2 - q) - h`, for the `q` of `delay` samples ago.
+
+    Its balance comes back from `drift` at first, where `h` begins, and creeps by so much over all samples, ever more slowly;
+    `h` wanders besides, as an optimizer's weights do.
+    """
+
+    slope: float
+    lag: float
+    noise: float
+    drift: float
+    creep: float = 0.0
+    wander: float = 0.0
+    delay: int = 0
+
+    def run(self, target: float) -> tuple[list[float], Controller]:
+        """What it does under the controller, whose samples are noisy."""
+        draws, controller = random.Random(0), Controller(2.0, 0.3, 4.0)
+        h, wandering, path, dials = 0.45 + self.drift, 0.0, [], [2.0] * (self.delay + 1)
+        for sample in range(SAMPLES):
+            balance = 0.45 + self.slope * (2 - dials[-1 - self.delay]) + self.drift * math.exp(-sample / 30)
+            balance += self.creep * math.log1p(20 * sample / SAMPLES) / math.log(21)
+            h += (balance - h) / (self.lag * (1 + sample / SAMPLES))
+            wandering = 0.93 * wandering + self.wander * draws.gauss(0, math.sqrt(1 - 0.93**2))
+            path.append(h + wandering)
+            controller.observe(path[-1] + draws.gauss(0, self.noise))
+            controller.steer(target)
+            dials.append(controller.dial)
+        return path, controller
 
 
-@settings(max_examples=60, deadline=None)
+# It may swing without end, and on one side of its target alone.
+SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
-    slope=st.floats(0.05, 0.3),
-    lag=st.floats(2, 40),
-    noise=st.floats(0, 0.005),
-    drift=st.floats(-0.15, 0.15),
+    plant=st.builds(
+        Plant,
+        slope=st.floats(0.05, 0.3),
+        lag=st.floats(2, 40),
+        noise=st.floats(0, 0.005),
+        drift=st.floats(-0.3, 0.15),
+        creep=st.floats(-0.1, 0.1),
+        wander=st.floats(0, 0.002),
+        delay=st.integers(0, 5),
+    ),
     way=st.floats(-0.8, 0.8),
 )
-def test_a_target_within_the_reach_of_q_is_reached_and_held(slope, lag, noise, drift, way):
-    target = 0.45 + slope * (1.7 if way > 0 else 2) * way
-    path, _ = run(slope, lag, noise, drift, target)
+@example(SWINGING, way=0.6)
+def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, way):
+    target = 0.45 + plant.creep + plant.slope * (1.7 if way > 0 else 2) * way
+    path, _ = plant.run(target)
     assert max(abs(h - target) for h in path[-SAMPLES // 5 :]) < 0.02
 
 
 @pytest.mark.parametrize("target", [0.05, 0.95])
 def test_a_target_beyond_the_reach_of_q_leaves_it_at_its_bound_and_does_not_wind_up(target):
-    _, controller = run(0.1, 10, 0.002, 0.1, target)
+    _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(target)
     assert controller.dial == (0.3 if target > 0.5 else 4.0)
     assert controller.at_bound > SAMPLES / 2
     for _ in range(60):  # the target comes within reach: the dial leaves the bound within a few samples
@@ -54,7 +84,7 @@ def test_a_target_beyond_the_reach_of_q_leaves_it_at_its_bound_and_does_not_wind
 
 
 def test_a_controller_goes_on_from_its_fields():
-    _, controller = run(0.1, 10, 0.002, 0.1, 0.5)
+    _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(0.5)
     copy = Controller(**dataclasses.asdict(controller))
     for each in (controller, copy):
         each.observe(0.47)

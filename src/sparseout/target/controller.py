@@ -8,8 +8,9 @@ import math
 SLOPE = 0.15  # sparseness that one unit of q changes, to begin with: about what an autoencoder shows
 SHARE = 0.1  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
 SHORTEST = 8  # samples of the horizon
-PATIENCE = 3  # horizons of error on one side before the steps grow
-NOISE = 10  # deviations of the error ahead that noise alone makes, for a horizon of one sample
+PATIENCE = 3  # horizons: an error on one side for longer asks for larger steps, one that changes sides sooner for smaller ones
+CLOSE = 0.005  # an error that asks for neither
+FAR = 0.1  # an error ahead that is taken for one already
 GAINS = (0.25, 8.0)
 
 
@@ -19,17 +20,16 @@ class Controller:
 
     It is a proportional-integral controller in its velocity form: what is kept is the dial itself, inside its bounds, so that
     nothing winds up while it lies against one. The network answers as a slow, drifting lag of unknown slope and delay. `h` is
-    smoothed over a quarter of `T`, `T` grows with the samples, and `K = gain / (slope T)`: the gain halves when the error ahead
-    changes its sign within a horizon, which is how an oscillation begins, and grows where it stays on one side.
+    smoothed over a quarter of `T`, `T` grows with the samples, and `K = gain / (slope T)`: the gain halves when the error changes
+    its sign within three horizons, as in an oscillation, and grows where it stays on one side for longer.
 
     Attributes:
         dial: the value to set: more of it makes the measured value fall.
         low, high: its bounds.
         samples: how many were taken.
         smoothed, trend: the measured value and its change a sample, both smoothed.
-        variance: of the samples around what is smoothed.
         gain: of the steps, relative to the slope that is assumed at first.
-        side, since: sign of the last error ahead that stood out of the noise, and for how many samples it has been that.
+        side, since: sign of the last error that was not small, and for how many samples it has been that, or since the gain grew.
         at_bound: for how many samples the dial has lain against a bound that keeps it from its target.
     """
 
@@ -39,7 +39,6 @@ class Controller:
     samples: int = 0
     smoothed: float = math.nan
     trend: float = 0.0
-    variance: float = 0.0
     gain: float = 2.0
     side: int = 0
     since: int = 0
@@ -52,12 +51,16 @@ class Controller:
         before = measured if math.isnan(self.smoothed) else self.smoothed
         self.smoothed = before + share * (measured - before)
         self.trend += share * (self.smoothed - before - self.trend)
-        self.variance += share * ((measured - before) ** 2 - self.variance)
+
+    def correct(self, by: float) -> None:
+        """Take into account that what was measured is wrong by so much."""
+        self.smoothed += by
 
     def steer(self, target: float) -> None:
         """Move the dial by one step."""
-        ahead = self.smoothed - target + self.horizon * self.trend
-        self._adapt(ahead)
+        error = self.smoothed - target
+        ahead = error + self.horizon * self.trend
+        self._adapt(ahead if abs(ahead) > FAR else error)
         wanted = self.dial + self.gain / (SLOPE * self.horizon) * ahead
         self.dial = min(self.high, max(self.low, wanted))
         held = (wanted < self.low and self.smoothed < target) or (wanted > self.high and self.smoothed > target)
@@ -68,14 +71,19 @@ class Controller:
         """`T`, in samples."""
         return max(SHORTEST, SHARE * self.samples)
 
-    def _adapt(self, ahead: float) -> None:
+    @property
+    def now(self) -> float:
+        """The smoothed value, less the lag of its smoothing."""
+        return self.smoothed + (self.horizon / 4 - 1) * self.trend
+
+    def _adapt(self, error: float) -> None:
         """Smaller steps after a quick change of sign, larger ones after none for long while the dial was free to move."""
         self.since += 1
-        if abs(ahead) < NOISE * math.sqrt(self.variance / self.horizon):
+        if abs(error) < CLOSE:
             return
-        side = 1 if ahead > 0 else -1
+        side = 1 if error > 0 else -1
         if side != self.side:
-            if self.side and self.since < self.horizon:
+            if self.side and self.since < PATIENCE * self.horizon:
                 self._scale(0.5)
             self.side, self.since = side, 0
         elif self.since > PATIENCE * self.horizon and self.low < self.dial < self.high:

@@ -188,11 +188,12 @@ class SparsityTarget:
         for name, value in measured.items():
             if name not in self._controllers or not math.isfinite(value):
                 continue
-            if name in evaluated and math.isfinite(evaluated[name]):
-                weight = WEIGHT if self.steps else 1.0
-                self._bias[name] += weight * (evaluated[name] - value - self._bias[name])
             controller = self._controllers[name]
             controller.observe(value + self._bias[name])
+            if math.isfinite(evaluated.get(name, math.nan)):
+                change = (WEIGHT if self.steps else 1.0) * (evaluated[name] - controller.now)
+                self._bias[name] += change
+                controller.correct(change)
             if self.steps >= self.warmup:
                 controller.steer(self._aim(name))
                 if self.steps >= self.warmup + self.ramp:
