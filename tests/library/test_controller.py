@@ -65,7 +65,7 @@ SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5
     ),
     way=st.floats(-0.8, 0.8),
 )
-@example(SWINGING, way=0.6)
+@example(plant=SWINGING, way=0.6)
 def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, way):
     target = 0.45 + plant.creep + plant.slope * (1.7 if way > 0 else 2) * way
     path, _ = plant.run(target)
