@@ -6,12 +6,12 @@ import dataclasses
 import math
 
 SLOPE = 0.15  # sparseness that one unit of q changes, to begin with: about what an autoencoder shows
-SHARE = 0.1  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
+SHARE = 0.05  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
 SHORTEST = 8  # samples of the horizon
 PATIENCE = 3  # horizons: an error on one side for longer asks for larger steps, one that changes sides sooner for smaller ones
 CLOSE = 0.005  # an error that asks for neither
 FAR = 0.1  # an error ahead that is taken for one already
-GAINS = (0.25, 8.0)
+GAINS = (0.5, 8.0)
 
 
 @dataclasses.dataclass
@@ -28,6 +28,7 @@ class Controller:
         low, high: its bounds.
         samples: how many were taken.
         smoothed, trend: the measured value and its change a sample, both smoothed.
+        past: the measured value, smoothed over a quarter of all samples.
         gain: of the steps, relative to the slope that is assumed at first.
         side, since: sign of the last error that was not small, and for how many samples it has been that, or since the gain grew.
         at_bound: for how many samples the dial has lain against a bound that keeps it from its target.
@@ -39,6 +40,7 @@ class Controller:
     samples: int = 0
     smoothed: float = math.nan
     trend: float = 0.0
+    past: float = math.nan
     gain: float = 2.0
     side: int = 0
     since: int = 0
@@ -51,10 +53,12 @@ class Controller:
         before = measured if math.isnan(self.smoothed) else self.smoothed
         self.smoothed = before + share * (measured - before)
         self.trend += share * (self.smoothed - before - self.trend)
+        self.past = self.smoothed if self.samples <= 4 else self.past + 4 / self.samples * (self.smoothed - self.past)
 
     def correct(self, by: float) -> None:
         """Take into account that what was measured is wrong by so much."""
         self.smoothed += by
+        self.past += by
 
     def steer(self, target: float) -> None:
         """Move the dial by one step."""
@@ -70,6 +74,11 @@ class Controller:
     def horizon(self) -> float:
         """`T`, in samples."""
         return max(SHORTEST, SHARE * self.samples)
+
+    @property
+    def pace(self) -> float:
+        """How much the measured value changes in as many samples as there were, at the pace of the last quarter."""
+        return 4 * (self.smoothed - self.past)
 
     @property
     def now(self) -> float:

@@ -275,7 +275,7 @@ class SparsityTarget:
         module = self._module(name)
         error = target - controller.smoothed
         # Not even three times the training so far would get there.
-        coming = 2 * controller.samples * math.copysign(1.0, error) * controller.trend
+        coming = 2 * math.copysign(1.0, error) * controller.pace
         stalled = controller.at_bound > max(LONGEST, controller.samples / 2) and coming < abs(error)
         missed = abs(error) > TOLERANCE
         return Reach(
