@@ -90,3 +90,23 @@ def test_a_controller_goes_on_from_its_fields():
         each.observe(0.47)
         each.steer(0.5)
     assert copy == controller
+
+
+@pytest.mark.parametrize("change", [0.0, 0.05, 0.2])
+def test_the_pace_is_seen_through_noise(change):
+    """Of a value that changes by `change log(samples)`, which is `change` in as many samples as there were."""
+    draws, controller = random.Random(0), Controller(2.0, 0.3, 4.0)
+    for sample in range(1, SAMPLES):
+        controller.observe(0.3 + change * math.log(sample) + draws.gauss(0, 0.01))
+        if sample > SAMPLES / 4:
+            assert controller.pace == pytest.approx(change, rel=0.35, abs=0.02)
+
+
+def test_a_correction_leaves_the_pace_as_it_is():
+    controller = Controller(2.0, 0.3, 4.0)
+    for sample in range(1, SAMPLES):
+        controller.observe(0.3 + 0.1 * math.log(sample))
+    pace, trend, now = controller.pace, controller.trend, controller.now
+    controller.correct(0.05)
+    assert (controller.pace, controller.trend) == (pytest.approx(pace), trend)
+    assert controller.now == pytest.approx(now + 0.05) == pytest.approx(0.35 + 0.1 * math.log(SAMPLES - 1), abs=0.001)

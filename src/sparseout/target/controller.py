@@ -29,6 +29,7 @@ class Controller:
         samples: how many were taken.
         smoothed, trend: the measured value and its change a sample, both smoothed.
         past: the measured value, smoothed over a quarter of all samples.
+        pace: its change in as many samples as there were, as the last half of them goes.
         gain: of the steps, relative to the slope that is assumed at first.
         side, since: sign of the last error that was not small, and for how many samples it has been that, or since the gain grew.
         at_bound: for how many samples the dial has lain against a bound that keeps it from its target.
@@ -41,6 +42,7 @@ class Controller:
     smoothed: float = math.nan
     trend: float = 0.0
     past: float = math.nan
+    pace: float = 0.0
     gain: float = 2.0
     side: int = 0
     since: int = 0
@@ -53,7 +55,9 @@ class Controller:
         before = measured if math.isnan(self.smoothed) else self.smoothed
         self.smoothed = before + share * (measured - before)
         self.trend += share * (self.smoothed - before - self.trend)
-        self.past = self.smoothed if self.samples <= 4 else self.past + 4 / self.samples * (self.smoothed - self.past)
+        quarter = 4 / max(4, self.samples)
+        self.past = self.smoothed if self.samples == 1 else self.past + quarter * (self.smoothed - self.past)
+        self.pace += quarter * (4 * (self.smoothed - self.past) - self.pace)
 
     def correct(self, by: float) -> None:
         """Take into account that what was measured is wrong by so much."""
@@ -74,11 +78,6 @@ class Controller:
     def horizon(self) -> float:
         """`T`, in samples."""
         return max(SHORTEST, SHARE * self.samples)
-
-    @property
-    def pace(self) -> float:
-        """How much the measured value changes in as many samples as there were, at the pace of the last quarter."""
-        return 4 * (self.smoothed - self.past)
 
     @property
     def now(self) -> float:
