@@ -107,7 +107,7 @@ def test_settled_is_when_the_last_miss_was():
         (["--target-sparsity", "0.5", "--q-max", "-1"], r"q_max must be a finite norm of at least 0, got -1"),
         (["--target-sparsity", "0.5", "--q-min", "inf"], r"q_min must be a finite norm of at least 0, got inf"),
         (["--target-sparsity", "0.5", "--q-min", "3", "--q-max", "2"], r"q_min must be below q_max, got 3 and 2"),
-        (["--scale", "rms", "--gradient", "exact"], r"gradient must be 'detached' with scale 'rms', got 'exact'"),
+        (["--scale", "rms", "--gradient", "exact"], r"gradient must be 'detached' with scale='rms', got 'exact'"),
         (["--scale", "2"], r"scale must be one of '1', 'rms', got '2'"),
         (["--target-sparsity", "0.5", "--gradient", "exact"], r"gradient must be 'detached' with target_sparsity, got 'exact'"),
     ],

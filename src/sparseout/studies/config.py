@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from sparseout.checks import Gradient, check_choice, check_number, check_p, check_q
+from sparseout.checks import Gradient, check_choice, check_number, check_p, check_q, check_rms_gradient
 from sparseout.layers import Sparseout
 from sparseout.report.settings import OF_A_TARGET
 
@@ -75,8 +75,8 @@ class Config:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "p", check_p(self.p))
         object.__setattr__(self, "q", check_q(self.q))
-        if self.scale == "rms" and self.gradient == "exact":
-            raise ValueError("gradient must be 'detached' with scale 'rms', got 'exact': a few units would grow without bound")
+        if self.scale == "rms":
+            check_rms_gradient(self.gradient)
         self._check_target()
 
     def _check_target(self) -> None:
