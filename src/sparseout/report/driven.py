@@ -50,6 +50,7 @@ def write_driven(
             axes[4].annotate(f"{q:g}", (x, y), xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY)
     title = MEASURES[measure]
     axes[0].set(xlabel=f"target {title}", ylabel=f"{title} on the test data")
+    axes[0].locator_params(axis="x", nbins=6)
     axes[4].set(xlabel=f"{title} on the test data")
     names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", "q over training")
     for place, name in enumerate((*names, _loss(driven, histories)[1], statistics.TITLES[score].capitalize())):
