@@ -126,3 +126,10 @@ def test_the_readme_says_how_far_from_their_targets_the_runs_ended():
     assert len(DRIVEN) == 4
     found = f"The largest miss of the {len(driven)} runs is {max(misses):.3f}, their median {statistics.median(misses):.3f}"
     assert found in text
+
+
+def test_the_page_of_the_scale_prints_three_seeds_of_each_setting():
+    assert [command.split()[2] for command, _ in SCALES] == ["results/scale-english"]
+    records = read_lines(ROOT / "results" / "scale-english" / "results.jsonl")
+    found = sorted((record.get("scale", "1"), record["q"], record["seed"]) for record in records)
+    assert found == sorted(itertools.product(("1", "rms"), (1, 1.5, 2, 3), range(3)))
