@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparseout import Probe
 from sparseout.studies import language, text
 from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
 from sparseout.studies.config import UserError
@@ -257,6 +258,33 @@ class TestAveraging:
             language.perplexity(language.judge(run.averaged.module, corpus.valid, language.COLUMNS)[0])
         )
 
+    @staticmethod
+    @torch.no_grad()
+    def look(network, forward, run):
+        """The sparseness of the layers that are driven, and the logits."""
+        with Probe(network, run.control.target.layers) as probe:
+            logits = [forward(batch).logits for batch in run.clean_batches()]
+            return [layer.hoyer for layer in probe.summary().layers], logits
+
+    @pytest.mark.parametrize("averaging", [False, True])
+    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus):
+        run = learner(corpus, target_sparsity=0.5)
+        run.averaged = language.average(run.network)
+        with torch.no_grad():
+            for weight in run.averaged.module.parameters():
+                weight.mul_(3)
+        judged = run.averaged.module if averaging else run.network
+        run.averaged = run.averaged if averaging else None
+        before = weights(run)
+        run.network.eval()
+        judged.eval()
+        found, seen = self.look(run.network, run.judged, run)
+        wanted, expected = self.look(judged, judged, run)
+        assert found == wanted
+        assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
+        assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
+        assert run.control.target.forward == run.judged
+
     def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
         run, kept = learner(corpus), []
         for loss in (3.0, 1.0, 2.0):
@@ -310,6 +338,7 @@ def test_the_engine_trains_it(corpus, tmp_path):
 PROCESSES = """
 import sys, torch
 from accelerate import Accelerator
+from sparseout import Probe
 from sparseout.studies import language, text
 generator = torch.Generator().manual_seed(0)
 words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]

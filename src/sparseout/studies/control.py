@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -23,13 +23,14 @@ class Control:
         config: of a run with a target.
         network: holds the layers.
         batches: that the network takes, held out of training, for the sparsity without noise; none where one layer has noise.
+        forward: calls the network on one of these, with the weights whose sparsity is to reach the target.
     """
 
-    def __init__(self, config: Config, network: nn.Module, batches: Sequence[Tensor]) -> None:
+    def __init__(self, config: Config, network: nn.Module, batches: Sequence[Tensor], forward: Callable[[Tensor], Any]) -> None:
         bounds = (config.q_min, config.q_max)
         self.config = config
         self.target = SparsityTarget(
-            network, config.target_sparsity, measure=config.measure, mean=True, q=bounds, loader=batches or None
+            network, config.target_sparsity, measure=config.measure, mean=True, q=bounds, loader=batches or None, forward=forward
         )
         self._q: list[float] = []
         self._measured: list[float] = []

@@ -156,6 +156,12 @@ class LanguageLearner(Learner):
     def clean_batches(self) -> list[Tensor]:
         return [inputs for inputs, _ in _pieces(self.corpus.valid, COLUMNS)]
 
+    def judged(self, inputs: Tensor) -> Any:
+        if self.averaged is None:
+            return super().judged(inputs)
+        # The network's own layers, which are measured, with the averaged weights.
+        return torch.func.functional_call(self.network, dict(self.averaged.module.named_parameters()), (inputs,))
+
     def update(self, step: int) -> tuple[Tensor, int]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.lengths[step] / self.config.bptt

@@ -100,10 +100,16 @@ class Learner(abc.ABC):
         """Inputs of the network that it does not learn from, for the sparsity without noise; none where one layer has noise."""
         return ()
 
+    def judged(self, inputs: Tensor) -> Any:
+        """Call the network with the weights that are judged in the end."""
+        return self.network(inputs)
+
     @functools.cached_property
     def control(self) -> Control | None:
         """What drives `q`, where the run has a target."""
-        return Control(self.config, self.network, self.clean_batches()) if self.config.target_sparsity else None
+        if not self.config.target_sparsity:
+            return None
+        return Control(self.config, self.network, self.clean_batches(), self.judged)
 
     @property
     def device(self) -> torch.device:
