@@ -20,7 +20,6 @@ from sparseout.studies.config import UserError
 from sparseout.studies.engine import Engine
 from sparseout.studies.language import IGNORED, LanguageConfig
 from sparseout.studies.records import RunFolder
-from sparseout.studies.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,17 +29,6 @@ SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4,
 # Settings with which so little text is learned from.
 LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden": 16, "embedding": 16, "p": 0.1, "p_hidden": 0.1, "alpha": 0, "beta": 0}
 LEARNS |= {"p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    """Words that depend on the word before, so that there is something to learn."""
-    generator = torch.Generator().manual_seed(0)
-    chain = [0]
-    for jump in torch.randint(1, 4, (1400,), generator=generator).tolist():
-        chain.append((chain[-1] * 2 + jump) % 17)
-    words = [f"w{number}" for number in chain]
-    return text.index(words[:800], words[800:1100], words[1100:])
 
 
 def learner(corpus, **settings):
@@ -417,45 +405,3 @@ def test_more_processes_than_columns(corpus):
     with pytest.raises(UserError, match="batch_size must be a multiple of the 3 processes, got 4"):
         language.LanguageLearner(config, corpus, language.model(config, corpus), three)
     assert accelerator.num_processes == 1
-
-
-class TestSampling:
-    def network(self, corpus):
-        return language.model(LanguageConfig(**SMALL), corpus)
-
-    def test_the_likeliest_word_at_a_low_temperature(self, corpus):
-        network = self.network(corpus)
-        network.bias.data[3] = 1
-        words = generate(network, corpus.vocabulary, "w1 w2", 5, temperature=0.01, generator=torch.Generator().manual_seed(0))
-        assert words.split() == [corpus.vocabulary[3]] * 5
-
-    def test_draws_follow_the_models_distribution(self, corpus):
-        """Frequencies of the first word within six deviations of the probabilities."""
-        network = self.network(corpus)
-        network.bias.data.normal_(generator=torch.Generator().manual_seed(0))
-        place = {word: number for number, word in enumerate(corpus.vocabulary)}
-        prompt = "w3 w5 w0"
-        logits = network.eval()(torch.tensor([place[word] for word in prompt.split()])[:, None]).logits[-1, 0]
-        expected = (logits / 1.5).softmax(0).detach()
-        generator = torch.Generator().manual_seed(0)
-        drawn = [place[generate(network, corpus.vocabulary, prompt, 1, 1.5, generator)] for _ in range(1000)]
-        found = torch.bincount(torch.tensor(drawn), minlength=len(place)) / 1000
-        assert ((found - expected).abs() < 6 * (expected * (1 - expected) / 1000).sqrt() + 1e-3).all()
-
-    def test_the_same_seed_draws_the_same(self, corpus):
-        network = self.network(corpus)
-        generators = (torch.Generator().manual_seed(seed) for seed in (1, 1, 2))
-        one, two, three = (generate(network, corpus.vocabulary, "w1", 30, generator=generator) for generator in generators)
-        assert one == two != three
-
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({"temperature": 0}, "temperature must be a positive number, got 0"),
-            ({"length": 0}, "length must be an integer of at least 1, got 0"),
-            ({"prompt": "zebra"}, "prompt must have words of the model's vocabulary, which lacks 'zebra'"),
-        ],
-    )
-    def test_bad_settings(self, settings, message, corpus):
-        with pytest.raises(UserError, match=message):
-            generate(self.network(corpus), corpus.vocabulary, **({"prompt": "w1"} | settings))
