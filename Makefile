@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+ENGLISH := --dataset english --batch-size 10 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 --alpha 0 --beta 0
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch] src/sparseout/probe/*.c)
 
 .PHONY: demo test test-slow test-oldest figures questions targets scale glm bench build format clean
@@ -40,17 +41,15 @@ targets: $(VENV)/installed  ## five target sparsities in four networks, and what
 		--seed 0 1 2 --jobs 2 --out runs/targets/digits
 	$(VENV)/bin/sparseout study autoencoder --dataset mnist $(if $(DATA),--data-dir $(DATA)) --epochs 10 --q 0.3 1 2 4 \
 		--target-sparsity 0 0.39 0.52 0.64 0.77 0.90 --seed 0 1 2 --jobs 2 --out runs/targets/mnist
-	$(VENV)/bin/sparseout study language --dataset english --batch-size 10 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 \
-		--alpha 0 --beta 0 --scale rms --q-min 1 --q 1 2 3 --target-sparsity 0 0.47 0.54 0.61 0.68 0.74 \
-		--seed 0 1 2 --jobs 2 --out runs/targets/english
+	$(VENV)/bin/sparseout study language $(ENGLISH) --scale rms --q-min 1 --q 1 2 3 \
+		--target-sparsity 0 0.47 0.54 0.61 0.68 0.74 --seed 0 1 2 --jobs 2 --out runs/targets/english
 	$(VENV)/bin/sparseout study image --dataset cifar10 $(if $(DATA),--data-dir $(DATA)) --train-images 500 --valid-images 100 --batch-size 50 \
 		--epochs 160 --p 0.5 --q-min 1 --q 1 2 4 --target-sparsity 0 0.60 0.65 0.70 0.75 0.80 --seed 0 1 2 --jobs 2 --out runs/targets/cifar10
 	for study in digits mnist english cifar10; do mkdir -p results/targets/$$study; \
 		cp runs/targets/$$study/results.jsonl runs/targets/$$study/sparsity.png results/targets/$$study; done
 
 scale: $(VENV)/installed  ## what the unit of the activations makes of a q in an LSTM, ten minutes on two cores
-	$(VENV)/bin/sparseout study language --dataset english --batch-size 10 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 \
-		--alpha 0 --beta 0 --scale 1 rms --q 1 1.5 2 3 --seed 0 1 2 --jobs 2 --out runs/scale-english
+	$(VENV)/bin/sparseout study language $(ENGLISH) --scale 1 rms --q 1 1.5 2 3 --seed 0 1 2 --jobs 2 --out runs/scale-english
 	mkdir -p results/scale-english
 	cp runs/scale-english/results.jsonl runs/scale-english/sparsity.png results/scale-english
 
