@@ -47,8 +47,9 @@ class Plant:
         return path, controller
 
 
-# It may swing without end, and on one side of its target alone.
+# They may swing without end, and on one side of their target alone.
 SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5)
+SWAYING = Plant(slope=0.26, lag=8, noise=0.0036, drift=0.03, creep=0.1, wander=0.002, delay=5)
 
 
 @settings(max_examples=100, deadline=None)
@@ -66,6 +67,7 @@ SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5
     way=st.floats(-0.8, 0.8),
 )
 @example(plant=SWINGING, way=0.6)
+@example(plant=SWAYING, way=0.8)
 def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, way):
     target = 0.45 + plant.creep + plant.slope * (1.7 if way > 0 else 2) * way
     path, _ = plant.run(target)
