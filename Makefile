@@ -4,7 +4,7 @@ OLDEST := .venv-oldest
 ENGLISH := --dataset english --batch-size 10 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 --alpha 0 --beta 0
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch] src/sparseout/probe/*.c)
 
-.PHONY: demo test test-slow test-oldest figures questions targets scale glm bench build format clean
+.PHONY: demo test test-slow test-oldest figures questions targets warmup scale glm bench build format clean
 
 demo: $(VENV)/installed  ## train an autoencoder on real digits at several q, print the table, write the report
 	$(VENV)/bin/sparseout study autoencoder --dataset digits --q 1 1.5 2 2.5 3 --seed 0 1 2 --epochs 100 --out runs/demo
@@ -47,6 +47,12 @@ targets: $(VENV)/installed  ## five target sparsities in four networks, and what
 		--epochs 160 --p 0.5 --q-min 1 --q 1 2 4 --target-sparsity 0 0.60 0.65 0.70 0.75 0.80 --seed 0 1 2 --jobs 2 --out runs/targets/cifar10
 	for study in digits mnist english cifar10; do mkdir -p results/targets/$$study; \
 		cp runs/targets/$$study/results.jsonl runs/targets/$$study/sparsity.png results/targets/$$study; done
+
+warmup: $(VENV)/installed  ## what the way to a target costs a language model, at once and slowly, twenty minutes on two cores
+	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --q-min 1 --q-max 3 --q 1 2 3 \
+		--target-sparsity 0 0.55 0.68 --warmup 0 150 --ramp 0 450 --seed 0 1 2 --jobs 2 --out runs/warmup-english
+	mkdir -p results/warmup-english
+	cp runs/warmup-english/results.jsonl runs/warmup-english/sparsity.png results/warmup-english
 
 scale: $(VENV)/installed  ## what the unit of the activations makes of a q in an LSTM, ten minutes on two cores
 	$(VENV)/bin/sparseout study language $(ENGLISH) --scale 1 rms --q 1 1.5 2 3 --seed 0 1 2 --jobs 2 --out runs/scale-english

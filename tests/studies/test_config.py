@@ -31,7 +31,7 @@ CHANGED = {
 }
 
 
-OF_A_TARGET = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0}
+OF_A_TARGET = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0, "warmup": 8, "ramp": 16}
 
 
 def test_every_setting_changes_the_name():
@@ -98,6 +98,8 @@ def test_the_grid_has_each_combination_once():
         ({"gradient": "x"}, "gradient must be one of 'detached', 'exact', got 'x'"),
         ({"noise": "x"}, "noise must be one of"),
         ({"dataset": "x"}, "dataset must be one of 'digits', 'mnist', got 'x'"),
+        ({"warmup": -1}, "warmup must be an integer of at least 0, got -1"),
+        ({"ramp": 0.5}, "ramp must be an integer, got 0.5"),
         ({"threads": 0}, "threads must be an integer of at least 1, got 0"),
         ({"hidden": 0}, "hidden must be"),
         ({"epochs": -3}, "epochs must be"),

@@ -49,6 +49,7 @@ def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
 @pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
 def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
     settings = {"epochs": 2, "batch_size": 50, "hidden": 16, "target_sparsity": 0.6, "scale": "rms"}  # 29 steps an epoch
+    settings |= {"warmup": 10, "ramp": 30}
     expected, history = run(tmp_path / "whole", **settings)
     left, original = stop, AutoencoderLearner.update
 
@@ -69,6 +70,23 @@ def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
     expected.pop("provenance"), resumed.pop("provenance")
     assert resumed == expected
     assert resumed_history == history
+
+
+def test_q_is_2_while_it_warms_up_and_then_comes_the_ramp(tmp_path):
+    steps = 29  # of an epoch
+    settings = {"epochs": 60, "batch_size": 50, "target_sparsity": 0.7}
+    at_once, _ = run(tmp_path / "at once", **settings)
+    slowly, history = run(tmp_path / "slowly", warmup=10 * steps, ramp=20 * steps, **settings)
+    assert [record["q"] for record in history[:10]] == [2.0] * 10
+    assert history[-1]["q"] < 2
+    measured = slowly["control"]["course"]["measured"]
+    assert measured[10] < 0.55  # a sixth of training is over
+    assert measured[20] < 0.64  # halfway up
+    assert at_once["control"]["course"]["measured"][20] == pytest.approx(0.7, abs=0.03)
+    assert slowly["control"]["achieved"] == pytest.approx(0.7, abs=0.02)
+    assert (slowly["warmup"], slowly["ramp"]) == (290, 580)
+    assert "warmup" not in at_once
+    assert "--warmup 290 --ramp 580" in slowly["provenance"]["command"]
 
 
 def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):

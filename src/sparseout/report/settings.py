@@ -21,8 +21,8 @@ RESULTS: tuple[str, ...] = (
 RESULTS += ("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance")
 # What the settings of one curve differ in, and what else only a run that is driven to a target has.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
-OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max")
-ABSENT = {"scale": "1"}  # what records that lack a setting have
+OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")
+ABSENT = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
 _NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from sparseout.checks import Gradient, check_choice, check_number, check_p, check_q, check_rms_gradient
+from sparseout.checks import Gradient, check_choice, check_count, check_number, check_p, check_q, check_rms_gradient
 from sparseout.layers import Sparseout
-from sparseout.report.settings import OF_A_TARGET
+from sparseout.report.settings import ABSENT, OF_A_TARGET
 
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -42,6 +42,8 @@ class Config:
         measure: of the target: 'hoyer' or 'zeros'
         q_min: lower bound of a q that is driven
         q_max: upper bound of a q that is driven
+        warmup: steps at first in which a q that is driven is 2
+        ramp: steps after them in which what is aimed at goes evenly from what was measured to the target
         scale: unit of the activations in Sparseout: '1', or 'rms', the running root mean square of the layer's input
     """
 
@@ -58,6 +60,8 @@ class Config:
     measure: Measure = "hoyer"
     q_min: float = 0.3
     q_max: float = 4.0
+    warmup: int = 0
+    ramp: int = 0
     scale: Scale = "1"
 
     def __post_init__(self) -> None:
@@ -92,7 +96,8 @@ class Config:
             target = 0.0
         if target and self.gradient == "exact":
             raise ValueError("gradient must be 'detached' with target_sparsity, got 'exact': its sparsity rises and falls with q")
-        given = {"target_sparsity": target, "q_min": low, "q_max": high}
+        steps = {name: check_count(name, getattr(self, name), 0) for name in ("warmup", "ramp")}
+        given = {"target_sparsity": target, "q_min": low, "q_max": high, **steps}
         unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in OF_A_TARGET}
         for name, value in (given | unused).items():
             object.__setattr__(self, name, value)
@@ -106,10 +111,10 @@ class Config:
             check_number(name, getattr(self, name), sys.float_info.min, sys.float_info.max, "a positive number")
 
     def to_dict(self) -> dict[str, Any]:
-        """The study's name, then each setting; a target's, and a scale other than 1, only where there is one."""
+        """The study's name, then each setting: a target's where there is one, those of `ABSENT` where they differ from it."""
         settings = {"study": self.study, **dataclasses.asdict(self)}
         unused = [] if self.target_sparsity else [*OF_A_TARGET]
-        unused += ["scale"] if self.scale == "1" else []
+        unused += [name for name, value in ABSENT.items() if settings[name] == value]
         return {name: value for name, value in settings.items() if name not in unused}
 
     @property

@@ -30,7 +30,15 @@ class Control:
         bounds = (config.q_min, config.q_max)
         self.config = config
         self.target = SparsityTarget(
-            network, config.target_sparsity, measure=config.measure, mean=True, q=bounds, loader=batches or None, forward=forward
+            network,
+            config.target_sparsity,
+            measure=config.measure,
+            mean=True,
+            q=bounds,
+            warmup=config.warmup,
+            ramp=config.ramp,
+            loader=batches or None,
+            forward=forward,
         )
         self._q: list[float] = []
         self._measured: list[float] = []
