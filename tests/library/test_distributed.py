@@ -30,13 +30,28 @@ def batch(rank, step):
     return torch.randn(4, 8, generator=torch.Generator().manual_seed(100 * rank + step))
 
 
-def train(model, rank, seed):
+def wrapped(way):
+    """The model as each of two processes trains it."""
+    model = build()
+    if way == "ddp":
+        return DistributedDataParallel(model)
+    if way == "fsdp":
+        return FullyShardedDataParallel(model, auto_wrap_policy=ModuleWrapPolicy({nn.Linear}), device_id=torch.device("cpu"))
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in (model[0], model[3], model):
+        fully_shard(layer, mesh=mesh)
+    return model
+
+
+def train(model, rank, seed, target=None):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     torch.manual_seed(seed)
     for step in range(STEPS):
         optimizer.zero_grad()
         model(batch(rank, step)).square().sum().backward()
         optimizer.step()
+        if target:
+            target.step()
 
 
 def full(model):
@@ -66,23 +81,28 @@ def running(rank):
     return {"before": torch.stack(scales), "after": model[2].running_rms, **model.state_dict()}
 
 
+def driven(way, rank):
+    """The q that a target has set, and what was measured."""
+    model = wrapped(way)
+    target = sparseout.SparsityTarget(model, 0.6, every=1)
+    train(model, rank, 10 + rank, target)
+    (reach,) = target.report().layers
+    return reach.q, reach.measured
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {"alike": mask(5), "apart": mask(5 + rank), "running": running(rank)}
-    for name, seed in (("ddp", 10 + rank), ("again", 10 + rank), ("other", 20 + rank)):
+    for name, seed in (("again", 10 + rank), ("other", 20 + rank)):
         model = build()
         train(DistributedDataParallel(model), rank, seed)
         results[name] = full(model)
-    sharded = FullyShardedDataParallel(build(), auto_wrap_policy=ModuleWrapPolicy({nn.Linear}), device_id=torch.device("cpu"))
-    train(sharded, rank, 10 + rank)
-    results["fsdp"] = full(sharded)
-    if "fully_shard" in WAYS:
-        model, mesh = build(), init_device_mesh("cpu", (2,))
-        for layer in (model[0], model[3], model):
-            fully_shard(layer, mesh=mesh)
+    for way in WAYS:
+        model = wrapped(way)
         train(model, rank, 10 + rank)
-        results["fully_shard"] = full(model)
+        results[way] = full(model.module if way == "ddp" else model)
+        results[f"{way}, driven"] = driven(way, rank)
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
     os._exit(0)  # the groups' threads may abort an interpreter that ends
@@ -143,6 +163,14 @@ def test_ranks_measure_in_the_unit_of_the_first(ranks):
     assert (first["before"][1:] > 0).all()
     assert first["after"] != second["after"]  # what each learnt from a batch of its own is made one before the next step
     assert torch.equal(first["3.weight"], second["3.weight"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_target_sets_one_q_on_all_ranks(ranks, way):
+    q, measured = ranks[0][f"{way}, driven"]
+    assert ranks[1][f"{way}, driven"] == (q, measured)
+    assert q != 1.5
+    assert (q, measured) == pytest.approx(ranks[0]["ddp, driven"])
 
 
 @pytest.mark.parametrize("way", WAYS)
