@@ -22,8 +22,8 @@ from sparseout.target.reach import Reach, Report
 
 MEASURES = ("hoyer", "zeros", "gini")
 MEAN = "mean"
-EVALUATE = 25  # samples between two evaluations
-WEIGHT = 0.5  # of the newest evaluation in the difference between evaluation and training
+EVALUATE = 10  # samples between two evaluations
+WEIGHT = 0.25  # of the newest evaluation in the difference between evaluation and training
 TOLERANCE = 0.02  # within which a target counts as reached
 LONGEST = 100  # samples against a bound, at least, before that is worth a warning
 
