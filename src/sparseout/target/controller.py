@@ -7,7 +7,7 @@ import math
 
 SLOPE = 0.15  # sparseness that one unit of q changes, to begin with: about what an autoencoder shows
 SHARE = 0.05  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
-SHORTEST = 8  # samples of the horizon
+SHORTEST = 12  # samples of the horizon
 SWING = 3  # horizons: an error that changes sides sooner asks for smaller steps
 PATIENCE = 1.5  # horizons: one that stays on one side for longer, and would stay there, asks for larger ones
 CLOSE = 0.005  # an error that asks for neither
