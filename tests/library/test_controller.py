@@ -49,7 +49,7 @@ class Plant:
 
 # They may swing without end, and on one side of their target alone.
 SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5)
-SWAYING = Plant(slope=0.26, lag=8, noise=0.0036, drift=0.03, creep=0.1, wander=0.002, delay=5)
+SWAYING = Plant(slope=0.3, lag=12, noise=0.002, drift=-0.1, wander=0.002, delay=5)
 
 
 @settings(max_examples=100, deadline=None)
