@@ -48,7 +48,7 @@ class Plant:
 
 
 # They may swing without end, and on one side of their target alone.
-SWINGING = Plant(slope=0.2, lag=5, noise=0.004, drift=-0.28, creep=0.09, delay=5)
+SWINGING = Plant(slope=0.3, lag=2, noise=0.0005, drift=-0.2, delay=5)
 SWAYING = Plant(slope=0.3, lag=12, noise=0.002, drift=-0.1, wander=0.002, delay=5)
 
 
@@ -66,12 +66,21 @@ SWAYING = Plant(slope=0.3, lag=12, noise=0.002, drift=-0.1, wander=0.002, delay=
     ),
     way=st.floats(-0.8, 0.8),
 )
-@example(plant=SWINGING, way=0.6)
+@example(plant=SWINGING, way=0.8)
 @example(plant=SWAYING, way=0.8)
 def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, way):
     target = 0.45 + plant.creep + plant.slope * (1.7 if way > 0 else 2) * way
     path, _ = plant.run(target)
     assert max(abs(h - target) for h in path[-SAMPLES // 5 :]) < 0.02
+
+
+def test_steps_grow_while_an_error_stays():
+    controller, dials = Controller(2.0, 0.3, 100.0), []
+    for _ in range(100):
+        controller.observe(0.47)
+        controller.steer(0.45)
+        dials.append(controller.dial)
+    assert dials[-1] - dials[-2] > 2 * (dials[1] - dials[0])
 
 
 @pytest.mark.parametrize("target", [0.05, 0.95])
