@@ -48,9 +48,9 @@ targets: $(VENV)/installed  ## five target sparsities in four networks, and what
 	for study in digits mnist english cifar10; do mkdir -p results/targets/$$study; \
 		cp runs/targets/$$study/results.jsonl runs/targets/$$study/sparsity.png results/targets/$$study; done
 
-warmup: $(VENV)/installed  ## what the way to a target costs a language model, at once and slowly, twenty minutes on two cores
-	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --q-min 1 --q-max 3 --q 1 2 3 \
-		--target-sparsity 0 0.55 0.68 --warmup 0 150 --ramp 0 450 --seed 0 1 2 --jobs 2 --out runs/warmup-english
+warmup: $(VENV)/installed  ## what a slow way to a target saves a language model, ten minutes on two cores
+	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --q-min 1 --q 1 2 3 \
+		--target-sparsity 0 0.55 0.68 --warmup 150 --ramp 450 --seed 0 1 2 --jobs 2 --out runs/warmup-english
 	mkdir -p results/warmup-english
 	cp runs/warmup-english/results.jsonl runs/warmup-english/sparsity.png results/warmup-english
 
