@@ -155,6 +155,8 @@ def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
         shown = page.evaluate("plot => document.getElementById(plot).data.map((trace) => trace.visible)", plot)
         assert shown == ([True, False] if axis == "q" else [True])
     assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(series(settings(records)))
+    names = page.locator("h2:text('The same in all runs with a target') + * dt").all_inner_texts()
+    assert names == ["measure", "q_min", "q_max"]
 
 
 def test_the_finding_says_whether_sparseness_falls():

@@ -8,7 +8,7 @@ from typing import Any
 from sparseout.report import page, statistics
 from sparseout.report.files import Location
 from sparseout.report.page import Cell, number, text
-from sparseout.report.settings import AXES, Series, Setting, finding, main_axis, series, settings, varying
+from sparseout.report.settings import AXES, OF_A_TARGET, Series, Setting, finding, main_axis, series, settings, varying
 from sparseout.report.table import cells
 
 PLOTS = {
@@ -36,7 +36,9 @@ def write_page(
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare(everything, score)]
     measures = {name: title for name, title in PLOTS.items() if any(name in record for record in shown)}
-    shared = {name: value for name, value in groups[0].values.items() if name not in (*AXES, *varying(groups))} if groups else {}
+    values = {name: value for group in groups for name, value in group.values.items()}
+    shared = {name: value for name, value in values.items() if name not in (*AXES, *varying(groups))}
+    driven = {name: shared.pop(name) for name in OF_A_TARGET if name in shared}
     layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
     header, rows = cells(shown)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
@@ -54,6 +56,7 @@ def write_page(
         rows=[[_cell(cell) for cell in row] for row in rows],
         places=list(range(len(groups))),
         shared={name: value for name, value in shared.items() if name != "study"},
+        driven=driven,
         runs_header=[
             *(
                 (name, "number" if name != "run" else "text")
