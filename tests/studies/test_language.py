@@ -326,7 +326,6 @@ def test_the_engine_trains_it(corpus, tmp_path):
 PROCESSES = """
 import sys, torch
 from accelerate import Accelerator
-from sparseout import Probe
 from sparseout.studies import language, text
 generator = torch.Generator().manual_seed(0)
 words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]

@@ -88,11 +88,10 @@ def test_the_page_of_the_questions_prints_both():
 
 DRIVEN = sorted((ROOT / "results" / "targets").iterdir())
 RUNS = {folder.name: read_lines(folder / "results.jsonl") for folder in DRIVEN}
-ALL_DRIVEN = [record for records in RUNS.values() for record in records if "control" in record]
 
 
 @pytest.mark.parametrize("folder", DRIVEN, ids=lambda folder: folder.name)
-def test_five_targets_within_what_q_reaches_are_reached(folder):
+def test_five_targets_within_what_q_reaches_are_reached_in_the_first_half_of_training(folder):
     fixed = [record["hoyer"] for record in RUNS[folder.name] if "control" not in record]
     driven = [record for record in RUNS[folder.name] if "control" in record]
     low, high = min(fixed), max(fixed)
@@ -124,7 +123,8 @@ def test_the_page_says_what_the_slow_way_saves():
 
 
 def test_the_readme_says_how_far_from_their_targets_the_runs_ended():
-    misses = [abs(record["control"]["achieved"] - record["target_sparsity"]) for record in ALL_DRIVEN]
+    driven = [record for records in RUNS.values() for record in records if "control" in record]
+    misses = [abs(record["control"]["achieved"] - record["target_sparsity"]) for record in driven]
     text = " ".join(README.split())
     assert len(DRIVEN) == 4
     found = f"The largest miss of the {len(misses)} runs is {max(misses):.3f}, their median {statistics.median(misses):.3f}"
