@@ -41,8 +41,8 @@ class Expression(torch.autograd.Function):
         x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
         coefficient = q / 2 if gradient == "exact" else torch.ones_like(q)
         largest = torch.finfo(x.dtype).max
-        size = x.abs() / in_range(scale, x.dtype) + eps
-        factor = (1 + coefficient * size.pow((q - 2) / 2) * noise).clamp(-largest, largest)
+        power = (x.abs() / in_range(scale, x.dtype) + eps).pow((q - 2) / 2).clamp_max(largest)
+        factor = (1 + coefficient.clamp_max(largest) * power * noise).clamp(-largest, largest)
         result = grad.to(x.dtype) * torch.where(is_product, product_noise, factor)
         return result.to(grad.dtype), None, None, None, None, None, None, None
 

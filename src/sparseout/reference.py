@@ -154,9 +154,10 @@ def backward(
     x = _compute(input if gradient == "exact" else input.detach())
     coefficient = q / 2 if gradient == "exact" else 1.0
     size = x.abs() / in_range(scale, x.dtype) + eps
-    factor = 1 + coefficient * size.pow((q - 2) / 2) * _noise(kept, p, g.dtype)
-    # An overflowing factor stays finite: 0 * inf would make a NaN of a zero gradient.
-    largest = torch.finfo(factor.dtype).max
+    # Each term stays finite: 0 * inf would make a NaN, of a coefficient that rounds to 0 or of a zero gradient.
+    largest = torch.finfo(g.dtype).max
+    power = size.pow((q - 2) / 2).clamp_max(largest)
+    factor = 1 + min(coefficient, largest) * power * _noise(kept, p, g.dtype)
     return (g * factor.clamp(-largest, largest)).to(grad.dtype)
 
 

@@ -14,6 +14,7 @@ from sparseout.kernels import unit
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_SMALLEST_NORMAL = {dtype: torch.finfo(torch.promote_types(dtype, torch.float32)).tiny for dtype in _KINDS}
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -69,7 +70,9 @@ def backward(
     """`reference.backward` on the CPU."""
     output = torch.empty_like(grad)
     coefficient, eps = unit.absorb(q / 2 if gradient == "exact" else 1.0, eps, scale, q, grad.dtype)
-    _run(grad, input, output, p, q, seed, (q - 2) / 2, eps, coefficient, shared_dims)
+    # A coefficient that rounds to 0 makes any power 0; an infinite one would make it NaN.
+    exponent = (q - 2) / 2 if coefficient >= _SMALLEST_NORMAL[grad.dtype] else 0.0
+    _run(grad, input, output, p, q, seed, exponent, eps, coefficient, shared_dims)
     return output
 
 

@@ -16,9 +16,9 @@ def absorb(coefficient: float, eps: float, scale: float, q: float, dtype: torch.
     >>> absorb(1.0, 1e-6, 4.0, 1.0, torch.float32)
     (2.0, 4e-06)
     """
-    if scale == 1:
-        return coefficient, eps
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))
+    if scale == 1:
+        return min(coefficient, limits.max), eps
     digits = (1 - q / 2) * math.log2(scale)
     c = scale ** (1 - q / 2) if abs(digits) < 1000 else 2.0 ** math.copysign(1000, digits)  # a power of Python's may raise
     c, eps = (min(max(number, limits.tiny), limits.max) for number in (c, eps * scale))
