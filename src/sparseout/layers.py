@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
 from sparseout.functional import sparseout
+from sparseout.kernels import is_plain
 from sparseout.running import RunningRMS
 
 
@@ -25,9 +27,13 @@ class Sparseout(nn.Module):
     first. The mean is over all elements of a batch below 8192, else over an evenly spread 2731 to 5461 of them. A batch whose
     mean is 0, NaN or Inf leaves `s` alone. The gradient holds it constant.
 
-    It is the buffer `running_rms`, 0 while there is none, the layer's one key in the `state_dict`. Loading brings it back, and
-    from a `state_dict` without it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts
-    it from rank 0 before each call, as it does BatchNorm's; in the first call each rank's `s` is its own.
+    It is the buffer `running_rms`, the layer's one key in the `state_dict`: 0 while there is none, and NaN, Inf and negative
+    values count as none too. Loading restores it. Where a `state_dict` lacks it (`strict=False`, `from_pretrained`), and after
+    `to_empty()`, the next batch sets it, as in a new layer. `DistributedDataParallel` broadcasts it from rank 0 before each call,
+    as it does BatchNorm's; in the first call each rank's `s` is its own.
+
+    A layer learns `s` from the calls in training mode that record gradients. Under `no_grad`, for example in Monte Carlo dropout,
+    it uses the `s` that it has and learns nothing.
 
     Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
     16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
@@ -139,9 +145,18 @@ class Sparseout(nn.Module):
             scale=scale,
             gradient=self.gradient,
             eps=self.eps,
-            shared_dims=self.shared_dims,
+            shared_dims=self._shared_dims_of(input),
             generator=self.generator,
         )
+
+    def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
+        """The dimensions of `input` along which one draw is shared."""
+        return self.shared_dims
+
+    def reset_parameters(self) -> None:
+        """Forget the running scale, if there is one: the next batch sets it."""
+        if "running_rms" in self._buffers:
+            self.running_rms.zero_()
 
     def settings(self) -> dict[str, Any]:
         """The arguments that would build this layer again."""
@@ -176,8 +191,35 @@ class Sparseout(nn.Module):
     def _running(self, input: Tensor) -> RunningRMS:
         # A layer had no tensors before, so that a model may be on a device to which no one moved its layers.
         if isinstance(input, Tensor) and self.running_rms.device != input.device:
-            self.running_rms = self.running_rms.to(input.device)
+            known = not self.running_rms.is_meta
+            self.running_rms = self.running_rms.to(input.device) if known else torch.zeros((), device=input.device)
         return RunningRMS(self.running_rms)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Sparseout:
+        before = self._buffers.get("running_rms")
+        super()._apply(fn, recurse)
+        after = self._buffers.get("running_rms")
+        if before is None or after is None or after.is_meta or not is_plain(after):
+            return self
+        # What does not keep the value, such as `to_empty`, leaves memory that nobody wrote.
+        if before.is_meta or not torch.equal(after, before.to(after)):
+            after.zero_()
+        return self
+
+    @property
+    def _is_hf_initialized(self) -> bool:
+        """What `from_pretrained` of `transformers` sets once a module has its weights.
+
+        It marks the tensors that it loaded in the same way, and leaves a buffer that the checkpoint lacks uninitialised.
+        """
+        return bool(vars(self).get("_has_weights", False))
+
+    @_is_hf_initialized.setter
+    def _is_hf_initialized(self, value: bool) -> None:
+        self._has_weights = value
+        running = self._buffers.get("running_rms")
+        if value and running is not None and not (running.is_meta or getattr(running, "_is_hf_initialized", False)):
+            self.reset_parameters()
 
 
 class _Structured(Sparseout):
@@ -185,20 +227,36 @@ class _Structured(Sparseout):
 
     _shapes: tuple[str, str]
 
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(self._check_shape(input))
+    def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
+        if not self.training:
+            return ()  # evaluation is the identity for any shape
+        if isinstance(input, Tensor) and input.dim() not in (shape.count(",") + 1 for shape in self._shapes):
+            return self._shared_dims_of_unusual(input)
+        return self.shared_dims
 
-    def _check_shape(self, input: Tensor) -> Tensor:
+    def _shared_dims_of_unusual(self, input: Tensor) -> tuple[int, ...]:
+        """The same for an `input` of another number of dimensions, or raise."""
         batched, unbatched = self._shapes
-        if isinstance(input, Tensor) and input.dim() not in (batched.count(",") + 1, unbatched.count(",") + 1):
-            raise ValueError(f"input of {type(self).__name__} must be {batched} or {unbatched}, got shape {tuple(input.shape)}")
-        return input
+        raise ValueError(f"input of {type(self).__name__} must be {batched} or {unbatched}, got shape {tuple(input.shape)}")
 
 
 class _Channelwise(_Structured):
     """A layer that shares draws along the positions of a channel."""
 
     _positions: tuple[int, ...]
+    _first_position: int | None = None  # in an input of another number of dimensions, where PyTorch's layer takes one
+
+    def _shared_dims_of_unusual(self, input: Tensor) -> tuple[int, ...]:
+        first, ndim = self._first_position, input.dim()
+        if first is None or ndim < first:
+            return super()._shared_dims_of_unusual(input)
+        batched, unbatched = self._shapes
+        warnings.warn(
+            f"input of {type(self).__name__} should be {batched} or {unbatched}, got shape {tuple(input.shape)}: it shares its "
+            f"draws along all dimensions from the {'second' if first == 1 else 'third'} on, as PyTorch's layer does",
+            stacklevel=6,
+        )
+        return tuple(range(first, ndim))
 
     def __init__(
         self,
@@ -224,7 +282,7 @@ class Sparseout1d(_Channelwise):
         Input and output: `(N, C, L)` or `(C, L)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for an input of another number of dimensions.
 
     >>> _ = torch.manual_seed(0)
     >>> Sparseout1d(p=0.5, q=1.0)(torch.full((3, 2), 4.0))
@@ -240,7 +298,8 @@ class Sparseout1d(_Channelwise):
 class Sparseout2d(_Channelwise):
     """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout2d` does.
 
-    A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns, and takes it for `(N, C, L)`: that is `Sparseout1d`'s.
+    A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns, and takes it for `(N, C, L)`: that is `Sparseout1d`'s. An input
+    with 2 or with more than 4 dimensions gets one draw for each index of its first two, with a warning, as in `nn.Dropout2d`.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
@@ -249,7 +308,7 @@ class Sparseout2d(_Channelwise):
         Input and output: `(N, C, H, W)` or `(C, H, W)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for an input with fewer than 2 dimensions.
 
     >>> _ = torch.manual_seed(0)
     >>> Sparseout2d(p=0.5)(torch.ones(1, 3, 4, 4)).mean((2, 3))
@@ -258,10 +317,13 @@ class Sparseout2d(_Channelwise):
 
     _shapes = ("(N, C, H, W)", "(C, H, W)")
     _positions = (-2, -1)
+    _first_position = 2
 
 
 class Sparseout3d(_Channelwise):
     """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout3d` does.
+
+    An input of another number of dimensions gets one draw for each index of its first one, with a warning, as in `nn.Dropout3d`.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
@@ -270,7 +332,7 @@ class Sparseout3d(_Channelwise):
         Input and output: `(N, C, D, H, W)` or `(C, D, H, W)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for a 0-d input.
 
     >>> _ = torch.manual_seed(0)
     >>> Sparseout3d(p=0.5)(torch.ones(1, 3, 2, 4, 4)).mean((2, 3, 4))
@@ -279,6 +341,7 @@ class Sparseout3d(_Channelwise):
 
     _shapes = ("(N, C, D, H, W)", "(C, D, H, W)")
     _positions = (-3, -2, -1)
+    _first_position = 1
 
 
 class LockedSparseout(_Structured):
@@ -294,7 +357,7 @@ class LockedSparseout(_Structured):
         Input and output: `(T, N, F)`, or `(N, T, F)` if `batch_first`, or `(T, F)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for an input of another number of dimensions.
 
     Source: Gal and Ghahramani (2016), arXiv:1512.05287; Merity, Keskar and Socher (2018), arXiv:1708.02182, section 4.2.
 

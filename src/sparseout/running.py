@@ -23,32 +23,37 @@ _recent: OrderedDict[Hashable, float | Tensor] = OrderedDict()
 class RunningRMS(NamedTuple):
     """`s_t^2 = (1 - 0.1) s_(t-1)^2 + 0.1 rms(x_(t-1))^2`; the first batch's `s` is its own root mean square, over a `sample`.
 
-    Batches of zeros, and those with NaN or Inf, count for nothing. In the backward pass, where activation checkpointing computes
-    a call again, the call has the scale that it had and does not count again.
+    Batches of zeros, and those with NaN or Inf, count for nothing, and neither do those of calls under `no_grad`, such as Monte
+    Carlo dropout at test time. In the backward pass, where activation checkpointing computes a call again, the call has the
+    scale that it had and does not count again.
 
     Attributes:
-        value: a 0-d tensor, which this writes: the root mean square, 0 while there is none.
+        value: a 0-d tensor, which this writes: the root mean square. Zero, negative values, NaN and Inf mean that there is none.
     """
 
     value: Tensor
 
     def number(self, input: Tensor, seed: int) -> float:
         """`s` for a call with `input` on the CPU, which counts from then on."""
+        largest = torch.finfo(self.value.dtype).max
         before = self.value.item()
+        if not 0 < before <= largest:
+            before = 0.0
         if _is_recomputing():
             return float(_recall(self.value, seed) or before or 1.0)
         some = sample(input.detach())
         batch = math.sqrt(some.dot(some).item() / max(len(some), 1))
-        counts = 0 < batch <= torch.finfo(self.value.dtype).max
-        if counts:
+        if not 0 < batch <= largest:
+            batch = 0.0
+        if batch and (torch.is_grad_enabled() or _is_in_checkpoint()):
             self.value.fill_(math.hypot(_OLD * before, _NEW * batch) if before else batch)
-        scale = before or (batch if counts else 1.0)
+        scale = before or batch or 1.0
         _remember(self.value, seed, scale)
         return scale
 
     def tensor(self, input: Tensor, seed: Tensor) -> Tensor:
         """The same on any device and in compiled graphs. Nothing waits for the device."""
-        scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), self.value, seed)
+        scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), self.value, seed, torch.is_grad_enabled())
         return scale
 
     def fixed(self) -> Tensor:
@@ -74,6 +79,14 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _is_in_checkpoint() -> bool:
+    """Whether this runs in the forward pass of an autograd function, such as a reentrant checkpoint, which records no gradients.
+
+    Unlike `no_grad`, that switches off forward mode too.
+    """
+    return not (torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled() or torch.is_inference_mode_enabled())
+
+
 def _remember(value: Tensor, drawn: Hashable, scale: float | Tensor) -> None:
     # Under both: networks seeded alike draw alike, and a compiler may have given a copy of the value, of another address.
     _recent[value.data_ptr(), drawn] = _recent[drawn] = scale
@@ -97,14 +110,18 @@ def _drawn(seed: Tensor) -> Hashable:
 
 
 def _or_1(scale: Tensor) -> Tensor:
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.where(_is_scale(scale), scale, torch.ones_like(scale))
 
 
-torch.library.define("sparseout::running_rms", "(Tensor input, Tensor(a!) value, Tensor seed) -> Tensor")
+def _is_scale(value: Tensor) -> Tensor:
+    return (value > 0) & (value <= torch.finfo(value.dtype).max)
+
+
+torch.library.define("sparseout::running_rms", "(Tensor input, Tensor(a!) value, Tensor seed, bool learns) -> Tensor")
 
 
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
-def _running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
+def _running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
     drawn = _drawn(seed)
     if _is_recomputing():
         found = _recall(value, drawn)
@@ -112,16 +129,16 @@ def _running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
     some = sample(input)
     batch = some.dot(some).div(max(len(some), 1)).sqrt()
     counts = (batch > 0) & (batch <= torch.finfo(value.dtype).max)
-    before = value.to(batch.dtype)
-    known = before > 0
+    known, before = _is_scale(value), value.to(batch.dtype)
     scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(value.dtype)
-    after = torch.where(known, torch.hypot(before * _OLD, batch * _NEW), batch)
-    value.copy_(torch.where(counts, after, before))
+    if learns or _is_in_checkpoint():
+        after = torch.where(known, torch.hypot(before * _OLD, batch * _NEW), batch)
+        value.copy_(torch.where(counts, after, before))
     _remember(value, drawn, scale)
     return scale.clone()
 
 
-def _fake_running_rms(input: Tensor, value: Tensor, seed: Tensor) -> Tensor:
+def _fake_running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
     return torch.empty_like(value)
 
 

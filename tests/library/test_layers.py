@@ -4,9 +4,11 @@ import copy
 import io
 import math
 import pickle
+import re
 
 import pytest
 import torch
+from torch import nn
 
 import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
@@ -72,15 +74,48 @@ def test_one_sample_is_a_batch_of_one(kind, settings, shape, unbatched, shared):
     assert torch.equal(results[0], results[1].reshape(one.shape))
 
 
-@pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS[1:])
-@pytest.mark.parametrize("training", [True, False])
-def test_an_input_of_other_dimensions_is_refused(kind, settings, shape, unbatched, shared, training):
-    layer = kind(**settings).train(training)
-    for wrong in ((3,), (*shape, 1)):
-        with pytest.raises(ValueError, match=rf"input of {kind.__name__} must be \(.*\) or \(.*\), got shape \({wrong[0]}"):
-            layer(torch.ones(wrong))
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Sparseout1d(), (3,)),
+        (Sparseout1d(), (4, 3, 5, 1)),
+        (Sparseout2d(), (3,)),
+        (Sparseout3d(), ()),
+        (LockedSparseout(), (3,)),
+        (LockedSparseout(batch_first=True), (4, 3, 5, 1)),
+    ],
+    ids=str,
+)
+def test_a_shape_that_pytorch_refuses_is_refused_in_training(layer, shape):
+    message = rf"input of {type(layer).__name__} must be \(.*\) or \(.*\), got shape {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=message):
+        layer(torch.ones(shape))
     with pytest.raises(TypeError, match=r"input must be a torch\.Tensor"):
         layer([1.0])
+
+
+UNUSUAL = [(Sparseout2d, ndim) for ndim in (2, 5, 6, 7)] + [(Sparseout3d, ndim) for ndim in (1, 2, 3, 6, 7)]
+
+
+@pytest.mark.parametrize(("kind", "ndim"), UNUSUAL)
+def test_an_unusual_shape_is_read_as_by_the_dropout_that_the_layer_replaces(kind, ndim):
+    x, layer = torch.ones((9, 8, 3, 2, 3, 2, 2)[:ndim]), kind(0.5)
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match=rf"input of {kind.__name__} should be .*, got shape \(9") as caught:
+        y = layer(x)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="which is deprecated"):
+        dropout = getattr(nn, kind.__name__.replace("Sparseout", "Dropout"))(0.5)(x)
+    first_shared = 2 if kind is Sparseout2d else 1
+    for z in (y, dropout):
+        assert [bool((z == z.narrow(dim, 0, 1)).all()) for dim in range(ndim)] == [dim >= first_shared for dim in range(ndim)]
+
+
+@pytest.mark.parametrize("ndim", range(8))
+@pytest.mark.parametrize("layer", [kind.values[0](**kind.values[1]) for kind in KINDS], ids=str)
+def test_evaluation_is_the_identity_for_any_shape(layer, ndim):
+    x = torch.ones((2,) * ndim)
+    assert layer.eval()(x) is x
 
 
 @pytest.mark.parametrize(("kind", "settings", "shape", "unbatched", "shared"), KINDS)

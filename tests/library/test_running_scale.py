@@ -159,6 +159,133 @@ def test_evaluation_changes_nothing():
     assert torch.equal(layer.running_rms, before)
 
 
+def first_step(layer, x):
+    x = x.clone().requires_grad_()
+    y = seeded(layer, x)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), x), layer.running_rms]
+
+
+def assert_as_new(layer, x):
+    """The layer's next step is that of a layer that has learned nothing, bit for bit."""
+    for ours, fresh in zip(first_step(layer, x), first_step(Sparseout(layer.p, layer.q, scale="rms"), x), strict=True):
+        assert torch.equal(ours, fresh)
+
+
+RUBBISH = [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.5e37, -1e-30]
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_rubbish_counts_as_none(rubbish):
+    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(0.3)
+    layer.running_rms.fill_(rubbish)
+    assert_as_new(layer, x)
+    layer.running_rms.fill_(rubbish)
+    y = torch.func.vmap(layer, randomness="same")(x)
+    assert y.isfinite().all()
+    layer.running_rms.fill_(rubbish)
+    with torch.no_grad():
+        assert torch.equal(seeded(layer, x), seeded(Sparseout(0.4, 1.5, scale="rms"), x))
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("rubbish", RUBBISH[:1] + RUBBISH[5:6])
+def test_rubbish_counts_as_none_in_a_compiled_layer(rubbish):
+    torch._dynamo.reset()
+    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(0.3)
+    layer.running_rms.fill_(rubbish)
+    results = first_step(torch.compile(layer, backend="aot_eager"), x)
+    for ours, fresh in zip(results, first_step(Sparseout(0.4, 1.5, scale="rms"), x), strict=True):
+        torch.testing.assert_close(ours, fresh)
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Memory that nobody wrote holds a number that could be a scale."""
+
+    def poisoned(make):
+        def made(*arguments, **settings):
+            tensor = make(*arguments, **settings)
+            return tensor.fill_(6e27) if tensor.is_floating_point() and not tensor.is_meta else tensor
+
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+
+
+def made_on_meta():
+    with torch.device("meta"):
+        return nn.Sequential(Sparseout(0.4, 1.5, scale="rms"))
+
+
+def trained():
+    model = nn.Sequential(Sparseout(0.4, 1.5, scale="rms"))
+    model(batch(7.0))
+    return model
+
+
+@pytest.mark.usefixtures("unwritten")
+@pytest.mark.parametrize("make", [made_on_meta, trained, lambda: trained().to("meta")], ids=["meta", "trained", "moved to meta"])
+def test_memory_that_nobody_wrote_is_no_scale(make):
+    assert_as_new(make().to_empty(device="cpu")[0], batch(0.3))
+
+
+def test_a_layer_left_on_meta_learns_where_its_input_is():
+    model = made_on_meta()
+    model.load_state_dict({}, strict=False, assign=True)
+    assert_as_new(model[0], batch(0.3))
+    other = made_on_meta()
+    other.load_state_dict(trained().state_dict(), assign=True)
+    assert torch.equal(other[0].running_rms, trained()[0].running_rms)
+
+
+@pytest.mark.parametrize("move", [nn.Module.double, nn.Module.bfloat16, nn.Module.share_memory, lambda model: model.to("cpu")])
+def test_a_conversion_keeps_what_was_learned(move):
+    expected, model = trained()[0].running_rms, move(trained())
+    torch.testing.assert_close(model[0].running_rms.float(), expected, rtol=4e-3, atol=0)
+    assert model[0].running_rms > 6
+
+
+def test_reset_parameters_forgets_it():
+    layer = trained()[0]
+    layer.reset_parameters()
+    assert_as_new(layer, batch(0.3))
+    Sparseout().reset_parameters()
+
+
+def test_a_call_without_gradients_uses_what_was_learned_and_learns_nothing():
+    """Such as Monte Carlo dropout at test time, whose predictions must not depend on their order."""
+    layer, x = trained()[0], batch(0.3)
+    before = layer.running_rms.clone()
+    expected = seeded(sparseout.sparseout, x, 0.4, 1.5, scale=before)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            for _ in range(2):
+                torch.testing.assert_close(seeded(layer, x), expected)
+        assert torch.equal(layer.running_rms, before)
+    new = Sparseout(0.4, 1.5, scale="rms")
+    with torch.no_grad():
+        new(x)
+    assert new.running_rms == 0
+    new(x)  # records gradients, although the input asks for none
+    assert new.running_rms > 0
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_call_without_gradients_learns_nothing():
+    torch._dynamo.reset()
+    layer = trained()[0]
+    before = layer.running_rms.clone()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        compiled(batch(0.3))
+    assert torch.equal(layer.running_rms, before)
+    compiled(batch(0.3))
+    assert not torch.equal(layer.running_rms, before)
+    torch._dynamo.reset()
+
+
 def network():
     layers = [nn.Linear(9, 9), Sparseout(0.4, 1.0, scale="rms"), nn.Tanh(), nn.Linear(9, 9), Sparseout(0.4, 3.0, scale="rms")]
     with torch.random.fork_rng():
