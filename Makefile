@@ -15,8 +15,8 @@ test: $(VENV)/installed  ## lint, check the types, run the tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
 
-test-slow: $(VENV)/installed  ## the tests that take minutes
-	$(VENV)/bin/python -m pytest -m slow
+test-slow: $(VENV)/installed  ## all tests, those that take minutes too, with five times the drawn examples
+	$(VENV)/bin/python -m pytest -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
 	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies \

@@ -1,4 +1,5 @@
 import hypothesis
 
-hypothesis.settings.register_profile("sparseout", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("sparseout")
+hypothesis.settings.register_profile("default", max_examples=20, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("default")
