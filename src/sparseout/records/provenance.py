@@ -24,7 +24,7 @@ def origin(device: torch.device, processes: int = 1) -> Record:
         "sparseout": sparseout.__version__,
         "commit": _commit(),
         "code": _code(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
