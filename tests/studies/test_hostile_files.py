@@ -9,8 +9,11 @@ from made import summary, write_run, write_study
 from safetensors.torch import save_file
 
 from sparseout.cli import main
+from sparseout.probe import read_history
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.checkpoint import save_checkpoint
+from sparseout.studies.glm import approximation
+from sparseout.studies.place import location
 from sparseout.studies.records import StudyFolder
 
 DEEP = 3000
@@ -309,3 +312,56 @@ def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, ca
     ]
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["q"] for record in records) == [2.0, 5.0]
+
+
+def test_names_in_a_store_are_no_patterns():
+    out = location("memory://bucket[1]/a*b")
+    found = config(0)
+    for name, content in (("summary.json", summary(found)), ("config.json", {**found.to_dict(), "run": found.run})):
+        (out / found.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / found.folder / name).write_bytes(json.dumps(content).encode())
+    (out / "backup [1]").mkdir()
+    (out / "backup [1]" / "summary.json").write_bytes(json.dumps(summary(found)).encode())
+    (out / "study.json").write_bytes(b'{"study": "autoencoder"}')
+    study = StudyFolder(out, "autoencoder")
+    assert [record["run"] for record in study.summaries()] == [found.run]
+    assert list(study.left_out) == ["backup [1]"]
+
+
+GLM = ('{"part": "counts"}', '{"part": ["counts"]}', '{"part": "x"}', "[]", '{"part": "counts", "data": 3}')
+
+
+@pytest.mark.parametrize("line", [*GLM, *(GARBAGE[kind].decode() for kind in ("half", "deep list", "a key twice", "NaN"))])
+def test_garbage_in_an_experiments_rows_is_refused_by_name(line, tmp_path, capsys, monkeypatch):
+    """Rows that are no JSON, of a part that there is not, or without what the figure shows."""
+    monkeypatch.setattr(approximation, "parts", lambda: {"counts": list})
+    (tmp_path / "approximation.jsonl").write_text(f"{line}\n")
+    code, _, err = run(capsys, "study", "glm", "--experiments", "approximation", "--out", tmp_path)
+    assert code == 2
+    assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}")
+    assert err.count("\n") == 1
+
+
+HISTORY = [
+    *('{"step": "x", "layers": []}', '{"step": true, "layers": []}', '{"step": 1}', '{"step": 1, "layers": 3}'),
+    *('{"step": 1, "layers": [{"layer": "a", "zeros": "x"}]}', '{"step": 1, "layers": [{"zeros": 0.5}]}', '{"step": 1, "layers'),
+    '{"step": 1, "layers": [{"layer": "a", "zeros": 1e400}]}',
+]
+
+
+@pytest.mark.parametrize(
+    "line", [*(text.encode() for text in HISTORY), *GARBAGE.values()], ids=range(len(HISTORY) + len(GARBAGE))
+)
+def test_garbage_in_a_probes_history_is_refused_by_its_line(line, tmp_path):
+    good = b'{"step": 0, "layers": [{"layer": "a", "mode": "train", "call": null, "zeros": 0.5}]}\n'
+    (tmp_path / "history.jsonl").write_bytes(good + (line.strip(b"\n") or b" ") + b"\n")
+    with pytest.raises(ValueError, match="line 2: this is no line of a probe's history"):
+        read_history(tmp_path / "history.jsonl")
+
+
+def test_a_grid_of_more_runs_than_any_machine_has_is_refused_at_once(tmp_path, capsys):
+    file = tmp_path / "sweep.toml"
+    axis = ", ".join(map(str, range(1, 201)))
+    file.write_text(f'study = "autoencoder"\nq = 1\nseed = [{axis}]\nhidden = [{axis}]\nepochs = [{axis}]\n')
+    code, _, err = run(capsys, "sweep", file, "--dry-run", "--out", tmp_path / "out")
+    assert (code, err) == (2, f"sparseout: {file}: a sweep takes at most 1,000,000 runs, got 8,000,000\n")

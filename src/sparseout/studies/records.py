@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparseout.errors import UserError
+from sparseout.records.files import Contents, content_of, folders_with, read_bytes, read_files
+from sparseout.records.files import is_file as is_file
 from sparseout.records.identity import folder_of, run_of, settings_of
 from sparseout.records.json_lines import lines
 from sparseout.records.provenance import dated
@@ -84,10 +85,10 @@ class StudyFolder:
 
     def complete(self) -> dict[str, Record]:
         """The summaries of all complete runs, by their folders' names; one that was read is not read again."""
-        found = set(_having(self.path, SUMMARY))
+        found = set(folders_with(self.path, SUMMARY))
         self._records = {name: record for name, record in self._records.items() if name in found}
         self.left_out = {}
-        for name, contents in _contents(self.path, sorted(found - set(self._records)), (SUMMARY, CONFIG)):
+        for name, contents in read_files(self.path, sorted(found - set(self._records)), (SUMMARY, CONFIG)):
             try:
                 record = _summary(self.path / name, contents)
                 if record["study"] != self.study:
@@ -104,11 +105,11 @@ class StudyFolder:
     def failures(self) -> list[Record]:
         """What is known of the runs that failed, and were not completed since."""
         complete = self.complete()
-        names = sorted(name for name in _having(self.path, FAILURE) if name not in complete and name not in self.left_out)
+        names = sorted(name for name in folders_with(self.path, FAILURE) if name not in complete and name not in self.left_out)
         failures = []
-        for name, contents in _contents(self.path, names, (FAILURE,)):
+        for name, contents in read_files(self.path, names, (FAILURE,)):
             try:
-                record = read(_content(self.path / name, contents, FAILURE), Failure, self.path / name / FAILURE)
+                record = read(content_of(self.path / name, contents, FAILURE), Failure, self.path / name / FAILURE)
                 if not name.endswith(f"-{record['run']}"):
                     raise UserError(f"{self.path / name / FAILURE}: run: must be that of the folder, got {record['run']!r}")
                 failures.append(record)
@@ -127,7 +128,7 @@ class StudyFolder:
     def write_results(self) -> list[Record]:
         """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
         records = self.summaries()
-        for name in _having(self.path, CHECKPOINT):
+        for name in folders_with(self.path, CHECKPOINT):
             if name in self._records and is_file(self.path / name / CHECKPOINT):
                 (self.path / name / CHECKPOINT).unlink(missing_ok=True)
         write_whole(self.path / RESULTS, "".join(to_json(record) + "\n" for record in records).encode())
@@ -183,11 +184,11 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run, or this one's summary is damaged.
         """
-        ((_, contents),) = _contents(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
+        ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
         if SUMMARY in contents:
             return bool(_summary(self.path, contents))
         try:
-            settings = read_settings(_content(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
+            settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
         except UserError:
             return False  # `open` writes settings that are damaged again
         if settings is not None and (found := run_of(settings)) != self.config.run:
@@ -242,14 +243,6 @@ class RunFolder:
         return summary
 
 
-def is_file(path: Location) -> bool:
-    """Whether there is a file, whatever the path is: one with a NUL, or that is too long, is none."""
-    try:
-        return bool(path.is_file())
-    except (OSError, ValueError):
-        return False
-
-
 def read_study(path: Location) -> str:
     """The study whose folder this is, by its `study.json`.
 
@@ -265,7 +258,7 @@ def read_file(path: Location, kind: type) -> Record:
     Raises:
         UserError: it cannot be read, or is something else.
     """
-    return read(_content(path.parent, {path.name: _bytes(path)}, path.name), kind, path)
+    return read(content_of(path.parent, {path.name: read_bytes(path)}, path.name), kind, path)
 
 
 def read_run(folder: Location) -> Record:
@@ -274,7 +267,7 @@ def read_run(folder: Location) -> Record:
     Raises:
         UserError: the folder is damaged, or its name, its settings and its results are not of one run.
     """
-    ((_, contents),) = _contents(folder.parent, [folder.name], (SUMMARY, CONFIG))
+    ((_, contents),) = read_files(folder.parent, [folder.name], (SUMMARY, CONFIG))
     return _summary(folder, contents)
 
 
@@ -305,11 +298,11 @@ def _epochs(numbered: Iterable[tuple[str, bytes]]) -> list[Record]:
     return epochs
 
 
-def _summary(folder: Location, contents: Mapping[str, bytes | Exception]) -> Record:
+def _summary(folder: Location, contents: Contents) -> Record:
     """The summary of the complete run in `folder`, where `contents` of its files, its settings and its name agree."""
-    summary = read_summary(_content(folder, contents, SUMMARY), folder / SUMMARY)
+    summary = read_summary(content_of(folder, contents, SUMMARY), folder / SUMMARY)
     if CONFIG in contents:
-        run = run_of(read_settings(_content(folder, contents, CONFIG), folder / CONFIG))
+        run = run_of(read_settings(content_of(folder, contents, CONFIG), folder / CONFIG))
         if run != summary["run"]:
             raise UserError(f"{folder} holds two runs: {CONFIG} is of {run}, {SUMMARY} of {summary['run']}")
     _check_name(folder, settings_of(summary))
@@ -319,36 +312,3 @@ def _summary(folder: Location, contents: Mapping[str, bytes | Exception]) -> Rec
 def _check_name(folder: Location, settings: Record) -> None:
     if folder.name != (name := folder_of(settings)):
         raise UserError(f"{folder} holds the run {run_of(settings)}, whose folder is called {name}: rename it, or delete it")
-
-
-def _having(path: Location, file: str) -> list[str]:
-    """The names of the folders in `path` that have a file called `file`."""
-    if isinstance(path, Path):
-        return [name for name in os.listdir(path) if os.path.exists(f"{path}/{name}/{file}")] if path.is_dir() else []
-    return [found.split("/")[-2] for found in path.fs.glob(f"{path.path}/*/{file}")]
-
-
-def _contents(path: Location, names: Sequence[str], files: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes | Exception]]]:
-    """The contents of those of `files` that the folders `names` in `path` have, or why they cannot be read, folder by folder."""
-    if isinstance(path, Path):
-        all_found = ({file: _bytes(path / name / file) for file in files} for name in names)
-    else:
-        at = f"{path.path}/{{}}/{{}}".format
-        fetched = path.fs.cat([at(name, file) for name in names for file in files], on_error="return") if names else {}
-        all_found = ({file: fetched[at(name, file)] for file in files} for name in names)
-    for name, found in zip(names, all_found, strict=True):
-        yield name, {file: content for file, content in found.items() if not isinstance(content, FileNotFoundError)}
-
-
-def _bytes(path: Location) -> bytes | Exception:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        return error
-
-
-def _content(folder: Location, contents: Mapping[str, bytes | Exception], file: str) -> bytes:
-    content = contents[file]
-    if isinstance(content, Exception):
-        raise UserError(f"{folder / file} cannot be read: {getattr(content, 'strerror', None) or content}") from content
-    return content

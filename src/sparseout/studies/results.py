@@ -147,7 +147,7 @@ def _value(text: str) -> Any:
     """A number, true, false or null where it is one, else the text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         return text
 
 
