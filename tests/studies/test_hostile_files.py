@@ -365,3 +365,24 @@ def test_a_grid_of_more_runs_than_any_machine_has_is_refused_at_once(tmp_path, c
     file.write_text(f'study = "autoencoder"\nq = 1\nseed = [{axis}]\nhidden = [{axis}]\nepochs = [{axis}]\n')
     code, _, err = run(capsys, "sweep", file, "--dry-run", "--out", tmp_path / "out")
     assert (code, err) == (2, f"sparseout: {file}: a sweep takes at most 1,000,000 runs, got 8,000,000\n")
+
+
+TWICE = {
+    "plain": '"test_loss": 0.1, {}',
+    "blanks before a colon": '"test_loss" : 0.1, {}',
+    "an escaped name": '"test_los\\u0073": 0.1, {}',
+    "a colon in an escape": '"test_loss": 0.1, "note": "\\u003a", {}',
+    "nested": '"more": {{"a": 1, "a": 2}}, {}',
+}
+
+
+@pytest.mark.parametrize("how", TWICE)
+def test_a_key_that_is_there_twice_leaves_its_run_out(how, tmp_path):
+    """In a record that is right but for that: neither of its two values is believed."""
+    folder = write_run(tmp_path, config(0))
+    (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
+    record = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text("{" + TWICE[how].format(record[1:]))
+    study = StudyFolder(tmp_path, "autoencoder")
+    assert study.summaries() == []
+    assert "is there twice" in study.left_out[folder.name]
