@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
+from sparseout.studies.checkpoint import _digest, load_checkpoint, save_checkpoint, save_tensors
 from sparseout.studies.config import UserError
 
 OPTIMIZERS = {
@@ -148,3 +148,24 @@ def test_where_there_is_no_room_the_last_checkpoint_is_intact(tmp_path):
     assert "UserError: checkpoint could not be written (File too large): what it held before is intact" in process.stderr
     assert torch.equal(load_checkpoint(tmp_path / "checkpoint", "abc")["x"], torch.zeros(100))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+HOSTILE = {
+    "a list": "[]",
+    "a key that is no path": '{"epoch": 1}',
+    "an empty path": '{"[]": 1}',
+    "a path that is a number": '{"3": 1}',
+    "a leaf in a leaf": '{"[\\"a\\"]": 1, "[\\"a\\", \\"b\\"]": 2}',
+    "an unhashable key": '{"[[1]]": 1}',
+    "nested 3,000 deep": "[" * 3000 + "]" * 3000,
+    "5,000 digits": '{"[\\"a\\"]": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_checkpoint_with_a_right_checksum_is_refused(values, tmp_path):
+    path = tmp_path / "checkpoint"
+    save_tensors(path, {}, {"run": "abc", "values": values, "sha256": _digest("abc", values, {})})
+    with pytest.raises(UserError, match="cannot be resumed from: delete it to start that run again") as caught:
+        load_checkpoint(path, "abc")
+    assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ import sys
 
 import numpy
 import pytest
+from made import summary
 
 from sparseout.studies.autoencoder import STUDY
 
@@ -32,19 +33,8 @@ print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 
 def result(config, generator):
     """What a run leaves, with a test loss that rises with q by more than seeds differ."""
-    settings = config.to_dict()
-    measures = {"hoyer": 0.9 - config.q / 10 + generator.normal() / 100, "zeros": 0.5, "rms": 1.0}
-    profile = [round(1 - i / 64, 5) for i in range(65)]
-    return {
-        "study": settings.pop("study"),
-        "run": config.run,
-        **settings,
-        "test_loss": config.q + generator.normal() / 100,
-        **measures,
-        "layers": {"noise": {**measures, "units": 64, "vectors": 360, "zero_vectors": 0, "profile": profile}},
-        "seconds": 5.0,
-        "provenance": {"sparseout": "0", "torch": "2", "cpu": "a cpu", "date": "today", "command": config.command},
-    }
+    hoyer, noise = 0.9 - config.q / 10 + generator.normal() / 100, generator.normal() / 100
+    return summary(config, hoyer=hoyer, test_loss=config.q + noise)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from made import write_run
 
 from sparseout.report.files import write_whole
 from sparseout.studies.autoencoder import AutoencoderConfig
@@ -64,21 +65,21 @@ def test_a_study_opens_its_own_folder_again(tmp_path):
 
 def test_results_are_the_summaries_sorted_by_run(tmp_path):
     folder = StudyFolder(tmp_path, "autoencoder")
-    for run in ("c", "a", "b"):
-        (tmp_path / f"folder-{run}").mkdir()
-        (tmp_path / f"folder-{run}" / "summary.json").write_text(json.dumps({"run": run}))
+    configs = [AutoencoderConfig(seed=seed) for seed in range(3)]
+    for config in configs:
+        write_run(tmp_path, config)
     (tmp_path / "unfinished").mkdir()
     folder.write_results()
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line)["run"] for line in lines] == ["a", "b", "c"]
+    assert [json.loads(line)["run"] for line in lines] == sorted(config.run for config in configs)
 
 
-def test_a_broken_summary_is_named(tmp_path):
+def test_a_broken_summary_is_left_out_by_name(tmp_path):
     folder = StudyFolder(tmp_path, "autoencoder")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"run/summary.json cannot be read as JSON .*: delete its folder"):
-        folder.summaries()
+    assert folder.summaries() == []
+    assert folder.left_out == {"run": f"{tmp_path}/run/summary.json cannot be read as JSON: Input data was truncated"}
 
 
 def test_opening_a_run_clears_what_was_half_written_and_leaves_what_is_being_written(tmp_path):

@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from sparseout.bench import glm, op, probes, steps, target
 from sparseout.bench.figure import size, write_figure
@@ -21,11 +22,12 @@ from sparseout.bench.table import fit_table, op_table, probe_table, step_table, 
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.kernels import cpu
+from sparseout.records.provenance import provenance
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
 from sparseout.studies.progress import progress_bar
-from sparseout.studies.records import Record, provenance, to_json
+from sparseout.studies.records import Record, to_json
 
 Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
 Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]
@@ -151,9 +153,9 @@ def bench(
         if rows := folder.rows[part]:
             console.print(table(rows))
     for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
-        console.print(note, soft_wrap=True)
+        console.print(Text(note), soft_wrap=True)
     files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
-    console.print(f"Numbers: {files}\nFigure: {out / 'bench.png'}", soft_wrap=True)
+    console.print(Text(f"Numbers: {files}\nFigure: {out / 'bench.png'}"), soft_wrap=True)
 
 
 class _Folder:

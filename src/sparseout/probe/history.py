@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,22 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         ValueError: a line is something else; which one is said.
     """
     lines = []
-    for number, text in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, text in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
-            line = json.loads(text)
-            lines.append({"step": line["step"], "layers": [dict(layer) for layer in line["layers"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            lines.append(_line(json.loads(text)))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: this is no line of a probe's history ({error})") from error
     return lines
+
+
+def _line(line: Any) -> dict[str, Any]:
+    if type(line["step"]) is not int:
+        raise TypeError(f"step must be an integer, got {line['step']!r}")
+    layers = [dict(layer) for layer in line["layers"]]
+    for layer in layers:
+        if not isinstance(layer["layer"], str):
+            raise TypeError(f"layer must be a name, got {layer['layer']!r}")
+        for name, value in layer.items():
+            if name not in ("layer", "mode") and not (value is None or (type(value) in (int, float) and math.isfinite(value))):
+                raise TypeError(f"{name} must be a finite number or null, got {value!r}")
+    return {"step": line["step"], "layers": layers}

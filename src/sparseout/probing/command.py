@@ -76,7 +76,7 @@ def probe(
         write_whole(json, summary.to_json().encode())
     if html:
         report.write_probe(shown, html, title=target, history=found.history)
-        console.print(f"Report: {html}", soft_wrap=True)
+        console.print(Text(f"Report: {html}"), soft_wrap=True)
 
 
 def _run(target: Target, probe: Probe, batches: int | None, device: torch.device, console: Console) -> None:
@@ -99,5 +99,5 @@ def _run(target: Target, probe: Probe, batches: int | None, device: torch.device
 def _read(path: Path) -> Summary:
     try:
         return Summary.read(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--before must be a summary that --json wrote: {error}") from error

@@ -9,20 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RESULTS: tuple[str, ...] = (
-    "test_loss",
-    "perplexity",
-    "accuracy",
-    "valid_loss",
-    "valid_perplexity",
-    "valid_accuracy",
-    "best_epoch",
-)
-RESULTS += ("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance")
-# What the settings of one curve differ in, and what else only a run that is driven to a target has.
+from sparseout.records.identity import ABSENT, OF_A_TARGET, RESULTS
+
+# What the settings of one curve differ in.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
-OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")
-ABSENT = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
 _NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sparseout.report.settings import IGNORED, OF_A_TARGET, Setting, varying
+from sparseout.records.identity import OF_A_TARGET
+from sparseout.report.settings import IGNORED, Setting, varying
 
 CONFIDENCE = 0.95
 SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}  # whether higher is better; the first that is there counts

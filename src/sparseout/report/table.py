@@ -45,6 +45,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
     """The table for the terminal."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     header, rows = cells(records)
     caption = "Means over the seeds, on the test set."
@@ -52,7 +53,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
     for name in header:
         result.add_column(name, justify="right", no_wrap=name != "setting")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(Text, row))
     return result
 
 

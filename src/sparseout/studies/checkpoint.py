@@ -52,13 +52,13 @@ def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
         found, values, digest = (metadata[name] for name in ("run", "values", "sha256"))
         if digest != _digest(found, values, tensors):
             raise ValueError("its content does not have the checksum that it was written with")
-        leaves = json.loads(values) | tensors
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        state = _tree(json.loads(values) | tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({reason})") from error
     if found != run:
         raise UserError(f"{path} is a checkpoint of the run {found}, not of {run}: delete it to start that run again")
-    return _tree(leaves)
+    return state
 
 
 def save_tensors(path: Location, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

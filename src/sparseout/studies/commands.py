@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import docstring_parser
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from sparseout import report
 from sparseout.report.files import Location
 from sparseout.studies.catalogue import STUDIES
-from sparseout.studies.config import Config
+from sparseout.studies.config import Config, hints
 from sparseout.studies.execution import Execution
 from sparseout.studies.glm.command import glm
 from sparseout.studies.place import Place, location
@@ -90,13 +92,14 @@ def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes |
         return 0
     records, failures = execute(configs, place, how, console, question)
     console.print(report.table(records))
-    console.print(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}", soft_wrap=True)
+    console.print(Text(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}"), soft_wrap=True)
     tell(failures, console)
     return int(bool(failures))
 
 
 def _axis(study: Study, name: str, default: tuple[Any, ...]) -> inspect.Parameter:
-    hint: Any = get_type_hints(study.config)[name]
+    config: Any = study.config
+    hint: Any = hints(config)[name]
     values = get_args(hint) if get_origin(hint) is Literal else ()
     # A name that is none of the values is told by the configuration, in one line, as every other bad value is.
     hint = str if values else hint
@@ -107,8 +110,9 @@ def _axis(study: Study, name: str, default: tuple[Any, ...]) -> inspect.Paramete
 def _flags(kind: type, **defaults: Any) -> list[inspect.Parameter]:
     """A flag for each field of `Place` or `Execution`."""
     flags = []
+    owner: Any = kind
     for field in dataclasses.fields(kind):
-        hint: Any = get_type_hints(kind)[field.name]
+        hint: Any = hints(owner)[field.name]
         argument = tyro.conf.arg(help=_help(kind, field.name), metavar=METAVARS.get(field.name))
         hint = str if hint == Location else hint
         annotation = Annotated[hint, argument]
@@ -131,7 +135,13 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _help(config: type, name: str) -> str:
     """What the docstrings of `config` and its bases say about the attribute `name`."""
     for base in config.__mro__:
-        for parameter in docstring_parser.parse(base.__dict__.get("__doc__") or "").params:
-            if parameter.arg_name == name:
-                return (parameter.description or "").replace("\n", " ")
+        if name in (documented := _documented(base.__dict__.get("__doc__") or "")):
+            return documented[name]
     raise LookupError(f"{config.__name__} does not document {name}")
+
+
+@functools.cache
+def _documented(docstring: str) -> dict[str, str]:
+    """What a docstring says of each attribute."""
+    parameters = docstring_parser.parse(docstring).params
+    return {parameter.arg_name: (parameter.description or "").replace("\n", " ") for parameter in parameters}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import json
 import math
 import shlex
 import sys
@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import nn
 
 from sparseout.checks import Gradient, check_choice, check_count, check_number, check_p, check_q, check_rms_gradient
+from sparseout.errors import UserError as UserError
 from sparseout.layers import Sparseout
-from sparseout.report.settings import ABSENT, OF_A_TARGET
+from sparseout.records.identity import ABSENT, OF_A_TARGET, folder_of, run_of
 
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -22,8 +23,10 @@ Measure = Literal["hoyer", "zeros"]
 Scale = Literal["1", "rms"]
 
 
-class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong and what to do."""
+@functools.cache
+def hints(config: Any) -> dict[str, Any]:
+    """The type of each field of a class."""
+    return get_type_hints(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Config:
     scale: Scale = "1"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
+        kind: Any = type(self)
+        for name, hint in hints(kind).items():
             if get_origin(hint) is Literal:
                 check_choice(name, getattr(self, name), get_args(hint))
             elif hint is int and not isinstance(getattr(self, name), int):
@@ -120,14 +124,12 @@ class Config:
     @property
     def run(self) -> str:
         """Hash of all that changes the numbers: 12 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        return run_of(self.to_dict())
 
     @property
     def folder(self) -> str:
         """Name of the run's folder, which a person can read."""
-        name = f"{self.measure}{self.target_sparsity:g}" if self.target_sparsity else f"q{self.q:g}"
-        noise = f"{name}-p{self.p:g}" if self.noise == "sparseout" else f"{self.noise}-p{self.p:g}"
-        return f"{noise}-seed{self.seed}-{self.run}"
+        return folder_of(self.to_dict())
 
     @property
     def command(self) -> str:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from sparseout.errors import FolderError, UserError
+from sparseout.records.provenance import changes, origin
+from sparseout.records.schema import LARGEST
 from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
-from sparseout.studies.config import UserError
 from sparseout.studies.learner import Learner
 from sparseout.studies.records import CHECKPOINT, Record, RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+Origin = dict[str, str | int | None]
 DECIDE = 50  # steps between two decisions of several processes, which have to agree
 
 
@@ -30,14 +35,16 @@ class Position:
 
     Attributes:
         loss, items: sum of the losses of the epoch so far, and what they are of.
-        seconds: that the run has taken, over all sittings.
+        seconds: that the run has taken, at least 0, over all processes that trained it one after another.
+        trained_by: the `origin` of each of these that differs from the one before.
     """
 
-    epoch: int = 1
-    step: int = 0
+    epoch: Annotated[int, msgspec.Meta(ge=1)] = 1
+    step: Annotated[int, msgspec.Meta(ge=0)] = 0
     loss: float = 0.0
-    items: int = 0
+    items: Annotated[int, msgspec.Meta(ge=0)] = 0
     seconds: float = 0.0
+    trained_by: list[Origin] = dataclasses.field(default_factory=list)
 
 
 class Engine:
@@ -54,7 +61,7 @@ class Engine:
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.tensorboard = tensorboard
 
-    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> tuple[Record, float]:
+    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> tuple[Record, Position]:
         """Train a run to its end, from its last checkpoint where it has one.
 
         Args:
@@ -63,7 +70,7 @@ class Engine:
             show: called after each step with the epoch, the fraction of it that is done, and how many items the step had.
 
         Returns:
-            The run's results, and the seconds that it took.
+            The run's results, and where it ended.
         """
         self._clock = time.perf_counter()
         at, steps = self._resume(learner, folder)
@@ -82,7 +89,7 @@ class Engine:
         if learner.control:
             results |= learner.control.results(results)
         self._tick(at)
-        return results, at.seconds
+        return results, at
 
     def _train_epoch(
         self, learner: Learner, folder: RunFolder, at: Position, steps: int, show: Callable[[int, float, int], None]
@@ -148,28 +155,43 @@ class Engine:
 
     def _resume(self, learner: Learner, folder: RunFolder) -> tuple[Position, int]:
         """Restore the last checkpoint, which the first process reads for all. Returns where it is, and its epoch's steps."""
-        path = folder.path / CHECKPOINT
-        state: dict[str, Any] | None = None
-        if self.accelerator.is_main_process and path.exists():
-            state = load_checkpoint(path, learner.config.run)
-        state = learner.same(state)
-        at = Position(**state["at"]) if state else Position()
-        if self.accelerator.is_main_process:
-            folder.keep_epochs(at.epoch - 1)
-        # What an epoch begins with is made anew, and then becomes what it was in the middle of the epoch.
+        found = self._read(learner, folder) if self.accelerator.is_main_process else None
+        found = learner.same(found)
+        if isinstance(found, FolderError):
+            raise found
+        state, at = found
+        # What an epoch begins with is made again, and then becomes what it was in the middle of the epoch.
         steps = learner.begin(at.epoch) if at.step else 0
         try:
-            if state:
-                learner.load_state_dict(state["learner"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} cannot be resumed from: delete it to start that run again ({reason})") from error
+            if state is not None:
+                learner.load_state_dict(state)
+        except Exception as error:  # a state of another form fails wherever the learner, the network or torch meets it
+            raise _refused(folder, f"{type(error).__name__}: {error}") from error
         return at, steps
+
+    def _read(self, learner: Learner, folder: RunFolder) -> tuple[dict[str, Any] | None, Position] | FolderError:
+        """The learner's state and the position in the checkpoint, or why there is no going on from it; neither at the start."""
+        now = origin(self.accelerator.device, self.accelerator.num_processes)
+        path = folder.path / CHECKPOINT
+        try:
+            if not path.exists():
+                folder.keep_epochs(0)
+                return None, Position(trained_by=[now])
+            state = load_checkpoint(path, learner.config.run)
+            at: Position = msgspec.convert(state.get("at"), Position)
+            folder.keep_epochs(at.epoch - 1)
+            at.seconds = at.seconds if 0 <= at.seconds < LARGEST else 0.0
+            at.trained_by = _went_on(folder, at.trained_by, now)
+            return state.get("learner", {}), at
+        except msgspec.ValidationError as error:
+            return _refused(folder, f"at: {error}")
+        except UserError as error:
+            return FolderError(str(error))
 
     def _tick(self, at: Position) -> None:
         """Add the time since the last tick."""
         now = time.perf_counter()
-        at.seconds += now - self._clock
+        at.seconds += max(0.0, now - self._clock)  # a clock may step back
         self._clock = now
 
     @contextlib.contextmanager
@@ -186,3 +208,19 @@ class Engine:
             raise UserError("--tensorboard needs tensorboard: pip install tensorboard") from error
         with SummaryWriter(str(folder.path / "tensorboard")) as events:
             yield events
+
+
+def _went_on(folder: RunFolder, before: list[Origin], now: Origin) -> list[Origin]:
+    """What trained a run so far, and what does now, which is said where it differs."""
+    before = before or [{"sparseout": None}]  # by a version that did not record it
+    changed = changes(before[-1], now)
+    if not changed:
+        return before
+    text = f"{folder.path.name} goes on with {changed}: its numbers may differ from those of one version, and its record has both"
+    print(f"sparseout: warning: {text}", file=sys.stderr)
+    return [*before, now]
+
+
+def _refused(folder: RunFolder, reason: str) -> FolderError:
+    reason = reason.splitlines()[0]
+    return FolderError(f"{folder.path / CHECKPOINT} cannot be resumed from: delete it to start that run again ({reason})")

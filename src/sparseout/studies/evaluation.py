@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +11,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sparseout.errors import FolderError, UserError
 from sparseout.probe.tables import rich_table
 from sparseout.report.files import finite
 from sparseout.report.table import COLUMNS
-from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
-from sparseout.studies.records import Record
+from sparseout.studies.progress import say_left_out
+from sparseout.studies.records import STUDY, Record, StudyFolder, is_file, read_study
 from sparseout.studies.run import isolated
-from sparseout.studies.trained import trained
+from sparseout.studies.trained import Trained, trained
 
 
 def evaluate(
@@ -37,8 +39,7 @@ def evaluate(
     console = Console()
     where = torch_device(device)
     rows: list[tuple[Record, Record]] = []
-    for folder in _complete(runs):
-        run = trained(folder, data_dir)
+    for run in _trained(runs, data_dir):
         with isolated(run.config, where):
             found = run.study.evaluate(run.network.to(where), run.data)
         rows.append((run.summary, found))
@@ -49,20 +50,28 @@ def evaluate(
         console.print(_table(rows))
 
 
-def _complete(folders: tuple[Path, ...]) -> list[Path]:
-    """The complete runs that `folders` are or hold."""
-    runs: list[Path] = []
-    for folder in folders:
-        if (folder / "study.json").is_file():
-            found = sorted(path.parent for path in folder.glob("*/summary.json"))
-            if not found:
-                raise UserError(f"{folder} holds no complete run")
-            runs += found
-        else:
-            runs.append(folder)
-    if not runs:
+def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[Trained]:
+    """The complete runs that `folders` are or hold. One of a study that cannot be used is left out, and said to be."""
+    if not folders:
         raise UserError("runs needs at least one folder, of a run or of a study")
-    return runs
+    for folder in folders:
+        if not is_file(folder / STUDY):
+            yield trained(folder, data_dir)
+            continue
+        study = StudyFolder(folder, read_study(folder))
+        complete, left_out = sorted(study.complete()), list(study.left_out.values())
+        count = 0
+        for name in complete:
+            try:
+                run = trained(folder / name, data_dir)
+            except FolderError as error:
+                left_out.append(str(error))
+                continue
+            count += 1
+            yield run
+        say_left_out(left_out)
+        if not count:
+            raise UserError(f"{folder} holds no complete run")
 
 
 def _table(rows: list[tuple[Record, Record]]) -> Table:

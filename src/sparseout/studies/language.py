@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from sparseout.checks import check_number, check_p
 from sparseout.layers import LockedSparseout
+from sparseout.records.schema import LARGEST
 from sparseout.studies import text
 from sparseout.studies.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
 from sparseout.studies.config import Config, UserError
@@ -301,8 +302,9 @@ def _pieces(words: Tensor, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def perplexity(loss: float) -> float:
-    """`exp(loss)`, infinite where that is beyond a float."""
-    return torch.tensor(loss, dtype=torch.float64).exp().item()
+    """`exp(loss)`, infinite where that is beyond float32."""
+    value = torch.tensor(loss, dtype=torch.float64).exp().item()
+    return math.inf if value > LARGEST else value
 
 
 def evaluate(network: nn.Module, corpus: text.Corpus) -> Record:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,6 +35,13 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"
     return f"{seconds:.2g} s"
+
+
+def say_left_out(reasons: Iterable[str]) -> None:
+    """A line of standard error for each folder or record that is left out."""
+    for reason in reasons:
+        line = reason.replace("\n", "\\n")
+        print(f"sparseout: left out: {line}", file=sys.stderr)
 
 
 class RunBar:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from sparseout.errors import UserError
 from sparseout.studies.catalogue import STUDIES
-from sparseout.studies.config import Config, UserError
+from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
 from sparseout.studies.place import Place
 
@@ -19,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-WORDS: dict[Any, str] = {float: "a number", int: "an integer", bool: "true or false"}
+WORDS: dict[Any, str] = {float: "a number", int: "an integer", bool: "true or false", str: "a word"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,11 @@ def read_question(file: Path) -> Question:
     try:
         content = file.read_bytes()
         given = tomllib.loads(content.decode())
-    except (OSError, ValueError) as error:
+    except RecursionError as error:
+        raise UserError(f"{file} cannot be read: it is nested too deeply") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     try:
         return Question(content, _configs(given))
@@ -53,10 +58,14 @@ def read_question(file: Path) -> Question:
 
 
 def _configs(given: dict[str, Any]) -> list[Config]:
-    if given.get("study") not in STUDIES:
-        raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {given.get('study')!r}")
-    study = STUDIES[given.pop("study")]
-    axes = study.axes(given.pop("preset", study.default_preset))
+    name = given.pop("study", None)
+    if not isinstance(name, str) or name not in STUDIES:
+        raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {_shown(name)}")
+    study = STUDIES[name]
+    preset = given.pop("preset", study.default_preset)
+    if not isinstance(preset, str):
+        raise UserError(f"preset must be one of {', '.join(map(repr, study.presets))}, got {_shown(preset)}")
+    axes = study.axes(preset)
     hints = get_type_hints(study.config)
     for name, values in given.items():
         if name not in axes:
@@ -69,13 +78,25 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     if name in {field.name for kind in (Place, Execution) for field in dataclasses.fields(kind)}:
         return f"{name} is no part of the question: give --{name.replace('_', '-')} to the command"
     close = difflib.get_close_matches(name, known, 1, 0.0)[0]
-    return f"{name} is no setting of this study: did you mean {close}?"
+    return f"{name if name.isidentifier() else _shown(name)} is no setting of this study: did you mean {close}?"
 
 
 def _checked(name: str, hint: Any, value: Any) -> Any:
-    """`value` as a flag would give it. Names are checked by the configuration."""
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint in WORDS and type(value) is not hint:
-        raise UserError(f"{name} must be {WORDS[hint]}, got {value!r}")
+    """`value` as a flag would give it: the configuration checks ranges and names."""
+    kind = hint if hint in WORDS else str
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{name} must be a number of at most 64 bits, got {_shown(value)}")
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} must be {WORDS[kind]}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: one line of at most 80 characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested, or with more digits, than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

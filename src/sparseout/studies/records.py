@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
-import functools
+import itertools
 import json
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import sparseout
+from sparseout.errors import UserError
+from sparseout.records.files import Contents, content_of, folders_with, read_bytes, read_files
+from sparseout.records.files import is_file as is_file
+from sparseout.records.identity import folder_of, run_of, settings_of
+from sparseout.records.json_lines import lines
+from sparseout.records.provenance import dated
+from sparseout.records.schema import Epoch, Failure, Marker, read, read_settings, read_summary
+from sparseout.records.schema import Record as Record
 from sparseout.report.files import Location, finite, write_whole
-from sparseout.studies.config import Config, UserError
+from sparseout.studies.config import Config
 
-Record = dict[str, Any]
 CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.json"
+STUDY = "study.json"
+EPOCHS = "metrics.jsonl"
+RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
 FAILURE = "failure.json"
@@ -37,6 +41,9 @@ class StudyFolder:
 
     Any number of processes may write runs into it. Nothing is made before `open`.
 
+    Attributes:
+        left_out: of each run's folder whose content is damaged or is another run's, by its name, what is wrong with it.
+
     Raises:
         UserError: `path` holds something else.
     """
@@ -44,18 +51,19 @@ class StudyFolder:
     def __init__(self, path: Location, study: str) -> None:
         self.path = path
         self.study = study
+        self.left_out: dict[str, str] = {}
         self._records: dict[str, Record] = {}
         if path.exists() and not path.is_dir():
             raise UserError(f"--out must be a folder, got the file {path}")
         if self._is_marked():
-            found = read_json(path / "study.json").get("study")
+            found = read_study(path)
             if found != study:
                 raise UserError(f"--out must be a folder of the study {study!r}: {path} holds the study {found!r}")
         elif path.is_dir() and any(path.iterdir()):
             raise UserError(f"--out must be a new folder, an empty one, or this study's: {path} holds something else")
 
     def _is_marked(self) -> bool:
-        return (self.path / "study.json").is_file()
+        return is_file(self.path / STUDY)
 
     def open(self) -> None:
         """Make the folder.
@@ -67,7 +75,7 @@ class StudyFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "study.json", to_json({"study": self.study}).encode())
+            write_whole(self.path / STUDY, to_json({"study": self.study}).encode())
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {self.path}: {error.strerror or error}") from error
 
@@ -77,9 +85,17 @@ class StudyFolder:
 
     def complete(self) -> dict[str, Record]:
         """The summaries of all complete runs, by their folders' names; one that was read is not read again."""
-        found = set(_having(self.path, SUMMARY))
+        found = set(folders_with(self.path, SUMMARY))
         self._records = {name: record for name, record in self._records.items() if name in found}
-        self._records |= read_each(self.path, sorted(found - set(self._records)), SUMMARY)
+        self.left_out = {}
+        for name, contents in read_files(self.path, sorted(found - set(self._records)), (SUMMARY, CONFIG)):
+            try:
+                record = _summary(self.path / name, contents)
+                if record["study"] != self.study:
+                    raise UserError(f"{self.path / name} holds a run of the study {record['study']!r}")
+                self._records[name] = record
+            except UserError as error:
+                self.left_out[name] = str(error)
         return self._records
 
     def summaries(self) -> list[Record]:
@@ -89,10 +105,19 @@ class StudyFolder:
     def failures(self) -> list[Record]:
         """What is known of the runs that failed, and were not completed since."""
         complete = self.complete()
-        names = sorted(name for name in _having(self.path, FAILURE) if name not in complete)
-        return list(read_each(self.path, names, FAILURE).values())
+        names = sorted(name for name in folders_with(self.path, FAILURE) if name not in complete and name not in self.left_out)
+        failures = []
+        for name, contents in read_files(self.path, names, (FAILURE,)):
+            try:
+                record = read(content_of(self.path / name, contents, FAILURE), Failure, self.path / name / FAILURE)
+                if not name.endswith(f"-{record['run']}"):
+                    raise UserError(f"{self.path / name / FAILURE}: run: must be that of the folder, got {record['run']!r}")
+                failures.append(record)
+            except UserError as error:
+                self.left_out[name] = str(error)
+        return failures
 
-    def histories(self) -> Mapping[str, list[Record]]:
+    def histories(self) -> Histories:
         """Each complete run's epochs, by run, read when they are asked for."""
         return Histories(self.path, {str(record["run"]): name for name, record in self.complete().items()})
 
@@ -103,27 +128,36 @@ class StudyFolder:
     def write_results(self) -> list[Record]:
         """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
         records = self.summaries()
-        for name in _having(self.path, CHECKPOINT):
-            if name in self._records:
+        for name in folders_with(self.path, CHECKPOINT):
+            if name in self._records and is_file(self.path / name / CHECKPOINT):
                 (self.path / name / CHECKPOINT).unlink(missing_ok=True)
-        write_whole(self.path / "results.jsonl", "".join(to_json(record) + "\n" for record in records).encode())
+        write_whole(self.path / RESULTS, "".join(to_json(record) + "\n" for record in records).encode())
         return records
 
 
 class Histories(Mapping[str, list[Record]]):
-    """The epochs of runs, by run.
+    """The epochs of runs, by run; none where they cannot be read.
 
     Args:
         path: the study's folder.
         folders: the names of the runs' folders in it, by run.
+
+    Attributes:
+        left_out: of each run whose epochs could not be read, by its folder, what is wrong with them.
     """
 
     def __init__(self, path: Location, folders: Mapping[str, str]) -> None:
         self.path = path
         self.folders = folders
+        self.left_out: dict[str, str] = {}
 
     def __getitem__(self, run: str) -> list[Record]:
-        return read_lines(self.path / self.folders[run] / "metrics.jsonl")
+        folder = self.folders[run]
+        try:
+            return read_epochs(self.path / folder)
+        except UserError as error:
+            self.left_out[folder] = str(error)
+            return []
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.folders)
@@ -145,8 +179,21 @@ class RunFolder:
         self._epochs: list[bytes] = []
 
     def is_complete(self) -> bool:
-        """Whether the run has ended: its summary is written last."""
-        return (self.path / SUMMARY).is_file()
+        """Whether the run has ended: its summary is written last.
+
+        Raises:
+            UserError: the folder holds another run, or this one's summary is damaged.
+        """
+        ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
+        if SUMMARY in contents:
+            return bool(_summary(self.path, contents))
+        try:
+            settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
+        except UserError:
+            return False  # `open` writes settings that are damaged again
+        if settings is not None and (found := run_of(settings)) != self.config.run:
+            raise UserError(f"{self.path} holds the run {found}, not {self.config.run}: rename it, or delete it")
+        return False
 
     def open(self) -> None:
         """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
@@ -154,19 +201,26 @@ class RunFolder:
         for part in self.path.glob(".*.part") if isinstance(self.path, Path) else ():
             if time.time() - part.stat().st_mtime > HALF_WRITTEN:
                 part.unlink(missing_ok=True)
-        write_whole(self.path / "config.json", to_json({**self.config.to_dict(), "run": self.config.run}).encode())
+        write_whole(self.path / CONFIG, to_json({**self.config.to_dict(), "run": self.config.run}).encode())
         (self.path / FAILURE).unlink(missing_ok=True)
 
     def keep_epochs(self, count: int) -> None:
-        """Cut `metrics.jsonl` to its first `count` epochs."""
-        path = self.path / "metrics.jsonl"
-        self._epochs = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []
+        """Cut `metrics.jsonl` to its first `count` epochs.
+
+        Raises:
+            UserError: it does not have them.
+        """
+        path = self.path / EPOCHS
+        kept = list(itertools.islice(lines(path), count)) if count else []
+        if len(_epochs(kept)) < count:
+            raise UserError(f"{path} must have the {count} epochs of the checkpoint, got {len(kept)}: delete its folder")
+        self._epochs = [line + b"\n" for _, line in kept]
         write_whole(path, b"".join(self._epochs))
 
     def add_epoch(self, metrics: Record) -> None:
         """Add an epoch to `metrics.jsonl`."""
         self._epochs.append(f"{to_json(metrics)}\n".encode())
-        write_whole(self.path / "metrics.jsonl", b"".join(self._epochs))
+        write_whole(self.path / EPOCHS, b"".join(self._epochs))
 
     def write_failure(self, reason: str, command: str, trace: str) -> None:
         """Record why the run ended before its end, and the command that repeats it."""
@@ -174,8 +228,8 @@ class RunFolder:
         record = {"run": self.config.run, "reason": reason, "command": command, "traceback": trace}
         write_whole(self.path / FAILURE, to_json(record).encode())
 
-    def write_summary(self, results: Record, seconds: float, device: torch.device, processes: int) -> Record:
-        """End the run: its settings, its results, how long it took, on what, and in how many processes."""
+    def write_summary(self, results: Record, seconds: float, trained_by: Sequence[Record]) -> Record:
+        """End the run: its settings, its results, how long it took, and each `origin` that trained it, from the first."""
         config = self.config.to_dict()
         summary = {
             "study": config.pop("study"),
@@ -183,92 +237,78 @@ class RunFolder:
             **config,
             **results,
             "seconds": round(seconds, 3),
-            "provenance": {**provenance(self.config.command, device), "processes": processes},
+            "provenance": {**trained_by[-1], **dated(self.config.command), "trained_by": list(trained_by)},
         }
         write_whole(self.path / SUMMARY, to_json(summary).encode())
         return summary
 
 
-def provenance(command: str, device: torch.device) -> Record:
-    """Where numbers come from: versions, machine, date, and the command that repeats it."""
-    return {
-        "sparseout": sparseout.__version__,
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-    }
+def read_study(path: Location) -> str:
+    """The study whose folder this is, by its `study.json`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return str(read_file(path / STUDY, Marker)["study"])
+
+
+def read_file(path: Location, kind: type) -> Record:
+    """The record of a `kind` in a file.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    return read(content_of(path.parent, {path.name: read_bytes(path)}, path.name), kind, path)
+
+
+def read_run(folder: Location) -> Record:
+    """The summary of the complete run in `folder`.
+
+    Raises:
+        UserError: the folder is damaged, or its name, its settings and its results are not of one run.
+    """
+    ((_, contents),) = read_files(folder.parent, [folder.name], (SUMMARY, CONFIG))
+    return _summary(folder, contents)
 
 
 def read_lines(path: Location) -> list[Record]:
-    """The records of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_json(path: Location) -> Record:
-    """The object in a JSON file of a run.
+    """The records of a JSON-lines file.
 
     Raises:
-        UserError: it cannot be read, or is no object.
+        UserError: a line is none.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    return _object(path, content)
+    return [read(line, dict, name) for name, line in lines(path)]
 
 
-def read_each(path: Location, names: list[str], file: str) -> dict[str, Record]:
-    """The objects in the file called `file` of each of the folders `names` in `path`, by folder.
+def read_epochs(folder: Location) -> list[Record]:
+    """The epochs of the run in `folder`.
 
     Raises:
-        UserError: one cannot be read, or is no object.
+        UserError: they cannot be read, or are not those from the first on.
     """
-    if isinstance(path, Path):
-        return {name: read_json(path / name / file) for name in names}
-    contents = path.fs.cat([f"{path.path}/{name}/{file}" for name in names]) if names else {}
-    return {name: _object(path / name / file, contents[f"{path.path}/{name}/{file}"]) for name in names}
+    return _epochs(lines(folder / EPOCHS))
 
 
-def _object(path: Location, content: bytes) -> Record:
-    try:
-        record = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): delete its folder to run that again") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} must hold a JSON object, got a {type(record).__name__}")
-    return record
+def _epochs(numbered: Iterable[tuple[str, bytes]]) -> list[Record]:
+    epochs = []
+    for number, (name, line) in enumerate(numbered, 1):
+        epochs.append(read(line, Epoch, name))
+        if epochs[-1]["epoch"] != number:
+            raise UserError(f"{name}: epoch: must be {number}, got {epochs[-1]['epoch']}")
+    return epochs
 
 
-def _having(path: Location, file: str) -> list[str]:
-    """The names of the folders in `path` that have a file called `file`."""
-    if isinstance(path, Path):
-        return [name for name in os.listdir(path) if os.path.exists(f"{path}/{name}/{file}")] if path.is_dir() else []
-    return [found.split("/")[-2] for found in path.fs.glob(f"{path.path}/*/{file}")]
+def _summary(folder: Location, contents: Contents) -> Record:
+    """The summary of the complete run in `folder`, where `contents` of its files, its settings and its name agree."""
+    summary = read_summary(content_of(folder, contents, SUMMARY), folder / SUMMARY)
+    if CONFIG in contents:
+        run = run_of(read_settings(content_of(folder, contents, CONFIG), folder / CONFIG))
+        if run != summary["run"]:
+            raise UserError(f"{folder} holds two runs: {CONFIG} is of {run}, {SUMMARY} of {summary['run']}")
+    _check_name(folder, settings_of(summary))
+    return summary
 
 
-@functools.cache
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, with a + if it was changed; None if it is installed."""
-    package = Path(sparseout.__file__).parent
-    if package.parent.name != "src":
-        return None
-    try:
-        arguments = ["git", "-C", str(package), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _check_name(folder: Location, settings: Record) -> None:
+    if folder.name != (name := folder_of(settings)):
+        raise UserError(f"{folder} holds the run {run_of(settings)}, whose folder is called {name}: rename it, or delete it")

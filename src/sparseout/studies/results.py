@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
+from sparseout.errors import UserError
+from sparseout.records.identity import RESULTS
+from sparseout.records.json_lines import lines
+from sparseout.records.schema import read_summary
 from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
-from sparseout.report.settings import RESULTS, Series, Setting, finding, series, settings, varying
+from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import COLUMNS, with_reach
-from sparseout.studies.config import UserError
 from sparseout.studies.place import location
-from sparseout.studies.records import Record, StudyFolder, read_json, read_lines
+from sparseout.studies.progress import say_left_out
+from sparseout.studies.records import RESULTS as RESULTS_FILE
+from sparseout.studies.records import STUDY, Record, StudyFolder, is_file, read_study
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +48,8 @@ def results(
         parquet: the same, in Parquet
     """
     console = Console()
-    found, failures = read(location(folder))
+    found, failures, left_out = read(location(folder))
+    say_left_out(left_out)
     records = filtered(found, where)
     if not records:
         raise UserError(f"{folder} has no complete run" + (f" where {' and '.join(where)}" if found else ""))
@@ -52,7 +59,7 @@ def results(
                 write_whole(path, write(frame(records)))
             except OSError as error:
                 raise UserError(f"{path} could not be written: {error.strerror or error}") from error
-            console.print(f"{len(records)} runs: {path}", soft_wrap=True)
+            console.print(Text(f"{len(records)} runs: {path}"), soft_wrap=True)
     if csv or parquet:
         return
     if runs:
@@ -69,28 +76,48 @@ def results(
     _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
     for curve in curves:
         if curve.axis == "target_sparsity":
-            console.print(finding(curve), soft_wrap=True, highlight=False)
+            console.print(Text(finding(curve)), soft_wrap=True)
     for comparison in statistics.compare(groups, score):
-        console.print(comparison.sentence(), soft_wrap=True, highlight=False)
-    console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
+        console.print(Text(comparison.sentence()), soft_wrap=True)
+    console.print(Text(f"{len(records)} runs of {len(found)} in {folder}."), soft_wrap=True)
     for failure in failures:
         text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        console.print(Text(text), soft_wrap=True)
 
 
-def read(folder: Location) -> tuple[list[Record], list[Record]]:
-    """The summaries of the complete runs in a folder, and what is known of those that failed.
+def read(folder: Location) -> tuple[list[Record], list[Record], list[str]]:
+    """The summaries of the complete runs in a folder, what is known of those that failed, and what is left out and why.
 
     Raises:
         UserError: it is no study's folder, and has no results.jsonl.
     """
-    if (folder / "study.json").is_file():
-        study = StudyFolder(folder, str(read_json(folder / "study.json").get("study")))
-        return study.summaries(), study.failures()
-    try:
-        return read_lines(folder / "results.jsonl"), []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} must be the folder of a study, with its study.json or its results.jsonl") from error
+    if is_file(folder / STUDY):
+        study = StudyFolder(folder, read_study(folder))
+        summaries, failures = study.summaries(), study.failures()
+        return summaries, failures, list(study.left_out.values())
+    if not is_file(folder / RESULTS_FILE):
+        raise UserError(f"{folder} must be the folder of a study, with its {STUDY} or its {RESULTS_FILE}")
+    summaries, left_out = read_results(folder / RESULTS_FILE)
+    return summaries, [], left_out
+
+
+def read_results(path: Location) -> tuple[list[Record], list[str]]:
+    """The summaries in a view of a study, each run once, and which lines are left out and why.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    found: dict[str, Record] = {}
+    left_out = []
+    for name, line in lines(path):
+        try:
+            record = read_summary(line, name)
+            if record["run"] in found:
+                raise UserError(f"{name}: run: {record['run']} is there before")
+            found[record["run"]] = record
+        except UserError as error:
+            left_out.append(str(error))
+    return list(found.values()), left_out
 
 
 def filtered(records: Sequence[Record], where: Sequence[str]) -> list[Record]:
@@ -120,7 +147,7 @@ def _value(text: str) -> Any:
     """A number, true, false or null where it is one, else the text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         return text
 
 

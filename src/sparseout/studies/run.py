@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from sparseout.errors import FolderError
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.checkpoint import save_tensors
 from sparseout.studies.config import Config, UserError
@@ -47,7 +48,7 @@ def run_one(config: Config, place: Place, show: Show | None = None) -> Failure |
     """Train a run to its end in its folder of `place.out`, from its checkpoint where it has one; a complete one is left alone.
 
     Where a launcher started several processes, each calls this, all train the run, and the first alone writes. An exception of
-    one then ends them all, because the others would wait for it.
+    one then ends them all, because the others would wait for it, unless all find that the run's folder is damaged.
 
     Args:
         config: the run.
@@ -57,23 +58,27 @@ def run_one(config: Config, place: Place, show: Show | None = None) -> Failure |
     Returns:
         None, or why the run failed.
     """
+    folder = RunFolder(place.out / config.folder, config)
     try:
-        _train(config, place, show or (lambda *_: None))
+        if folder.is_complete():
+            return None
+    except UserError as error:  # and its folder is left as it is
+        return Failure(config, str(error), f"{config.command} {place.flags()}")
+    try:
+        _train(config, place, folder, show or (lambda *_: None))
     except Exception as error:
-        if place.processes() > 1:
+        if place.processes() > 1 and not isinstance(error, FolderError):
             raise
-        if RunFolder(place.out / config.folder, config).is_complete():
-            return None  # by another process, in whose way this one was
+        with contextlib.suppress(UserError):
+            if folder.is_complete():
+                return None  # by another process, in whose way this one was
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return failure(config, place, name + (str(error).splitlines() or [""])[0], traceback.format_exc())
     return None
 
 
-def _train(config: Config, place: Place, show: Show) -> None:
-    accelerator = place.accelerator()
-    study, folder = STUDIES[config.study], RunFolder(place.out / config.folder, config)
-    if folder.is_complete():
-        return
+def _train(config: Config, place: Place, folder: RunFolder, show: Show) -> None:
+    accelerator, study = place.accelerator(), STUDIES[config.study]
     with accelerator.main_process_first():
         data = study.load(config, place.data_dir)
     if accelerator.is_main_process:
@@ -83,10 +88,10 @@ def _train(config: Config, place: Place, show: Show) -> None:
         with isolated(config, accelerator.device):
             network = study.model(config, data).to(accelerator.device)
             learner = study.learner(config, data, network, accelerator)
-            results, seconds = Engine(accelerator, place.checkpoint_minutes, place.tensorboard).train(learner, folder, show)
+            results, at = Engine(accelerator, place.checkpoint_minutes, place.tensorboard).train(learner, folder, show)
         if accelerator.is_main_process:
-            save_tensors(folder.path / WEIGHTS, network.state_dict())
-            folder.write_summary(results, seconds, accelerator.device, accelerator.num_processes)
+            save_tensors(folder.path / WEIGHTS, network.state_dict(), {"run": config.run})
+            folder.write_summary(results, at.seconds, at.trained_by)
     finally:
         accelerator.free_memory()
         gc.unfreeze()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from sparseout.studies.config import Config, UserError
 from sparseout.studies.learner import Learner
 from sparseout.studies.records import Record
+
+MOST = 1_000_000  # runs of a grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Study:
         for name, values in axes.items():
             if not values:
                 raise UserError(f"{name} needs at least one value")
+        if (count := math.prod(map(len, axes.values()))) > MOST:
+            raise UserError(f"a sweep takes at most {MOST:,} runs, got {count:,}")
         try:
             runs = [self.config(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
         except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from sparseout import report
 from sparseout.probe.tables import rich_table
@@ -17,8 +18,8 @@ from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
 from sparseout.studies.place import Place
-from sparseout.studies.progress import RunBar, duration, training_bar
-from sparseout.studies.records import CHECKPOINT, Record, StudyFolder
+from sparseout.studies.progress import RunBar, duration, say_left_out, training_bar
+from sparseout.studies.records import CHECKPOINT, Record, StudyFolder, is_file
 from sparseout.studies.run import Failure, Show
 
 SHARE = 0.005  # of the time, that rewriting the view of the results may take while the sweep runs
@@ -56,6 +57,9 @@ def execute(
         folder = StudyFolder(place.out, configs[0].study)
         folder.open()
     complete = folder.complete()
+    asked = {config.folder for config in configs}
+    if first:  # what is asked for and cannot be used is among the failures
+        say_left_out(reason for name, reason in folder.left_out.items() if name not in asked)
     open_runs = [config for config in configs if config.folder not in complete]
     if accelerator:
         accelerator.wait_for_everyone()
@@ -79,7 +83,8 @@ def execute(
     except KeyboardInterrupt:
         complete = folder.complete()
         done = sum(config.folder in complete for config in configs)
-        console.print(f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there.")
+        text = f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there."
+        console.print(Text(text), soft_wrap=True)
         raise
     finally:
         if first:
@@ -88,7 +93,9 @@ def execute(
         accelerator.wait_for_everyone()
     records = folder.summaries()
     if first:
-        report.write(records, folder.histories(), place.out)
+        histories = folder.histories()
+        report.write(records, histories, place.out)
+        say_left_out(histories.left_out.values())
     return records, failures
 
 
@@ -128,7 +135,7 @@ class Sweep:
         self.bar.update(self.task, completed=self.done + self.failed, state=state)
         if ended and not self.console.is_terminal:
             name = f"{ended.folder} failed: {failure.reason}" if failure else ended.folder
-            self.console.print(f"{state}: {name}", soft_wrap=True)
+            self.console.print(Text(f"{state}: {name}"), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -155,14 +162,17 @@ def plan(configs: Sequence[Config], place: Place, how: Execution, console: Conso
     """
     folder = StudyFolder(place.out, configs[0].study)
     complete = folder.complete()
+    say_left_out(folder.left_out.values())
     rows = []
     for config in configs:
-        state = "begun" if (place.out / config.folder / CHECKPOINT).is_file() else "to do"
+        state = "begun" if is_file(place.out / config.folder / CHECKPOINT) else "to do"
+        state = "left out" if config.folder in folder.left_out else state
         rows.append([config.folder, "complete" if config.folder in complete else state])
     console.print(rich_table(["run", "state"], rows, caption=""))
     seconds = [record["seconds"] for record in complete.values()]
-    left = sum(state != "complete" for _, state in rows)
-    text = f"{len(configs)} runs: {len(configs) - left} complete, {left} to do"
+    done, bad = (sum(state == name for _, state in rows) for name in ("complete", "left out"))
+    left = len(configs) - done - bad
+    text = f"{len(configs)} runs: {done} complete, {left} to do" + (f", {bad} left out" if bad else "")
     if left and seconds:
         each = statistics.fmean(seconds)
         total = duration(left * each / min(how.jobs, left))
@@ -170,17 +180,13 @@ def plan(configs: Sequence[Config], place: Place, how: Execution, console: Conso
         text += f", about {total} {at_a_time}, at {duration(each)} a run as in those that are complete"
     elif left:
         text += "; none is complete in the folder, so there is no estimate of the time"
-    console.print(f"{text}.", soft_wrap=True)
+    console.print(Text(f"{text}."), soft_wrap=True)
 
 
 def tell(failures: Sequence[Failure], console: Console) -> None:
     """Print what failed, why, and the command that repeats it."""
     for failure in failures:
-        console.print(
-            f"Failed: {failure.config.folder}: {failure.reason}\n  {failure.command}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+        text = f"Failed: {failure.config.folder}: {failure.reason}\n  {failure.command}"
+        console.print(Text(text), soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} runs failed. The same command tries them again, and nothing else.")

@@ -6,13 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
+from sparseout.errors import FolderError, UserError
+from sparseout.records.schema import Record, Settings
 from sparseout.studies.catalogue import STUDIES
-from sparseout.studies.config import Config, UserError
-from sparseout.studies.records import WEIGHTS, Record, read_json, read_lines
+from sparseout.studies.config import Config
+from sparseout.studies.records import CONFIG, SUMMARY, WEIGHTS, is_file, read_file, read_run
 from sparseout.studies.study import Study
 
 
@@ -26,7 +27,6 @@ class Trained:
         data: what it was trained and is judged on.
         network: with the run's weights, on the CPU.
         summary: its record.
-        history: its epochs.
     """
 
     study: Study
@@ -34,30 +34,69 @@ class Trained:
     data: Any
     network: nn.Module
     summary: Record
-    history: list[Record]
 
 
 def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     """The run in `folder`, with its study's data from `data_dir` or where it comes from by default. No pickle is read.
 
     Raises:
-        UserError: the folder is no complete run of a study that is known, or its files are damaged.
+        FolderError: the folder is no complete run of a study that is known, its files are damaged, or they are not of one run.
+        UserError: the data is missing.
     """
-    if not (folder / "summary.json").is_file():
-        raise UserError(f"{folder} must be the folder of a complete run, with config.json, {WEIGHTS} and summary.json")
-    settings, summary = read_json(folder / "config.json"), read_json(folder / "summary.json")
-    study = STUDIES.get(settings.get("study", ""))
-    if study is None:
-        raise UserError(f"{folder / 'config.json'} must be of a study that is known, got {settings.get('study')!r}")
-    fields = {field.name: settings.get(field.name, field.default) for field in dataclasses.fields(study.config)}
+    if not all(is_file(folder / name) for name in (CONFIG, SUMMARY, WEIGHTS)):
+        raise FolderError(f"{folder} must be the folder of a complete run, with {CONFIG}, {WEIGHTS} and {SUMMARY}")
+    folder = folder.resolve()  # '.' has no name, and a link has another
     try:
-        config = study.config(**fields)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
+        summary = read_run(folder)
+    except UserError as error:
+        raise FolderError(str(error)) from error
+    study, config = _configured(folder)
     data = study.load(config, data_dir)
     network = study.model(config, data)
+    _load_weights(network, folder / WEIGHTS, summary["run"])
+    return Trained(study, config, data, network, summary)
+
+
+def _configured(folder: Path) -> tuple[Study, Config]:
+    """The study and the configuration that the settings of a run ask for; one that is not among them has its default."""
+    path = folder / CONFIG
+    settings = read_file(path, Settings)
+    study = STUDIES.get(settings["study"])
+    if study is None:
+        raise FolderError(f"{path}: study: must be one of {', '.join(map(repr, STUDIES))}, got {settings['study']!r}")
+    names = {field.name for field in dataclasses.fields(study.config)}
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        config = study.config(**{name: value for name, value in settings.items() if name in names})
+    except (TypeError, ValueError) as error:
+        raise FolderError(f"{path}: {error}") from error
+    made = {"run": settings["run"], **config.to_dict()}  # settings that came later are not in the hash
+    for name, value in settings.items():
+        if name not in made or made[name] != value:
+            raise FolderError(f"{path}: {name}: no run of this study has {value!r}")
+    return study, config
+
+
+def _load_weights(network: nn.Module, path: Path, run: str) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            of = (file.metadata() or {}).get("run", run)  # earlier versions did not write it
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / WEIGHTS} are no weights of this run: {str(error).splitlines()[0]}") from error
-    return Trained(study, config, data, network, summary, read_lines(folder / "metrics.jsonl"))
+        raise FolderError(f"{path} cannot be read: {_line(error)}") from error
+    if of != run:
+        raise FolderError(f"{path} has the weights of the run {of}, not of {run}")
+    try:
+        _check_types(network, tensors)
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:
+        raise FolderError(f"{path} has no weights of this run: {_line(error)}") from error
+
+
+def _check_types(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, own in network.state_dict().items():
+        if name in tensors and tensors[name].dtype != own.dtype:
+            raise TypeError(f"{name} must be of {own.dtype}, got {tensors[name].dtype}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import tyro
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from sparseout.records.provenance import provenance
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.progress import progress_bar
-from sparseout.studies.records import Record, provenance, to_json
+from sparseout.studies.records import Record, read_lines, to_json
 
 EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
 
@@ -51,12 +53,12 @@ def glm(
 
 def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
     """Run the parts that are not in the experiment's file yet, and draw what it holds."""
-    from sparseout.studies.glm.figures import write_figure
-
     path = out / f"{name}.jsonl"
     rows = _read(path)
     sources = next(iter(_read(out / "provenance.json")), {})
     parts = experiment.parts()
+    if unknown := [row for row in rows if row.get("part") not in [*parts]]:
+        raise UserError(f"{path}: part: must be one of {', '.join(map(repr, parts))}, got {unknown[0].get('part')!r}")
     done = {row["part"] for row in rows}
     with progress_bar(console) as progress:
         task = progress.add_task(name, total=len(parts), completed=len(done))
@@ -68,15 +70,21 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
             sources[name] = provenance(f"sparseout study glm --experiments {name}", torch.device("cpu"))
             write_whole(out / "provenance.json", (to_json(sources) + "\n").encode())
             progress.advance(task)
-    write_figure(experiment.draw, rows, out / f"{name}.png")
-    console.print(experiment.summary(rows))
-    console.print(f"Rows: {path}\nFigure: {out / f'{name}.png'}", soft_wrap=True)
+    console.print(_draw(experiment, rows, path))
+    console.print(Text(f"Rows: {path}\nFigure: {out / f'{name}.png'}"), soft_wrap=True)
 
 
 def _read(path: Path) -> list[Record]:
-    if not path.exists():
-        return []
+    return read_lines(path) if path.exists() else []
+
+
+def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:
+    """Write the experiment's figure beside its rows in `path`, and return their table."""
+    from sparseout.studies.glm.figures import write_figure
+
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON lines ({error}): delete it to run that again") from error
+        write_figure(experiment.draw, rows, path.with_suffix(".png"))
+        return cast(Table, experiment.summary(rows))
+    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} must have the rows of {path.stem} ({reason}): delete it to run that again") from error

@@ -1,0 +1,44 @@
+"""What identifies a run: `run = sha256(settings)[:12]`, and the name of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+RESULTS: tuple[str, ...] = (
+    *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
+    *("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
+)
+OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")  # settings of a run with a target alone
+ABSENT = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
+
+
+def run_of(settings: Mapping[str, Any]) -> str:
+    """The hash of all that changes a run's numbers, `study` among it: 12 hexadecimal digits.
+
+    >>> run_of({"study": "autoencoder", "q": 1.5}), run_of({"study": "autoencoder", "q": 1.25})
+    ('3c93cb2689fa', '951724c55477')
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def folder_of(settings: Mapping[str, Any]) -> str:
+    """The name of a run's folder, which a person can read.
+
+    >>> folder_of({"study": "autoencoder", "q": 1.5, "p": 0.5, "seed": 0, "noise": "sparseout"})
+    'q1.5-p0.5-seed0-a8b4df0e182a'
+    """
+    target, noise = settings.get("target_sparsity"), settings["noise"]
+    name = f"{settings['measure']}{target:g}" if target else f"q{settings['q']:g}"
+    name = name if noise == "sparseout" else noise
+    return f"{name}-p{settings['p']:g}-seed{settings['seed']}-{run_of(settings)}"
+
+
+def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a run's summary, as they are hashed."""
+    settings = {name: value for name, value in summary.items() if name not in RESULTS and name != "run"}
+    if summary["study"] == "language":  # whose summary has its layers by name where its settings have their number
+        settings["layers"] = len(summary["layers"])
+    return settings

@@ -1,0 +1,84 @@
+"""Where numbers come from: the code and the machine, the date, and the command that repeats it."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparseout
+from sparseout.records.schema import Record
+
+
+def origin(device: torch.device, processes: int = 1) -> Record:
+    """The code and the machine that compute: what a run's numbers may depend on beside its settings."""
+    return {
+        "sparseout": sparseout.__version__,
+        "commit": _commit(),
+        "code": _code(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes,
+    }
+
+
+def provenance(command: str, device: torch.device) -> Record:
+    """Where numbers come from: code, machine, date, and the command that repeats it."""
+    return {**origin(device), **dated(command)}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what two origins differ, in words; empty where they are equal.
+
+    >>> changes({"torch": "2.12", "cores": 2}, {"torch": "2.13", "cores": 2})
+    'torch 2.13 after 2.12'
+    """
+    return ", ".join(f"{name} {now[name]} after {before.get(name)}" for name in now if now[name] != before.get(name))
+
+
+def dated(command: str) -> Record:
+    """The date, and a command."""
+    return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "command": command}
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the package's own files, which tells two states of a changed checkout apart."""
+    package, digest = Path(sparseout.__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".so", ".dll", ".dylib")):
+        digest.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that the package runs from, with a + if it was changed; None if it is installed."""
+    package = Path(sparseout.__file__).parent
+    if package.parent.name != "src":
+        return None
+    try:
+        arguments = ["git", "-C", str(package), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
+        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
