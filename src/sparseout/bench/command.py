@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 
 from sparseout.bench import glm, op, probes, steps, target
 from sparseout.bench.figure import size, write_figure
@@ -24,7 +23,7 @@ from sparseout.kernels import cpu
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
-from sparseout.studies.progress import progress_bar
+from sparseout.studies.progress import progress_bar, terminal
 from sparseout.studies.records import Record, provenance, to_json
 
 Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
@@ -117,7 +116,7 @@ def bench(
     where = torch_device(device)
     if where.type not in ("cpu", "cuda"):
         raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
-    console = Console()
+    console = terminal()
     folder = _Folder(out, selection, where)
     models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))

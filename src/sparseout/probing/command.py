@@ -18,6 +18,7 @@ from sparseout.probing.target import Target, find
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
+from sparseout.studies.progress import terminal
 
 
 def probe(
@@ -57,7 +58,7 @@ def probe(
         if path.is_dir() or not path.parent.is_dir():
             why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{path} cannot be written: {why}")
-    console = Console()
+    console = terminal()
     place = torch_device(device)
     found = find(target, data, batch_size)
     found.model.to(place)
@@ -86,7 +87,7 @@ def _run(target: Target, probe: Probe, batches: int | None, device: torch.device
         UserError: there is no batch, or the model cannot take one.
     """
     total = target.count if batches is None else min(batches, target.count or batches)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ran = False
     with probe, torch.inference_mode(), Progress(*columns, console=console, transient=True) as progress:
         for batch in progress.track(itertools.islice(target.batches, batches), total=total, description="batches"):

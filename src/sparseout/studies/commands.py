@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
-from rich.console import Console
 
 from sparseout import report
 from sparseout.report.files import Location
@@ -21,6 +20,7 @@ from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
 from sparseout.studies.glm.command import glm
 from sparseout.studies.place import Place, location
+from sparseout.studies.progress import terminal
 from sparseout.studies.question import read_question
 from sparseout.studies.study import Study
 from sparseout.studies.sweep import execute, plan, tell
@@ -35,12 +35,12 @@ METAVARS = {
 }
 
 
-def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
-    """The commands `sparseout study NAME`, with the defaults of the preset that `arguments` ask for."""
+def study_app(arguments: Sequence[str], wrap: Callable[[Any], Any]) -> tyro.extras.SubcommandApp:
+    """The commands `sparseout study NAME`, each in `wrap`, with the defaults of the preset that `arguments` ask for."""
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
-        app.command(_study(study, _preset(study, arguments if name in arguments else ())), name=name)
-    app.command(name="glm")(glm)
+        app.command(wrap(_study(study, _preset(study, arguments if name in arguments else ()))), name=name)
+    app.command(name="glm")(wrap(glm))
     return app
 
 
@@ -81,7 +81,7 @@ def _study(study: Study, preset: str) -> Any:
 
 def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes | None = None) -> int:
     """Execute the runs where and how the flags say, and return the exit code: 1 if one failed."""
-    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
+    console = terminal(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
     flags["out"] = location(flags["out"])
     place = Place(**{field.name: flags[field.name] for field in dataclasses.fields(Place)})
     how = Execution(**{field.name: flags[field.name] for field in dataclasses.fields(Execution)})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from sparseout.probe.tables import rich_table
@@ -15,6 +14,7 @@ from sparseout.report.files import finite
 from sparseout.report.table import COLUMNS
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
+from sparseout.studies.progress import terminal
 from sparseout.studies.records import Record
 from sparseout.studies.run import isolated
 from sparseout.studies.trained import trained
@@ -34,7 +34,7 @@ def evaluate(
         device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
         json_lines: print a line of JSON for each run in place of the table
     """
-    console = Console()
+    console = terminal()
     where = torch_device(device)
     rows: list[tuple[Record, Record]] = []
     for folder in _complete(runs):

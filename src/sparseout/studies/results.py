@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from sparseout.report import statistics
 from sparseout.report.files import Location, write_whole
@@ -17,6 +16,7 @@ from sparseout.report.settings import RESULTS, Series, Setting, finding, series,
 from sparseout.report.table import COLUMNS, with_reach
 from sparseout.studies.config import UserError
 from sparseout.studies.place import location
+from sparseout.studies.progress import terminal
 from sparseout.studies.records import Record, StudyFolder, read_json, read_lines
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def results(
         csv: write a row a run to this file
         parquet: the same, in Parquet
     """
-    console = Console()
+    console = terminal()
     found, failures = read(location(folder))
     records = filtered(found, where)
     if not records:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.progress import progress_bar
+from sparseout.studies.progress import progress_bar, terminal
 from sparseout.studies.records import Record, provenance, to_json
 
 EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
@@ -34,7 +34,7 @@ def glm(
     for name in experiments:
         if name not in EXPERIMENTS:
             raise UserError(f"experiments must be some of {', '.join(map(repr, EXPERIMENTS))}, got {name!r}")
-    console = Console()
+    console = terminal()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
