@@ -1,6 +1,7 @@
 """Sparseout: control and measure how sparse the activations of a PyTorch network are."""
 
-from sparseout import cli, metrics, schedule  # cli first: Ctrl-C may come while torch is imported
+from sparseout import cli as cli  # first: Ctrl-C may come while torch is imported
+from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.kernels import backends
 from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d

@@ -115,8 +115,8 @@ def _later(command: Callable[..., Any]) -> Callable[..., Any]:
 def _refusal(panel: str) -> str:
     """A panel of tyro's in one line: what it says, and the usage of the argument that it means.
 
-    >>> _refusal("+- Value error --+\\n| Error parsing --q: no\\n| valid parse: ['x'] |\\n| --- |\\n| Help: |\\n| --q FLOAT |\\n+----+\\n")
-    "Error parsing --q: no valid parse: ['x'] (--q FLOAT)"
+    >>> _refusal("+- Error --+\\n| Error parsing --q: no\\n| parse: ['x'] |\\n| --- |\\n| Help: |\\n| --q FLOAT |\\n+----+\\n")
+    "Error parsing --q: no parse: ['x'] (--q FLOAT)"
     """
     lines = [line.strip(" │|") for line in panel.strip().splitlines()[1:]]
     parts = "\n".join(line if line.strip("─-╰╯+") else "\n" for line in lines).split("\n\n")

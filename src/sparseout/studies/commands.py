@@ -85,6 +85,10 @@ def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes |
     flags["out"] = location(flags["out"])
     place = Place(**{field.name: flags[field.name] for field in dataclasses.fields(Place)})
     how = Execution(**{field.name: flags[field.name] for field in dataclasses.fields(Execution)})
+    place.check()
+    how.check()
+    if how.ray is None:
+        place.torch_device()
     if how.dry_run:
         plan(configs, place, how, console)
         return 0

@@ -17,8 +17,8 @@ def terminal(quiet: bool = False) -> Console:
 
 def progress_bar(console: Console) -> Progress:
     """A bar for tasks of several parts, with the time that passed and that is left."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def training_bar(console: Console) -> Progress:
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
     >>> duration(4.2), duration(90), duration(5 * 3600), duration(5 * 86400)
     ('4.2 s', '1.5 min', '5 h', '5 days')
     """
-    seconds = max(seconds, 0.0)  # a clock may be set back
+    seconds = seconds if seconds > 0 else 0.0  # a clock may be set back
     for unit, size in (("days", DAY), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 import sparseout
-from sparseout.report.files import Location, finite, write_whole
+from sparseout.report.files import Location, clear_half_written, finite, write_whole
 from sparseout.studies.config import Config, UserError
 
 Record = dict[str, Any]
@@ -24,7 +23,6 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
 FAILURE = "failure.json"
-HALF_WRITTEN = 600  # seconds after which a file that is not whole is nobody's any more
 
 
 def to_json(record: Any) -> str:
@@ -51,7 +49,7 @@ class StudyFolder:
             found = read_json(path / "study.json").get("study")
             if found != study:
                 raise UserError(f"--out must be a folder of the study {study!r}: {path} holds the study {found!r}")
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(not entry.name.endswith(".part") for entry in path.iterdir()):
             raise UserError(f"--out must be a new folder, an empty one, or this study's: {path} holds something else")
 
     def _is_marked(self) -> bool:
@@ -151,9 +149,8 @@ class RunFolder:
     def open(self) -> None:
         """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob(".*.part") if isinstance(self.path, Path) else ():
-            if time.time() - part.stat().st_mtime > HALF_WRITTEN:
-                part.unlink(missing_ok=True)
+        if isinstance(self.path, Path):
+            clear_half_written(self.path)
         write_whole(self.path / "config.json", to_json({**self.config.to_dict(), "run": self.config.run}).encode())
         (self.path / FAILURE).unlink(missing_ok=True)
 

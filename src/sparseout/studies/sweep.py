@@ -16,6 +16,7 @@ from sparseout.probe.tables import rich_table
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
+from sparseout.studies.memory import check_memory
 from sparseout.studies.place import Place
 from sparseout.studies.progress import RunBar, duration, training_bar
 from sparseout.studies.records import CHECKPOINT, Record, StudyFolder
@@ -47,21 +48,22 @@ def execute(
     """
     study = STUDIES[configs[0].study]
     here = how.jobs == 1 and how.ray is None
-    if how.ray is None:
-        place.torch_device()
+    device = place.torch_device() if how.ray is None else None
     accelerator = place.accelerator() if here else None
     first = accelerator is None or accelerator.is_main_process
     in_turn = accelerator.main_process_first if accelerator else contextlib.nullcontext
     with in_turn():
         folder = StudyFolder(place.out, configs[0].study)
-        folder.open()
     complete = folder.complete()
     open_runs = [config for config in configs if config.folder not in complete]
     if accelerator:
         accelerator.wait_for_everyone()
-    for config in open_runs if how.ray is None else []:  # a mistake in where the data is ends the sweep before it begins
-        with in_turn():
-            study.load(config, place.data_dir)
+    for config in open_runs:  # a mistake in where the data is, or in a size, ends the sweep before it begins
+        if device:
+            with in_turn():
+                check_memory(study, config, study.load(config, place.data_dir), device)
+    with in_turn():
+        folder.open()
     if first and question is not None:
         folder.write_question(question)
     failures: list[Failure] = []
@@ -79,8 +81,9 @@ def execute(
     except KeyboardInterrupt:
         complete = folder.complete()
         done = sum(config.folder in complete for config in configs)
-        console.print(f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there.")
-        raise
+        said = f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there."
+        console.print(said, soft_wrap=True)
+        raise KeyboardInterrupt(said) from None
     finally:
         if first:
             folder.write_results()
