@@ -151,18 +151,18 @@ def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tens
 
     check_column(split, column)
     pixels = numpy.empty((len(split), *shape), dtype=numpy.uint8)
-    row = 0
+    row, mode = 0, "L" if len(shape) == 2 else "RGB"
     try:
         for batch in split.select_columns(column).cast_column(column, datasets.Image(decode=False)).iter(1000):
             for picture in batch[column]:
                 with PIL.Image.open(io.BytesIO(picture["bytes"])) as image:
-                    size: tuple[int, ...] = (image.height, image.width)  # known before anything is decompressed
-                    if size == shape[:2]:
-                        found = numpy.asarray(image)
-                        size = found.shape
-                if size != shape:
-                    raise ValueError(f"that of row {row} has {' x '.join(map(str, size))}")
-                pixels[row] = found
+                    bands = len(image.getbands())
+                    size = (image.height, image.width, bands)[: 2 + (bands > 1)]  # known before anything is decompressed
+                    if size != shape:
+                        raise ValueError(f"that of row {row} has {' x '.join(map(str, size))}")
+                    if image.mode != mode:  # whose values are other colours, or more than a byte
+                        raise ValueError(f"that of row {row} has the mode {image.mode!r}, not {mode!r}")
+                    pixels[row] = numpy.asarray(image)
                 row += 1
     except Exception as error:  # a decoder fails of hostile bytes in more ways than it documents
         kind = f"{'grey' if len(shape) == 2 else 'colour'} pictures of {' x '.join(map(str, shape))} values"
