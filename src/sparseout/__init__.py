@@ -1,5 +1,6 @@
 """Sparseout: control and measure how sparse the activations of a PyTorch network are."""
 
+from sparseout import cli as cli  # first: Ctrl-C may come while torch is imported
 from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.kernels import backends

@@ -103,6 +103,13 @@ def check_count(name: str, value: int, least: int) -> int:
     return value
 
 
+def check_integer(name: str, value: int, least: int, most: int) -> int:
+    """`value`, or raise unless it is an integer in [`least`, `most`]."""
+    if check_count(name, value, least) > most:
+        raise ValueError(f"{name} must be an integer of at most {most}, got {value}")
+    return value
+
+
 def check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """The dimensions, counted from 0, or raise unless each is one of `ndim` and none is named twice."""
     dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else (shared_dims,)

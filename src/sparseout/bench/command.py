@@ -12,8 +12,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from sparseout.bench import glm, op, probes, steps, target
 from sparseout.bench.figure import size, write_figure
@@ -26,7 +24,7 @@ from sparseout.records.provenance import provenance
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
-from sparseout.studies.progress import progress_bar
+from sparseout.studies.progress import progress_bar, terminal
 from sparseout.studies.records import Record, to_json
 
 Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
@@ -119,7 +117,7 @@ def bench(
     where = torch_device(device)
     if where.type not in ("cpu", "cuda"):
         raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
-    console = Console()
+    console = terminal()
     folder = _Folder(out, selection, where)
     models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))
@@ -153,9 +151,9 @@ def bench(
         if rows := folder.rows[part]:
             console.print(table(rows))
     for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
-        console.print(Text(note), soft_wrap=True)
+        console.print(note, soft_wrap=True)
     files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
-    console.print(Text(f"Numbers: {files}\nFigure: {out / 'bench.png'}"), soft_wrap=True)
+    console.print(f"Numbers: {files}\nFigure: {out / 'bench.png'}", soft_wrap=True)
 
 
 class _Folder:

@@ -10,7 +10,6 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from sparseout import report
 from sparseout.probe import Comparison, Probe, Summary
@@ -18,6 +17,7 @@ from sparseout.probing.target import Target, find
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
+from sparseout.studies.progress import terminal
 
 
 def probe(
@@ -57,7 +57,7 @@ def probe(
         if path.is_dir() or not path.parent.is_dir():
             why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise UserError(f"{path} cannot be written: {why}")
-    console = Console()
+    console = terminal()
     place = torch_device(device)
     found = find(target, data, batch_size)
     found.model.to(place)
@@ -65,18 +65,18 @@ def probe(
         watching = Probe(found.model, layers or None, measures=measures, every=every)
     except ValueError as error:
         raise UserError(str(error)) from error
-    console.print(Text(repr(watching)), soft_wrap=True)
+    console.print(repr(watching), soft_wrap=True)
     _run(found, watching, batches, place, console)
     summary = watching.summary()
     shown: Summary | Comparison = earlier.compare(summary) if earlier else summary
     console.print(shown.table())
     for remark in found.remarks:
-        console.print(Text(remark), soft_wrap=True)
+        console.print(remark, soft_wrap=True)
     if json:
         write_whole(json, summary.to_json().encode())
     if html:
         report.write_probe(shown, html, title=target, history=found.history)
-        console.print(Text(f"Report: {html}"), soft_wrap=True)
+        console.print(f"Report: {html}", soft_wrap=True)
 
 
 def _run(target: Target, probe: Probe, batches: int | None, device: torch.device, console: Console) -> None:
@@ -86,7 +86,7 @@ def _run(target: Target, probe: Probe, batches: int | None, device: torch.device
         UserError: there is no batch, or the model cannot take one.
     """
     total = target.count if batches is None else min(batches, target.count or batches)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ran = False
     with probe, torch.inference_mode(), Progress(*columns, console=console, transient=True) as progress:
         for batch in progress.track(itertools.islice(target.batches, batches), total=total, description="batches"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparseout.probing.target import first_line
 from sparseout.studies.config import UserError
+from sparseout.studies.text import read_text
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -26,7 +27,7 @@ def listed(paths: Sequence[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        if not path.exists():
+        if not path.exists() or path.is_char_device() or path.is_block_device():
             raise UserError(f"--data must name files or folders that exist, got {path}")
         files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     if not files:
@@ -51,14 +52,11 @@ def texts(files: Sequence[Path]) -> list[str]:
     """The lines of text files that are not blank.
 
     Raises:
-        UserError: a file is not UTF-8, or there is no such line.
+        UserError: a file is no text in UTF-8, has a line of more than 4 MB, or there is no line.
     """
     lines = []
     for file in files:
-        try:
-            lines += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file} cannot be read as UTF-8 text: {first_line(error)}") from error
+        lines += [line for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"--data must hold at least one line of text: {', '.join(map(str, files))} is empty")
     return lines
@@ -76,7 +74,7 @@ def picture(file: Path) -> PIL.Image.Image:
         with PIL.Image.open(file) as image:
             colour: PIL.Image.Image = image.convert("RGB")
             return colour
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder fails of hostile bytes in more ways than it documents
         raise UserError(f"{file} cannot be read as a picture: {first_line(error)}") from error
 
 
@@ -89,8 +87,9 @@ def array(file: Path) -> Tensor:
     import numpy
 
     try:
-        values = torch.from_numpy(numpy.load(file, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+        mapped = numpy.load(file, mmap_mode="r", allow_pickle=False)  # of no more than the file holds
+        values = torch.from_numpy(numpy.array(mapped) if isinstance(mapped, numpy.ndarray) else mapped)
+    except Exception as error:  # as hostile bytes may raise anything
         raise UserError(f"{file} cannot be read as an array of numbers in .npy: {first_line(error)}") from error
     if not values.dim() or not len(values):
         raise UserError(f"{file} must hold at least one sample, got shape {tuple(values.shape)}")

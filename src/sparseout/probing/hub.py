@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sparseout.probing import files
+from sparseout.probing.hub_files import check_processor, check_tokenizer, check_vocabulary, check_weights, folder_of
 from sparseout.probing.target import Target, first_line
 from sparseout.studies.config import UserError
+
+LOOKED_AT = 1000  # lines of the text, for words that the tokenizer does not know
+MOST_UNKNOWN = 0.9
 
 
 def load(name: str, data: Sequence[Path], batch_size: int) -> Target:
@@ -28,16 +32,24 @@ def load(name: str, data: Sequence[Path], batch_size: int) -> Target:
     transformers.utils.logging.set_verbosity_error()
     inputs = files.listed(data)
     pictures = files.are_pictures(inputs)
+    folder = folder_of(name)
+    remarks = check_weights(folder) if folder else []
     model, loaded = _from(transformers.AutoModel, name, use_safetensors=True, output_loading_info=True)
     missing = sorted(loaded["missing_keys"])
-    remarks = [f"not in the checkpoint, so random: {', '.join(missing)}"] if missing else []
+    remarks += [f"not in the checkpoint, so random: {', '.join(missing)}"] if missing else []
     if pictures:
+        if folder:
+            check_processor(folder)
         processor = _from(transformers.AutoImageProcessor, name, backend="pil")
         batches: Iterator[Any] = _pictures(processor, inputs, batch_size)
         count = len(inputs)
     else:
         lines = files.texts(inputs)
-        batches, count = _texts(_from(transformers.AutoTokenizer, name), model.config, lines, batch_size), len(lines)
+        tokenizer = _from(transformers.AutoTokenizer, name)
+        if folder:
+            check_tokenizer(folder, tokenizer)
+        remarks += check_vocabulary(name, tokenizer, lines[:LOOKED_AT], MOST_UNKNOWN)
+        batches, count = _texts(tokenizer, model.config, lines, batch_size), len(lines)
     return Target(model.eval(), batches, math.ceil(count / batch_size), remarks)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import glob
+import hashlib
 import math
 import os
+import platform
+import time
 import uuid
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,21 +19,74 @@ from upath import UPath
 Location: TypeAlias = Path | UPath
 
 
+HALF_WRITTEN = 600  # seconds after which a file that is not whole, and says not whose it is, is nobody's any more
+
+
 def write_whole(path: Location, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between."""
+    """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between.
+
+    What a process that died left half written of the same file goes.
+
+    Raises:
+        OSError: the file cannot be written, with its name; what it held before is intact.
+    """
     if not isinstance(path, Path):
         path.write_bytes(data)  # an object, which a store shows when all of it is there
         return
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4().hex[:8]}.part")
     try:
+        clear_half_written(path.parent, path.name)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # it takes up room where there may be none left
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def clear_half_written(folder: Path, name: str = "") -> None:
+    """Remove what processes that died left half written in `folder`: of the file called `name`, or of every file."""
+    for part in folder.glob(f".{glob.escape(name) or '*'}.*.part"):
+        with contextlib.suppress(OSError):  # another process clears it too
+            if _is_left(part):
+                part.unlink()
+
+
+def _is_left(part: Path) -> bool:
+    """Whether nobody writes this file any more. Its name says who did; another machine's processes cannot be seen."""
+    machine, pid, started, _ = (*part.name.split(".")[-2].split("-"), "", "", "", "")[:4]
+    if machine != _machine() or not pid.isdigit() or os.name != "posix":
+        return time.time() - part.stat().st_mtime > HALF_WRITTEN
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it runs, as another user
+        return False
+    return _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process started, which tells it from a later one of the same number; empty where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
-        part.unlink(missing_ok=True)  # it takes up room where there may be none left
-        raise
+        return ""
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits for what gives processes their numbers: this machine, or the container on it."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
 
 
 def finite(value: Any) -> Any:

@@ -7,14 +7,12 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import docstring_parser
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from sparseout import report
 from sparseout.report.files import Location
@@ -23,6 +21,7 @@ from sparseout.studies.config import Config, hints
 from sparseout.studies.execution import Execution
 from sparseout.studies.glm.command import glm
 from sparseout.studies.place import Place, location
+from sparseout.studies.progress import terminal
 from sparseout.studies.question import read_question
 from sparseout.studies.study import Study
 from sparseout.studies.sweep import execute, plan, tell
@@ -37,12 +36,12 @@ METAVARS = {
 }
 
 
-def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
-    """The commands `sparseout study NAME`, with the defaults of the preset that `arguments` ask for."""
+def study_app(arguments: Sequence[str], wrap: Callable[[Any], Any]) -> tyro.extras.SubcommandApp:
+    """The commands `sparseout study NAME`, each in `wrap`, with the defaults of the preset that `arguments` ask for."""
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
-        app.command(_study(study, _preset(study, arguments if name in arguments else ())), name=name)
-    app.command(name="glm")(glm)
+        app.command(wrap(_study(study, _preset(study, arguments if name in arguments else ()))), name=name)
+    app.command(name="glm")(wrap(glm))
     return app
 
 
@@ -83,16 +82,20 @@ def _study(study: Study, preset: str) -> Any:
 
 def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes | None = None) -> int:
     """Execute the runs where and how the flags say, and return the exit code: 1 if one failed."""
-    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
+    console = terminal(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
     flags["out"] = location(flags["out"])
     place = Place(**{field.name: flags[field.name] for field in dataclasses.fields(Place)})
     how = Execution(**{field.name: flags[field.name] for field in dataclasses.fields(Execution)})
+    place.check()
+    how.check()
+    if how.ray is None:
+        place.torch_device()
     if how.dry_run:
         plan(configs, place, how, console)
         return 0
     records, failures = execute(configs, place, how, console, question)
     console.print(report.table(records))
-    console.print(Text(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}"), soft_wrap=True)
+    console.print(f"Report: {place.out / 'report.html'}\nFigure: {place.out / 'sparsity.png'}", soft_wrap=True)
     tell(failures, console)
     return int(bool(failures))
 

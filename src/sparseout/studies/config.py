@@ -10,9 +10,10 @@ import shlex
 import sys
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import nn
 
-from sparseout.checks import Gradient, check_choice, check_count, check_number, check_p, check_q, check_rms_gradient
+from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
 from sparseout.errors import UserError as UserError
 from sparseout.layers import Sparseout
 from sparseout.records.identity import ABSENT, OF_A_TARGET, folder_of, run_of
@@ -21,6 +22,9 @@ Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
 Scale = Literal["1", "rms"]
+
+FLOAT32 = torch.finfo(torch.float32).max
+MOST_THREADS = 1024  # with many more the system's limit of threads ends the process
 
 
 @functools.cache
@@ -75,7 +79,7 @@ class Config:
             elif hint is int and not isinstance(getattr(self, name), int):
                 raise TypeError(f"{name} must be an integer, got {getattr(self, name)!r}")
         check_number("seed", self.seed, 0, 2**63 - 1, "an integer in [0, 2^63 - 1]")
-        self._check_at_least_1("threads")
+        self._check_at_least_1("threads", most=MOST_THREADS)
         # What the noise ignores is set to what it amounts to, so that equal runs have equal names.
         dropout = {"q": 2, "gradient": "detached", "scale": "1"}
         ignored = {"sparseout": {}, "dropout": dropout, "none": {"p": 0, **dropout}}
@@ -100,19 +104,28 @@ class Config:
             target = 0.0
         if target and self.gradient == "exact":
             raise ValueError("gradient must be 'detached' with target_sparsity, got 'exact': its sparsity rises and falls with q")
-        steps = {name: check_count(name, getattr(self, name), 0) for name in ("warmup", "ramp")}
+        steps = {name: check_integer(name, getattr(self, name), 0, 2**31 - 1) for name in ("warmup", "ramp")}
         given = {"target_sparsity": target, "q_min": low, "q_max": high, **steps}
         unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in OF_A_TARGET}
         for name, value in (given | unused).items():
             object.__setattr__(self, name, value)
 
-    def _check_at_least_1(self, *names: str) -> None:
+    def _check_at_least_1(self, *names: str, most: int = 2**31 - 1) -> None:
         for name in names:
-            check_number(name, getattr(self, name), 1, 2**31 - 1, "an integer of at least 1")
+            check_integer(name, getattr(self, name), 1, most)
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
             check_number(name, getattr(self, name), sys.float_info.min, sys.float_info.max, "a positive number")
+            self._check_float32(name)
+
+    def _check_not_negative(self, *names: str) -> None:
+        for name in names:
+            check_number(name, getattr(self, name), 0, sys.float_info.max, "a number of at least 0")
+            self._check_float32(name)
+
+    def _check_float32(self, name: str) -> None:
+        check_number(name, getattr(self, name), 0, FLOAT32, "at most 3.4e38, as float32 is")
 
     def to_dict(self) -> dict[str, Any]:
         """The study's name, then each setting: a target's where there is one, those of `ABSENT` where they differ from it."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from sparseout.errors import FolderError, UserError
@@ -16,7 +15,7 @@ from sparseout.probe.tables import rich_table
 from sparseout.report.files import finite
 from sparseout.report.table import COLUMNS
 from sparseout.studies.place import torch_device
-from sparseout.studies.progress import say_left_out
+from sparseout.studies.progress import say_left_out, terminal
 from sparseout.studies.records import STUDY, Record, StudyFolder, is_file, read_study
 from sparseout.studies.run import isolated
 from sparseout.studies.trained import Trained, trained
@@ -36,7 +35,7 @@ def evaluate(
         device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
         json_lines: print a line of JSON for each run in place of the table
     """
-    console = Console()
+    console = terminal()
     where = torch_device(device)
     rows: list[tuple[Record, Record]] = []
     for run in _trained(runs, data_dir):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import collections
 import contextlib
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
+from sparseout.checks import check_integer
 from sparseout.studies.config import Config, UserError
 from sparseout.studies.place import Place
 from sparseout.studies.run import Failure, Show, failure, run_one
+
+MOST_JOBS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Execution:
     ray: str | None = None
     dry_run: bool = False
 
+    def check(self) -> None:
+        """Raise `UserError` unless every value is in its range."""
+        try:
+            check_integer("jobs", self.jobs, 1, MOST_JOBS)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if self.ray == "":
+            raise UserError("ray must be 'auto' or HOST:PORT, got ''")
+
     def runs(self, configs: Sequence[Config], place: Place, shown: Callable[[Config], Show]) -> Iterator[Step]:
         """Execute `configs`, and tell each step on the way.
 
@@ -45,8 +59,7 @@ class Execution:
         Raises:
             UserError: these runs cannot be executed in this way.
         """
-        if self.jobs < 1:
-            raise UserError(f"jobs must be an integer of at least 1, got {self.jobs}")
+        self.check()
         if self.ray is not None and self.jobs > 1:
             raise UserError("--jobs is for one machine: a Ray cluster runs as many at a time as it has room for")
         if place.processes() > 1 and (self.ray is not None or self.jobs > 1):
@@ -81,69 +94,96 @@ def one_by_one(configs: Sequence[Config], place: Place, shown: Callable[[Config]
 
 def in_processes(configs: Sequence[Config], place: Place, jobs: int) -> Iterator[Step]:
     """In `jobs` processes, each of which executes run after run; one that dies fails its run alone."""
-    processes = Processes(place)
-    with concurrent.futures.ThreadPoolExecutor(jobs) as threads:
-        try:
-            futures = {threads.submit(processes.run, config): config for config in configs}
-            left = len(configs)
-            yield Step(min(jobs, left))
-            for future in concurrent.futures.as_completed(futures):
-                left -= 1
-                yield Step(min(jobs, left), futures[future], future.result())
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            processes.kill()
-            raise
-        finally:
-            processes.close()
+    waiting = collections.deque(configs)
+    with contextlib.closing(Processes(place)) as processes:
+        while waiting or processes.running:
+            while waiting and len(processes.running) < jobs:
+                processes.start(waiting.popleft())
+            yield Step(len(processes.running))
+            for config, failed in processes.ended():
+                yield Step(len(processes.running), config, failed)
 
 
 class Processes:
-    """A process for each thread that calls `run`, made anew where it died."""
+    """Processes that execute a run each, and then another; in place of one that died there is a new one.
+
+    Attributes:
+        running: what comes from a process that executes a run, with the process and the run.
+    """
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._own = threading.local()
-        self._pools: list[concurrent.futures.ProcessPoolExecutor] = []
-        self._pids: set[int] = set()
+        self.running: dict[Connection, tuple[BaseProcess, Config]] = {}
+        self._idle: list[tuple[Connection, BaseProcess]] = []
 
-    def run(self, config: Config) -> Failure | None:
-        """`run_one`, in this thread's process."""
-        pid = None
-        try:
-            pool = self._pool()
-            pid = pool.submit(os.getpid).result()
-            self._pids.add(pid)
-            return pool.submit(run_one, config, self.place).result()
-        except BrokenProcessPool:
-            self._own.pool = None
-            return failure(config, self.place, f"its process ({pid}) died, as when memory runs out")
-        finally:
-            self._pids.discard(pid or 0)
+    @property
+    def _pids(self) -> set[int]:
+        """The processes that execute a run."""
+        return {process.pid for process, _ in self.running.values() if process.pid}
 
-    def _pool(self) -> concurrent.futures.ProcessPoolExecutor:
-        pool: concurrent.futures.ProcessPoolExecutor | None = getattr(self._own, "pool", None)
-        if pool is None:
-            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-            pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_follow_parent)
-            self._own.pool = pool
-            self._pools.append(pool)
-        return pool
+    def start(self, config: Config) -> None:
+        """Begin a run."""
+        connection, process = self._idle.pop() if self._idle else self._process()
+        self.running[connection] = process, config
+        with contextlib.suppress(OSError):  # it died, as `ended` will find
+            connection.send(config)
 
-    def kill(self) -> None:
-        """End what is running."""
-        for pid in tuple(self._pids):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def ended(self) -> Iterator[tuple[Config, Failure | None]]:
+        """Wait until a run has ended; each that has, and why it failed."""
+        for connection in multiprocessing.connection.wait(list(self.running)):
+            assert isinstance(connection, Connection)
+            process, config = self.running.pop(connection)
+            try:
+                failed: Failure | None = connection.recv()
+                self._idle.append((connection, process))
+            except (EOFError, OSError):
+                process.join()
+                connection.close()
+                failed = failure(config, self.place, f"its process ({process.pid}) died{_cause(process.exitcode)}")
+            yield config, failed
 
     def close(self) -> None:
-        """Let the processes go."""
-        for pool in self._pools:
-            pool.shutdown()
+        """End what is running, and let the processes go."""
+        processes = [process for process, _ in self.running.values()] + [process for _, process in self._idle]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        for connection in (*self.running, *(connection for connection, _ in self._idle)):
+            connection.close()
+
+    def _process(self) -> tuple[Connection, BaseProcess]:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        here, there = context.Pipe()
+        process = context.Process(target=_execute, args=(there, self.place), daemon=True)
+        with _ctrl_c_blocked():
+            process.start()
+        there.close()
+        return here, process
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it does: what runs on would be in its successor's way."""
+def _cause(exitcode: int | None) -> str:
+    """The likely cause of a process's death, by its exit code."""
+    if exitcode == -signal.SIGKILL:
+        return ", as when memory runs out"
+    return f" of signal {-exitcode}" if exitcode and exitcode < 0 else f" with exit code {exitcode}"
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Ctrl-C waits, and a process that starts meanwhile never gets it: its parent does, and ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _execute(connection: Connection, place: Place) -> None:
+    """Execute each run that comes, until the parent ends, however it does: what runs on would be in its successor's way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -153,3 +193,6 @@ def _follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(run_one(connection.recv(), place))

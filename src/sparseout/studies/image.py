@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sparseout.checks import check_number
+from sparseout.checks import check_integer
 from sparseout.studies import labelled
 from sparseout.studies.augmentation import crop_and_flip
 from sparseout.studies.config import Config, UserError
@@ -67,8 +66,8 @@ class ImageConfig(Config):
         self._check_at_least_1("width", "epochs", "batch_size")
         self._check_positive("lr")
         for name in ("train_images", "valid_images"):
-            check_number(name, getattr(self, name), 0, 2**31 - 1, "an integer of at least 0")
-        check_number("weight_decay", self.weight_decay, 0, sys.float_info.max, "a number of at least 0")
+            check_integer(name, getattr(self, name), 0, 2**31 - 1)
+        self._check_not_negative("weight_decay")
         check_depth(self.depth)
 
     def learning_rate(self, epoch: int) -> float:

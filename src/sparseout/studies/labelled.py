@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparseout.studies.config import UserError
-from sparseout.studies.data import DIGITS_TEST, check_column, decode, read_split
+from sparseout.studies.data import DIGITS_TEST, check_column, decode, naming, read_split
 
 if TYPE_CHECKING:
     import datasets
@@ -94,9 +94,11 @@ def load(name: str, data_dir: Path | None = None, train_images: int = 0, valid_i
         learned, test = _digits()
         learned = learned[_rows(len(learned), train_images, valid_images)]
     else:
-        split = read_split(name, "train", data_dir)
-        learned = _part(split.select(_rows(len(split), train_images, valid_images)), *LABELS[name])
-        test = _part(read_split(name, "test", data_dir), *LABELS[name])
+        with naming(name, "train", data_dir):
+            split = read_split(name, "train", data_dir)
+            learned = _part(split.select(_rows(len(split), train_images, valid_images)), *LABELS[name])
+        with naming(name, "test", data_dir):
+            test = _part(read_split(name, "test", data_dir), *LABELS[name])
     end = len(learned) - valid_images
     classes = 10 if name == "digits" else LABELS[name][1]
     return LabelledImages(learned[:end], learned[end:], test, classes, *_moments(learned.images[:end]))

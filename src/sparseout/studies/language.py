@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
-from sparseout.checks import check_number, check_p
+from sparseout.checks import check_integer, check_number, check_p
 from sparseout.layers import LockedSparseout
 from sparseout.records.schema import LARGEST
 from sparseout.studies import text
@@ -31,6 +30,7 @@ SHORTEST = 5  # words of a sequence, as the authors' code has it
 COLUMNS = 20  # of the validation text, read side by side
 CONTEXT = 64  # words that each column but the first reads before its own
 PIECE = 1280  # words to evaluate at a time
+MOST_LAYERS = 1000
 PATIENCE = 5  # epochs: the n of NT-ASGD
 IGNORED = -100  # cross_entropy's mark for what is not to be predicted
 
@@ -88,11 +88,11 @@ class LanguageConfig(Config):
         super().__post_init__()
         for name in ("p_hidden", "p_input", "p_embedding", "p_weight"):
             check_number(name, getattr(self, name), 0, 1, "a drop probability in [0, 1]")
-        for name in ("weight_decay", "alpha", "beta"):
-            check_number(name, getattr(self, name), 0, sys.float_info.max, "a number of at least 0")
-        check_number("train_tokens", self.train_tokens, 0, 2**31 - 1, "an integer of at least 0")
-        check_number("bptt", self.bptt, SHORTEST, 2**31 - 1, f"an integer of at least {SHORTEST}")
-        self._check_at_least_1("layers", "hidden", "embedding", "epochs", "batch_size")
+        self._check_not_negative("weight_decay", "alpha", "beta")
+        check_integer("train_tokens", self.train_tokens, 0, 2**31 - 1)
+        check_integer("bptt", self.bptt, SHORTEST, 2**31 - 1)
+        self._check_at_least_1("layers", most=MOST_LAYERS)
+        self._check_at_least_1("hidden", "embedding", "epochs", "batch_size")
         self._check_positive("lr", "clip")
         if self.noise == "none":
             # A place without the noise keeps its locked dropout.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from upath import UPath
 
+from sparseout.checks import check_number
 from sparseout.report.files import Location
 from sparseout.studies.config import UserError
 
@@ -19,18 +21,23 @@ def location(text: str) -> Location:
     """A local path, or by its URL a folder of any file system that fsspec knows.
 
     Raises:
-        UserError: there is no such file system, or what it needs is not installed.
+        UserError: there is no such file system, what it needs is not installed, or there can be no such folder.
 
     >>> location("runs/autoencoder"), location("file:///tmp/runs"), location("memory://bucket/runs").name
     (PosixPath('runs/autoencoder'), PosixPath('/tmp/runs'), 'runs')
     """
-    if "://" not in text:
-        return Path(text)
+    if not text:
+        raise UserError("the folder must have a name, or be a URL, got ''")
     try:
-        path = UPath(text)
-        return Path(path.path) if path.fs.protocol == ("file", "local") else path
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{text} cannot be used: {error}") from error
+        path = UPath(text) if "://" in text else Path(text)
+        path = Path(path.path) if isinstance(path, UPath) and path.fs.protocol == ("file", "local") else path
+        path.exists()  # which a name that is too long cannot
+    except PermissionError:
+        return path
+    except (ImportError, ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{text} cannot be used: {reason}") from error
+    return path
 
 
 def torch_device(name: str) -> torch.device:
@@ -45,7 +52,11 @@ def torch_device(name: str) -> torch.device:
     try:
         if name == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.zeros(1, device=name).device
+        device = torch.zeros(1, device=name)
+        device.item()  # which 'meta' has none of
+        if torch.device(name).index not in (None, device.device.index or 0):
+            raise RuntimeError(f"there is only {device.device}")
+        return device.device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
@@ -78,6 +89,15 @@ class Place:
     def processes(self) -> int:
         """How many processes a launcher started to train each run together."""
         return int(os.environ.get("WORLD_SIZE", 1))
+
+    def check(self) -> None:
+        """Raise `UserError` unless every value is in its range."""
+        try:
+            check_number("checkpoint_minutes", self.checkpoint_minutes, 0, sys.float_info.max, "a finite number of at least 0")
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if self.data_dir is not None and self.data_dir.exists() and not self.data_dir.is_dir():
+            raise UserError(f"--data-dir must be a folder, got the file {self.data_dir}")
 
     def torch_device(self) -> torch.device:
         """The device, checked by putting a number on it."""

@@ -12,15 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 DAY = 86400
 
 
+def terminal(quiet: bool = False) -> Console:
+    """Standard output, on which a name is shown as it is: `[red]` in a folder's name is no colour."""
+    return Console(quiet=quiet, markup=False, emoji=False, highlight=False)
+
+
 def progress_bar(console: Console) -> Progress:
     """A bar for tasks of several parts, with the time that passed and that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def training_bar(console: Console) -> Progress:
     """A bar for runs: what each is doing, how fast, the time that passed and that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}", markup=False))
     times = TimeElapsedColumn(), TimeRemainingColumn()
     return Progress(*columns, *times, console=console, speed_estimate_period=DAY)
 
@@ -31,6 +36,7 @@ def duration(seconds: float) -> str:
     >>> duration(4.2), duration(90), duration(5 * 3600), duration(5 * 86400)
     ('4.2 s', '1.5 min', '5 h', '5 days')
     """
+    seconds = seconds if seconds > 0 else 0.0  # a clock may be set back
     for unit, size in (("days", DAY), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sparseout.records.json_lines import lines
 from sparseout.records.provenance import dated
 from sparseout.records.schema import Epoch, Failure, Marker, read, read_settings, read_summary
 from sparseout.records.schema import Record as Record
-from sparseout.report.files import Location, finite, write_whole
+from sparseout.report.files import Location, clear_half_written, finite, write_whole
 from sparseout.studies.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -28,7 +27,6 @@ RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
 FAILURE = "failure.json"
-HALF_WRITTEN = 600  # seconds after which a file that is not whole is nobody's any more
 
 
 def to_json(record: Any) -> str:
@@ -59,7 +57,7 @@ class StudyFolder:
             found = read_study(path)
             if found != study:
                 raise UserError(f"--out must be a folder of the study {study!r}: {path} holds the study {found!r}")
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(not entry.name.endswith(".part") for entry in path.iterdir()):
             raise UserError(f"--out must be a new folder, an empty one, or this study's: {path} holds something else")
 
     def _is_marked(self) -> bool:
@@ -198,9 +196,8 @@ class RunFolder:
     def open(self) -> None:
         """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob(".*.part") if isinstance(self.path, Path) else ():
-            if time.time() - part.stat().st_mtime > HALF_WRITTEN:
-                part.unlink(missing_ok=True)
+        if isinstance(self.path, Path):
+            clear_half_written(self.path)
         write_whole(self.path / CONFIG, to_json({**self.config.to_dict(), "run": self.config.run}).encode())
         (self.path / FAILURE).unlink(missing_ok=True)
 

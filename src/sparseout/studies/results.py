@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from sparseout.errors import UserError
 from sparseout.records.identity import RESULTS
@@ -21,7 +19,7 @@ from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import COLUMNS, with_reach
 from sparseout.studies.place import location
-from sparseout.studies.progress import say_left_out
+from sparseout.studies.progress import say_left_out, terminal
 from sparseout.studies.records import RESULTS as RESULTS_FILE
 from sparseout.studies.records import STUDY, Record, StudyFolder, is_file, read_study
 
@@ -47,7 +45,7 @@ def results(
         csv: write a row a run to this file
         parquet: the same, in Parquet
     """
-    console = Console()
+    console = terminal()
     found, failures, left_out = read(location(folder))
     say_left_out(left_out)
     records = filtered(found, where)
@@ -59,7 +57,7 @@ def results(
                 write_whole(path, write(frame(records)))
             except OSError as error:
                 raise UserError(f"{path} could not be written: {error.strerror or error}") from error
-            console.print(Text(f"{len(records)} runs: {path}"), soft_wrap=True)
+            console.print(f"{len(records)} runs: {path}", soft_wrap=True)
     if csv or parquet:
         return
     if runs:
@@ -76,13 +74,13 @@ def results(
     _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
     for curve in curves:
         if curve.axis == "target_sparsity":
-            console.print(Text(finding(curve)), soft_wrap=True)
+            console.print(finding(curve), soft_wrap=True)
     for comparison in statistics.compare(groups, score):
-        console.print(Text(comparison.sentence()), soft_wrap=True)
-    console.print(Text(f"{len(records)} runs of {len(found)} in {folder}."), soft_wrap=True)
+        console.print(comparison.sentence(), soft_wrap=True)
+    console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
     for failure in failures:
         text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"
-        console.print(Text(text), soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def read(folder: Location) -> tuple[list[Record], list[Record], list[str]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
 from sparseout import report
 from sparseout.probe.tables import rich_table
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config
 from sparseout.studies.execution import Execution
+from sparseout.studies.memory import check_memory
 from sparseout.studies.place import Place
 from sparseout.studies.progress import RunBar, duration, say_left_out, training_bar
 from sparseout.studies.records import CHECKPOINT, Record, StudyFolder, is_file
@@ -48,14 +48,12 @@ def execute(
     """
     study = STUDIES[configs[0].study]
     here = how.jobs == 1 and how.ray is None
-    if how.ray is None:
-        place.torch_device()
+    device = place.torch_device() if how.ray is None else None
     accelerator = place.accelerator() if here else None
     first = accelerator is None or accelerator.is_main_process
     in_turn = accelerator.main_process_first if accelerator else contextlib.nullcontext
     with in_turn():
         folder = StudyFolder(place.out, configs[0].study)
-        folder.open()
     complete = folder.complete()
     asked = {config.folder for config in configs}
     if first:  # what is asked for and cannot be used is among the failures
@@ -63,9 +61,12 @@ def execute(
     open_runs = [config for config in configs if config.folder not in complete]
     if accelerator:
         accelerator.wait_for_everyone()
-    for config in open_runs if how.ray is None else []:  # a mistake in where the data is ends the sweep before it begins
-        with in_turn():
-            study.load(config, place.data_dir)
+    for config in open_runs:  # a mistake in where the data is, or in a size, ends the sweep before it begins
+        if device:
+            with in_turn():
+                check_memory(study, config, study.load(config, place.data_dir), device)
+    with in_turn():
+        folder.open()
     if first and question is not None:
         folder.write_question(question)
     failures: list[Failure] = []
@@ -83,9 +84,9 @@ def execute(
     except KeyboardInterrupt:
         complete = folder.complete()
         done = sum(config.folder in complete for config in configs)
-        text = f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there."
-        console.print(Text(text), soft_wrap=True)
-        raise
+        said = f"Stopped: {done} of {len(configs)} runs are complete in {place.out}. The same command goes on from there."
+        console.print(said, soft_wrap=True)
+        raise KeyboardInterrupt(said) from None
     finally:
         if first:
             folder.write_results()
@@ -135,7 +136,7 @@ class Sweep:
         self.bar.update(self.task, completed=self.done + self.failed, state=state)
         if ended and not self.console.is_terminal:
             name = f"{ended.folder} failed: {failure.reason}" if failure else ended.folder
-            self.console.print(Text(f"{state}: {name}"), soft_wrap=True)
+            self.console.print(f"{state}: {name}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -180,13 +181,13 @@ def plan(configs: Sequence[Config], place: Place, how: Execution, console: Conso
         text += f", about {total} {at_a_time}, at {duration(each)} a run as in those that are complete"
     elif left:
         text += "; none is complete in the folder, so there is no estimate of the time"
-    console.print(Text(f"{text}."), soft_wrap=True)
+    console.print(f"{text}.", soft_wrap=True)
 
 
 def tell(failures: Sequence[Failure], console: Console) -> None:
     """Print what failed, why, and the command that repeats it."""
     for failure in failures:
         text = f"Failed: {failure.config.folder}: {failure.reason}\n  {failure.command}"
-        console.print(Text(text), soft_wrap=True)
+        console.print(text, soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} runs failed. The same command tries them again, and nothing else.")

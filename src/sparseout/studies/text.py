@@ -28,6 +28,7 @@ HUB = {
 }
 EOS, UNK = "<eos>", "<unk>"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+LONGEST = 4_000_000  # bytes of a line: what is longer is no text
 RARE = 3  # a word of the embedded English with fewer occurrences in the training text is <unk>
 
 
@@ -69,7 +70,10 @@ def load(name: str, data_dir: Path | None = None, train_tokens: int = 0) -> Corp
     train, valid, test = _english() if name == "english" else [_split_words(_lines(name, split, data_dir)) for split in SPLITS]
     if train_tokens > len(train):
         raise UserError(f"train_tokens must be at most the training text's {len(train):,}, got {train_tokens}")
-    return index(train[:train_tokens] if train_tokens else train, valid, test, rare=RARE if name == "english" else 1)
+    try:
+        return index(train[:train_tokens] if train_tokens else train, valid, test, rare=RARE if name == "english" else 1)
+    except UserError as error:
+        raise UserError(f"{data_dir or name}: {error}") from error
 
 
 def index(train: Sequence[str], valid: Sequence[str], test: Sequence[str], rare: int = 1) -> Corpus:
@@ -116,13 +120,28 @@ def _lines(name: str, split: str, data_dir: Path | None) -> list[str]:
     path = next((path for path in (data_dir / file, data_dir / name / file) if path.is_file()), None)
     if path is None:
         raise UserError(f"--data-dir must hold {file} or {name}/{file}: {data_dir} has neither")
+    return read_text(path).removesuffix("\n").split("\n")  # only "\n" ends a line: str.splitlines knows many more ends
+
+
+def read_text(path: Path) -> str:
+    """The text in a file.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, has a NUL character, or a line of more than 4 MB.
+    """
     try:
-        # Only "\n" ends a line: str.splitlines knows many more ends.
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error.strerror}") from error
+    if b"\0" in content:
+        raise UserError(f"{path} cannot be read as UTF-8 text: byte {content.index(0)} is NUL")
+    longest = max(map(len, content.split(b"\n")))
+    if longest > LONGEST:
+        raise UserError(f"{path} must have lines of at most {LONGEST:,} bytes, got one of {longest:,}")
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} must be text in UTF-8: byte {error.start} is {error.object[error.start]:#x}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _hub_lines(name: str, split: str) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparseout.checks import check_choice
 
 Placement = Literal["before-conv2", "after-conv1"]
+DEEPEST = 1000
 PLACEMENTS = ("before-conv2", "after-conv1")
 
 
@@ -113,9 +114,9 @@ class Block(nn.Module):
 
 
 def check_depth(depth: int) -> None:
-    """Refuse a depth that is not 6 n + 4."""
-    if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"depth must be 6 n + 4 for n blocks a group (10, 16, 22, 28, ...), got {depth!r}")
+    """Refuse a depth that is not 6 n + 4, or is of networks that nobody trains."""
+    if not 10 <= depth <= DEEPEST or depth % 6 != 4:
+        raise ValueError(f"depth must be 6 n + 4 for n blocks a group (10, 16, 22, 28, ..., {DEEPEST}), got {depth!r}")
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:

@@ -10,12 +10,11 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from sparseout.records.provenance import provenance
 from sparseout.report.files import write_whole
 from sparseout.studies.config import UserError
-from sparseout.studies.progress import progress_bar
+from sparseout.studies.progress import progress_bar, terminal
 from sparseout.studies.records import Record, read_lines, to_json
 
 EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
@@ -36,7 +35,7 @@ def glm(
     for name in experiments:
         if name not in EXPERIMENTS:
             raise UserError(f"experiments must be some of {', '.join(map(repr, EXPERIMENTS))}, got {name!r}")
-    console = Console()
+    console = terminal()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,7 +70,7 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
             write_whole(out / "provenance.json", (to_json(sources) + "\n").encode())
             progress.advance(task)
     console.print(_draw(experiment, rows, path))
-    console.print(Text(f"Rows: {path}\nFigure: {out / f'{name}.png'}"), soft_wrap=True)
+    console.print(f"Rows: {path}\nFigure: {out / f'{name}.png'}", soft_wrap=True)
 
 
 def _read(path: Path) -> list[Record]:
