@@ -100,7 +100,7 @@ class Reach:
     def _more_p(self, sparser: bool) -> str:
         if self.p_bounds:
             return f"raise the upper bound of p (now {self.p:g})" if sparser else f"lower the lower bound of p (now {self.p:g})"
-        return f"{'raise' if sparser else 'lower'} p (now {self.p:g}), or let it move with p=(low, high)"
+        return f"{'raise' if sparser else 'lower'} p (now {self.p:g}) or let it move with p=(low, high)"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
