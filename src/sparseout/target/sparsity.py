@@ -64,6 +64,7 @@ class SparsityTarget:
         UserWarning: nothing was measured in the first step, or `measure="zeros"` where no activation is 0, or a target is out of
             reach: once a layer.
 
+    >>> import torch
     >>> from torch.nn import functional as F
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Sparseout(p=0.5), nn.Linear(32, 16))
