@@ -117,6 +117,34 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_train
     assert first["TargetCallback"] == second["TargetCallback"]
 
 
+def test_a_resumed_run_with_another_target_aims_at_that_and_says_so(tmp_path):
+    trained(tmp_path, steps=4, save_strategy="steps", save_steps=2)
+    callback = target_callback(TARGETS | {LAYERS[0]: 0.5}, every=2)
+    words = rf"goes on with its own target=\{{'{LAYERS[0]}': 0.5\}} \(saved: \{{'{LAYERS[0]}': 0.63\}}\)"
+    with pytest.warns(UserWarning, match=words):
+        trained(tmp_path, callback=callback, resume=str(tmp_path / "checkpoint-2"), steps=4, save_strategy="steps", save_steps=2)
+    assert callback.target.target == TARGETS | {LAYERS[0]: 0.5}
+    assert callback.target.steps == 4
+
+
+def test_training_may_begin_again_after_it_was_interrupted(tmp_path):
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    callback = target_callback(TARGETS)
+    run = trainer(tmp_path, callback, Interrupted(), steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    first = callback.target
+    run.remove_callback(Interrupted)
+    run.train()
+    assert callback.target is not first
+    assert callback.target.steps == 4
+    assert not any(module._forward_pre_hooks for module in run.model.modules())
+
+
 def test_an_evaluation_in_between_disturbs_nothing(tmp_path):
     plain, course = trained(tmp_path)
     evaluated, again = trained(tmp_path, eval_strategy="steps", eval_steps=1, eval_on_start=True)

@@ -178,7 +178,7 @@ def test_the_model_and_the_random_states_are_given_back(fails, training):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_example_is_a_tensor_a_tuple_or_a_dict():
+def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_loaders_list():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -187,10 +187,11 @@ def test_an_example_is_a_tensor_a_tuple_or_a_dict():
         def forward(self, a, *, b=None):
             return self.drop(a if b is None else a + b)
 
-    for example in (X, (X,), {"a": X, "b": X}):
+    for example in (X, (X,), {"a": X, "b": X}, [X, torch.arange(4)]):
         assert check_swap(Two(), example).ok
-    with pytest.raises(TypeError, match="example must be a tensor, a tuple of arguments or a dict of them, got list"):
-        check_swap(Two(), [X])
+    words = "example must be a tensor, a tuple of arguments or a dict of them, or a DataLoader's list, got int"
+    with pytest.raises(TypeError, match=words):
+        check_swap(Two(), 7)
     with pytest.raises(TypeError, match="model must be"):
         check_swap(X, X)
 

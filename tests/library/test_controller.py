@@ -94,6 +94,38 @@ def test_a_target_beyond_the_reach_of_q_leaves_it_at_its_bound_and_does_not_wind
     assert 0.3 < controller.dial < 4.0 or controller.dial == (4.0 if target > 0.5 else 0.3)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_leaves_the_controller_as_it_was(value):
+    _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(0.5)
+    before = dataclasses.asdict(controller)
+    assert not controller.observe(value)
+    assert dataclasses.asdict(controller) == {**before, "finite": False}
+    assert math.isnan(controller.measured)
+    assert controller.observe(0.5)
+    assert controller.measured == controller.smoothed
+
+
+def test_what_is_not_measured_for_a_horizon_is_not_known():
+    controller = Controller(2.0, 0.3, 4.0)
+    assert math.isnan(controller.measured)
+    controller.observe(0.5)
+    for _ in range(12):
+        assert not controller.observe(None)
+        assert controller.measured == 0.5
+    controller.observe(None)
+    assert math.isnan(controller.measured)
+    assert (controller.samples, controller.smoothed) == (1, 0.5)
+
+
+def test_only_samples_in_a_row_count_as_time_at_a_bound():
+    controller, counts = Controller(0.5, 0.3, 4.0), []
+    for target in (*[0.9] * 50, 0.1, *[0.9] * 5):
+        controller.observe(0.5)
+        controller.steer(target)
+        counts.append(controller.at_bound)
+    assert counts == [*range(1, 51), 0, 0, 0, 1, 2, 3]
+
+
 def test_a_controller_goes_on_from_its_fields():
     _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(0.5)
     copy = Controller(**dataclasses.asdict(controller))

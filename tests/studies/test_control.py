@@ -4,8 +4,11 @@ import re
 
 import numpy
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
+from sparseout import Sparseout
 from sparseout.cli import main
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
 from sparseout.studies.control import Control
@@ -112,9 +115,27 @@ def test_settled_is_when_the_last_miss_was():
         ([0.4, 0.5, 0.47, 0.49], 0.75),
         ([0.5, 0.5, 0.5, 0.6], 1),
         ([numpy.nan, 0.51], 0.5),
+        ([0.5, 0.5, 0.5, numpy.nan], 1),
+        ([numpy.nan] * 3, 1),
+        ([], 1),
     ):
         control._measured = measured
         assert control.settled == settled
+
+
+def test_a_network_that_becomes_nan_has_settled_nowhere_and_reached_nothing():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Sparseout())
+    control = Control(AutoencoderConfig(target_sparsity=0.5), network, (), network)
+    for inputs in (torch.randn(16, 4), torch.full((16, 4), numpy.nan)):
+        control._measured.clear()
+        for _ in range(8):
+            network(inputs)
+            control.step()
+    layers = {"2": {"hoyer": None}}
+    found = control.results({"layers": layers})["control"]
+    assert (found["achieved"], found["settled"], found["out_of_reach"]) == (None, 1.0, False)
+    assert numpy.isnan(found["course"]["measured"]).all()
+    assert control.results({"layers": {}})["control"]["achieved"] is None
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from sparseout.batches import arguments
 from sparseout.studies.config import UserError
 
 KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
@@ -21,7 +23,7 @@ class Target:
 
     Attributes:
         model: in evaluation mode.
-        batches: inputs, in as many calls: a tensor, a tuple or list of arguments, or a mapping of arguments by name.
+        batches: inputs, in as many calls, each in a form that `sparseout.batches.arguments` reads.
         count: how many batches there are; None where that is not known.
         remarks: what to know about the model.
         history: its measures over training, an epoch a record, where they are known.
@@ -39,12 +41,9 @@ class Target:
         Raises:
             UserError: it cannot take it.
         """
-        batch = _on(device, batch)
+        args, kwargs = arguments(self.model, batch)
         try:
-            if isinstance(batch, dict):
-                self.model(**batch)
-            else:
-                self.model(*(batch if isinstance(batch, tuple) else (batch,)))
+            self.model(*_on(device, args), **_on(device, kwargs))
         except Exception as error:
             raise UserError(f"the model cannot run on this data: {type(error).__name__}: {first_line(error)}") from error
 
@@ -77,10 +76,10 @@ def first_line(error: BaseException) -> str:
 
 
 def _on(device: torch.device, batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
+    if isinstance(batch, Tensor | PackedSequence):
+        return batch.to(device)  # type: ignore[arg-type]
     if isinstance(batch, list | tuple):
         return tuple(_on(device, item) for item in batch)
-    if hasattr(batch, "items"):
+    if isinstance(batch, Mapping):
         return {name: _on(device, item) for name, item in batch.items()}
     return batch

@@ -11,7 +11,7 @@ from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
 from sparseout.report.files import Location
 from sparseout.report.settings import Setting, series, settings
-from sparseout.target.sparsity import TOLERANCE
+from sparseout.target.reach import TOLERANCE
 
 LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}
@@ -68,7 +68,7 @@ def write_driven(
 def _draw_reach(
     axes: Any, driven: Sequence[Setting], fixed: Sequence[Setting], measure: str, colours: Mapping[float, Any]
 ) -> None:
-    """A dot a run, the targets with their tolerance, and between which bounds a fixed `q` lies."""
+    """A dot a run, the targets with their tolerance, between which bounds a fixed `q` lies, and how many runs have no dot."""
     ends = [min(colours), max(colours)]
     reached = [value for setting in fixed for value in setting.each(measure) if not math.isnan(value)]
     if reached:
@@ -79,9 +79,15 @@ def _draw_reach(
     axes.plot(ends, ends, color=GREY, linewidth=1)
     low, high = ([x + sign * TOLERANCE for x in ends] for sign in (-1, 1))
     axes.fill_between(ends, low, high, color=GREY, alpha=0.3, linewidth=0)
+    missing = 0
     for setting in driven:
         achieved = [run["control"]["achieved"] for run in setting.runs]
-        axes.plot([setting.x] * len(achieved), achieved, "o", color=colours[setting.x], markersize=5)
+        known = [value for value in achieved if value is not None]
+        missing += len(achieved) - len(known)
+        axes.plot([setting.x] * len(known), known, "o", color=colours[setting.x], markersize=5)
+    if missing:
+        text = f"not measured: {missing} of {sum(len(setting.runs) for setting in driven)} runs"
+        axes.text(0.97, 0.03, text, transform=axes.transAxes, fontsize=9, color="C3", ha="right")
 
 
 def _draw_course(axes: Any, driven: Sequence[Setting], name: str, colours: Mapping[float, Any]) -> None:

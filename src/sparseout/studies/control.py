@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sparseout.studies.config import Config
 from sparseout.studies.records import Record
 from sparseout.target import SparsityTarget
-from sparseout.target.sparsity import MEAN, TOLERANCE
+from sparseout.target.goals import MEAN
+from sparseout.target.reach import TOLERANCE
 
 POINTS = 65  # of the course that a record keeps
 
@@ -58,18 +59,24 @@ class Control:
 
     @property
     def settled(self) -> float:
-        """The fraction of training so far after which the smoothed measurements stayed within 0.02 of the target."""
+        """The fraction of training so far after which the smoothed measurements stayed within 0.02 of the target.
+
+        1 where the last one did not, or there is none.
+        """
+        # NaN, where nothing was measured, is not close.
         close = numpy.abs(numpy.array(self._measured) - self.config.target_sparsity) <= TOLERANCE
+        if not close.size:
+            return 1.0
         missed = numpy.flatnonzero(~close)
         return round((int(missed[-1]) + 1) / len(close), 4) if len(missed) else 0.0
 
     def results(self, found: Mapping[str, Any]) -> Record:
         """The record's `control`, for a run that `found` these results.
 
-        `achieved` is the measure on the test data, the mean over the layers that were driven; `q` the last one; `course` has
-        `q` and what was measured, smoothed, at evenly spaced times.
+        `achieved` is the measure on the test data, the mean over the layers that were driven, None where one has none; `q` the
+        last one; `course` has `q` and what was measured, smoothed, at evenly spaced times.
         """
-        achieved = [found["layers"][name][self.config.measure] for name in self.target.layers]
+        achieved = [found["layers"].get(name, {}).get(self.config.measure) for name in self.target.layers]
         course = {"q": _points(self._q), "measured": _points(self._measured)}
         return {
             "control": {

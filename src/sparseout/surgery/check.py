@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sparseout.batches import arguments
 from sparseout.layers import Sparseout, Sparseout2d
 from sparseout.surgery import edit
 
@@ -66,7 +67,7 @@ class SwapCheck:
         return "\n".join(lines)
 
 
-def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> SwapCheck:
+def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]) -> SwapCheck:
     """Run `model` on `example` once in training mode and without gradients, and say which of its Sparseout layers ran.
 
     Afterwards the model is in the mode that it was in, and its buffers (BatchNorm's statistics) and the random states of torch,
@@ -74,7 +75,8 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str
 
     Args:
         model: with Sparseout layers, however they came there.
-        example: its input: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        example: its input: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a batch of a `DataLoader`,
+            whose labels are left out: `sparseout.batches.arguments` says how each is read.
 
     Returns:
         A `SwapCheck`: `ran`, `never_ran`, `dropout`, `reinterpreted`, and `ok` if there is nothing to mend.
@@ -96,7 +98,7 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | Mapping[str
       the model: dropout still drops out, p=0.2
     """
     names = {module: found[0] for module, found in edit.names_of(model).items()}
-    args, kwargs = _arguments(example)
+    args, kwargs = _arguments(model, example)
     if any(nn.parameter.is_lazy(x) for x in (*model.parameters(), *model.buffers())):
         raise ValueError("model must know its shapes, got one with lazy modules: call it once first")
     watch = _Watch(names)
@@ -164,14 +166,11 @@ def _drop_probability(function: str, args: Sequence[Any], kwargs: Mapping[str, A
     return float(p) if training or training is None else 0.0
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(example, Mapping):
-        return (), example
-    if isinstance(example, tuple):
-        return example, {}
-    if isinstance(example, Tensor):
-        return (example,), {}
-    raise TypeError(f"example must be a tensor, a tuple of arguments or a dict of them, got {type(example).__name__}")
+def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not isinstance(example, (Tensor, tuple, list, Mapping)):
+        kinds = "a tensor, a tuple of arguments or a dict of them, or a DataLoader's list"
+        raise TypeError(f"example must be {kinds}, got {type(example).__name__}")
+    return arguments(model, example)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparseout.target.sparsity import SparsityTarget, Targets
+from sparseout.target.goals import Targets
+from sparseout.target.sparsity import SparsityTarget
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     """`SparsityTarget(model, target, **settings)` as a callback of `transformers`' `Trainer`: a step for each optimizer step.
 
-    It begins anew with each `train()`, and ends with it. Its state lies in the Trainer's own checkpoints, as JSON, and
-    `resume_from_checkpoint` goes on from it to the same numbers. Training logs get `sparsity/<layer>`, what is measured, and
+    It starts afresh with each `train()`, and ends with it. Its state lies in the Trainer's own checkpoints, as JSON, and
+    `resume_from_checkpoint` goes on from it to the same numbers; where the arguments differ from the saved ones, these here win,
+    with a warning, as in `SparsityTarget.load_state_dict`. Training logs get `sparsity/<layer>`, what is measured, and
     `q/<layer>`; callbacks that come after this one see them, and so does `log_history`.
 
     Args:
@@ -59,6 +61,8 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
         target: SparsityTarget | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if self.target is not None:  # of a training that was interrupted
+                self.target.stop()
             saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
             if isinstance(saved, list):
                 raise ValueError(
@@ -67,7 +71,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
             # Trainer trains a compiled copy that shares its parts with this model.
             trained: Any = torch.compile(model) if args.torch_compile else model
             self.target = SparsityTarget(trained, target, **settings)
-            if state.global_step and saved["target"]:
+            if state.global_step and saved["target"] is not None:
                 self.target.load_state_dict(saved["target"])
 
         def on_step_end(self, *_: Any, **__: Any) -> None:

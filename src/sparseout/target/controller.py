@@ -28,19 +28,23 @@ class Controller:
         dial: the value to set: more of it makes the measured value fall.
         low, high: its bounds.
         samples: how many were taken.
+        finite: the last value was a number.
+        absent: for how many samples there has been no value.
         smoothed, trend: the measured value and its change a sample, both smoothed.
         past: the measured value, smoothed over a quarter of all samples.
         pace: its change in as many samples as there were, as the last half of them goes.
         gain: of the steps, relative to the slope that is assumed at first.
         side, since: sign of the last error that was not small, and for how many samples it has been that.
         stuck: for how many samples, since the gain grew, the error has been on one side and would be, while the dial was free.
-        at_bound: for how many samples the dial has lain against a bound that keeps it from its target.
+        at_bound: for how many samples in a row the dial has lain against a bound that keeps it from its target.
     """
 
     dial: float
     low: float
     high: float
     samples: int = 0
+    finite: bool = True
+    absent: int = 0
     smoothed: float = math.nan
     trend: float = 0.0
     past: float = math.nan
@@ -51,8 +55,17 @@ class Controller:
     stuck: int = 0
     at_bound: int = 0
 
-    def observe(self, measured: float) -> None:
-        """Take a sample into account, and leave the dial alone."""
+    def observe(self, measured: float | None) -> bool:
+        """Take a sample into account, and leave the dial alone; None is one without a value. Return whether it was a number.
+
+        What is not a number leaves all but `finite` and `absent` as it was.
+        """
+        if measured is None:
+            self.absent += 1
+            return False
+        self.absent, self.finite = 0, math.isfinite(measured)
+        if not self.finite:
+            return False
         self.samples += 1
         before = measured if math.isnan(self.smoothed) else self.smoothed
         self.smoothed = before + self.share * (measured - before)
@@ -60,6 +73,7 @@ class Controller:
         quarter = 4 / max(4, self.samples)
         self.past = self.smoothed if self.samples == 1 else self.past + quarter * (self.smoothed - self.past)
         self.pace += quarter * (4 * (self.smoothed - self.past) - self.pace)
+        return True
 
     def correct(self, by: float) -> None:
         """Take into account that what was measured is wrong by so much."""
@@ -75,6 +89,11 @@ class Controller:
         self.dial = min(self.high, max(self.low, wanted))
         held = (wanted < self.low and self.smoothed < target) or (wanted > self.high and self.smoothed > target)
         self.at_bound = self.at_bound + 1 if held else 0
+
+    @property
+    def measured(self) -> float:
+        """The smoothed value; NaN before the first, where the last was not a number, and after a horizon without one."""
+        return self.smoothed if self.finite and self.absent <= self.horizon else math.nan
 
     @property
     def horizon(self) -> float:

@@ -1,0 +1,253 @@
+"""The state of a SparsityTarget: garbage is refused by the name of its field, and an argument wins over a saved one."""
+
+import contextlib
+import copy
+import json
+import math
+import re
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import network, take
+
+from sparseout import SparsityTarget
+
+MISSING = object()
+
+
+def trained(steps=30, **arguments):
+    model = network()
+    target = SparsityTarget(model, **{"target": 0.6, "every": 2, "warmup": 4, "ramp": 10} | arguments)
+    take(model, target, steps)
+    return model, target
+
+
+STATE = trained()[1].state_dict()
+LOADED = trained(0)
+
+
+def changed(path, value):
+    state = copy.deepcopy(STATE)
+    *parents, last = path
+    part = state
+    for key in parents:
+        part = part[key]
+    if value is MISSING:
+        del part[last]
+    else:
+        part[last] = value
+    return state
+
+
+def paths(part, path=()):
+    """The place of each item in the state, at any depth."""
+    for key, value in part.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*path, key))
+
+
+PATHS = list(paths(STATE))
+NESTED = []
+for _ in range(3000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("controllers", "2", "dial"), "x", "a number in [0.3, 4] at ['controllers']['2']['dial'], got 'x'"),
+        (("controllers", "2", "dial"), math.nan, "at ['controllers']['2']['dial'], got nan"),
+        (("controllers", "2", "dial"), 4.5, "at ['controllers']['2']['dial'], got 4.5"),
+        (("controllers", "2", "dial"), True, "at ['controllers']['2']['dial'], got True"),
+        (("controllers", "2", "dial"), torch.tensor([1.0, 2.0]), "at ['controllers']['2']['dial'], got "),
+        (("controllers", "2", "smoothed"), math.inf, "at ['controllers']['2']['smoothed'], got inf"),
+        (("controllers", "2", "trend"), 1e300, "at ['controllers']['2']['trend'], got 1e+300"),
+        (("controllers", "2", "gain"), 9.0, "a number in [0.5, 8] at ['controllers']['2']['gain'], got 9.0"),
+        (("controllers", "2", "side"), 2, "-1, 0 or 1 at ['controllers']['2']['side'], got 2"),
+        (("controllers", "2", "samples"), -1, "an integer of at least 0 at ['controllers']['2']['samples'], got -1"),
+        (("controllers", "2", "samples"), 10**400, "an integer of at least 0 at ['controllers']['2']['samples'], got 1000"),
+        (("controllers", "2", "samples"), 0, "NaN, as there was no sample at ['controllers']['2']['smoothed'], got 0."),
+        (("controllers", "2", "finite"), 1, "True or False at ['controllers']['2']['finite'], got 1"),
+        (("controllers", "2", "low"), 0.3, "no other items than it is saved with, got 'low' at ['controllers']['2']"),
+        (("controllers", "2", "dial"), MISSING, "an item 'dial' at ['controllers']['2'], got none"),
+        (("controllers", "2"), [1], "a mapping at ['controllers']['2'], got [1]"),
+        (("controllers", "5"), MISSING, "an item '5' at ['controllers'], got none"),
+        (("controllers", "7"), {}, "no other items than it is saved with, got '7' at ['controllers']"),
+        (("targets", "2"), 7, "a sparsity in (0, 1) at ['targets']['2'], got 7"),
+        (("asked", "2"), None, "a sparsity in (0, 1) at ['asked']['2'], got None"),
+        (("targets",), {"0": 0.5}, "for ['2', '5'], got one for ['0']"),
+        (("targets",), 7, "a mapping at ['targets'], got 7"),
+        (("bias", "5"), "0", "at ['bias']['5'], got '0'"),
+        (("begin", "0"), 0.5, "no other items than it is saved with, got '0' at ['begin']"),
+        (("begin",), None, "a mapping at ['begin'], got None"),
+        (("rms", "2"), -1.0, "at ['rms']['2'], got -1.0"),
+        (("warned",), "2", "a list of names of layers that are driven at ['warned'], got '2'"),
+        (("warned",), ["9"] * 100_000, "a list of names of layers that are driven at ['warned'], got ['9', '9',"),
+        (("warned",), [{}], "a list of names of layers that are driven at ['warned'], got [{}]"),
+        (("steps",), 1.5, "an integer of at least 0 at ['steps'], got 1.5"),
+        (("steps",), NESTED, "an integer of at least 0 at ['steps'], got [[["),
+        (("settings", "every"), 0, "an integer of at least 1 at ['settings']['every'], got 0"),
+        (("settings", "measure"), ["hoyer"], "at ['settings']['measure'], got ['hoyer']"),
+        (("settings", "mean"), 0, "True or False at ['settings']['mean'], got 0"),
+        (("settings", "q"), [4.0, 0.3], "[low, high] with low < high at ['settings']['q'], got [4.0, 0.3]"),
+        (("settings", "q"), "ab", "[low, high] at ['settings']['q'], got 'ab'"),
+        (("settings", "p"), [0.1, math.nan], "a number in [0, 1] at ['settings']['p'][1], got nan"),
+        (("settings", "seed"), 1, "no other items than it is saved with, got 'seed' at ['settings']"),
+        (("settings",), MISSING, "an item 'settings', got none"),
+        (("extra",), 1, "no other items than it is saved with, got 'extra'"),
+    ],
+)
+def test_garbage_is_refused_by_its_field_and_changes_nothing(path, value, words):
+    model, target = trained(9)
+    before, q = target.state_dict(), model[2].q
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        target.load_state_dict(changed(path, value))
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+    assert (target.state_dict(), model[2].q) == (before, q)
+
+
+@pytest.mark.parametrize("state", [None, 7, "x", [], [STATE], {}, {"targets": STATE}])
+def test_what_is_no_state_at_all_is_refused(state):
+    with pytest.raises(ValueError, match=r"state_dict must (be a mapping, got|have an item 'settings', got none)"):
+        trained(0)[1].load_state_dict(state)
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from([math.nan, math.inf, -1, 10**400, 1e308, -0.0, 2**60]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.sampled_from(["2", "dial"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(path=st.sampled_from(PATHS), value=anything)
+@pytest.mark.filterwarnings("ignore:this SparsityTarget goes on with its own")
+def test_whatever_a_field_holds_no_layer_gets_what_is_no_q(path, value):
+    model, target = LOADED
+    target.load_state_dict(STATE)
+    state = changed(path, value)
+    with contextlib.suppress(ValueError):
+        target.load_state_dict(state)
+    take(model, target, 2)
+    for layer in (model[2], model[5]):
+        assert 0.3 <= layer.q <= 4
+
+
+def test_a_state_goes_through_json_as_it_is():
+    for target in (trained(0)[1], trained(30, mean=True)[1], trained(30, p=(0.1, 0.9), q=(1.9, 2.1))[1]):
+        state = target.state_dict()
+        target.load_state_dict(json.loads(json.dumps(state)))
+        assert repr(target.state_dict()) == repr(state)
+
+
+# Arguments that differ
+
+
+def loaded(saved, changes=(), **arguments):
+    """The model and the target of other arguments after the load, and the words of its warning."""
+    model, target = trained(0, **arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        target.load_state_dict(json.loads(json.dumps(saved)))
+    assert all(each.filename == __file__ for each in caught)
+    return model, target, [str(each.message) for each in caught]
+
+
+def test_another_target_than_the_saved_one_wins_with_a_warning_that_has_both():
+    _, target, words = loaded(STATE, target={"2": 0.6, "5": 0.7})
+    assert words == ["this SparsityTarget goes on with its own target={'5': 0.7} (saved: {'5': 0.6})"]
+    assert target.target == {"2": 0.6, "5": 0.7}
+    assert target.report()["5"].target == 0.7
+    assert target.steps == 30
+    _, again, words = loaded(target.state_dict(), target={"2": 0.6, "5": 0.7})
+    assert (again.target, words) == (target.target, [])
+
+
+def test_a_target_that_was_set_in_training_is_restored_where_the_argument_is_the_same():
+    _, target = trained()
+    target.target = 0.7
+    saved = target.state_dict()
+    _, same, words = loaded(saved)
+    assert (same.target, words) == ({"2": 0.7, "5": 0.7}, [])
+    assert same.state_dict() == saved
+    _, set_at_once, words = loaded(saved, target=0.7)
+    assert (set_at_once.target, words) == ({"2": 0.7, "5": 0.7}, [])
+    _, other, words = loaded(saved, target=(0.6, 0.5))
+    assert other.target == {"2": 0.7, "5": 0.5}
+    assert words == ["this SparsityTarget goes on with its own target={'5': 0.5} (saved: {'5': 0.7})"]
+
+
+def test_a_changed_target_may_be_out_of_reach_again():
+    state = changed(("warned",), ["2", "5"])
+    _, target, _ = loaded(state, target={"2": 0.6, "5": 0.7})
+    assert target.state_dict()["warned"] == ["2"]
+
+
+def test_the_measure_and_the_mean_must_be_the_saved_ones():
+    for arguments, words in (
+        ({"measure": "zeros"}, "state_dict must be of measure='zeros', got one of measure='hoyer'"),
+        ({"mean": True}, "state_dict must be for ['mean'], got one for ['2', '5']"),
+    ):
+        _, target = trained(0, **arguments)
+        before = repr(target.state_dict())
+        with pytest.raises(ValueError, match=re.escape(words)):
+            target.load_state_dict(STATE)
+        assert repr(target.state_dict()) == before
+
+
+def test_a_layer_that_is_called_mean_is_no_mean():
+    model = torch.nn.Sequential()
+    model.add_module("mean", network()[2])
+    saved = SparsityTarget(model, 0.6).state_dict()
+    with pytest.raises(ValueError, match="state_dict must be of mean=True, got one of mean=False"):
+        SparsityTarget(model, 0.6, mean=True).load_state_dict(saved)
+
+
+def test_other_arguments_win_with_a_warning_that_has_both():
+    _, target, words = loaded(STATE, every=3, warmup=0, ramp=5)
+    assert words == ["this SparsityTarget goes on with its own every=3 (saved: 2), warmup=0 (saved: 4), ramp=5 (saved: 10)"]
+    assert target.every == 3
+
+
+@pytest.mark.parametrize(
+    ("saved", "arguments", "dial", "q", "p"),
+    [
+        (0.3, {"q": (1.0, 4.0)}, 1.0, 1.0, 0.5),
+        (4.0, {"q": (0.3, 3.0)}, 3.0, 3.0, 0.5),
+        (2.5, {"q": (1.0, 3.0)}, 2.5, 2.5, 0.5),
+        (0.3, {"q": (1.0, 4.0), "p": (0.1, 0.9)}, 1.0, 1.0, 0.5),
+        (0.3, {"q": (0.0, 4.0)}, 0.3, 0.3, 0.5),
+    ],
+)
+def test_a_dial_comes_within_other_bounds(saved, arguments, dial, q, p):
+    model, target, words = loaded(changed(("controllers", "2", "dial"), saved), **arguments)
+    assert "q=(" in words[0]
+    assert (target.state_dict()["controllers"]["2"]["dial"], model[2].q, model[2].p) == (dial, q, p)
+    again = SparsityTarget(network(), 0.6, every=2, warmup=4, ramp=10, **arguments)
+    again.load_state_dict(target.state_dict())  # what was saved with the new bounds fits them
+
+
+def test_the_way_of_p_is_kept_within_other_bounds_of_q():
+    _, target = trained(0, p=(0.1, 0.9))
+    state = target.state_dict()
+    state["controllers"]["2"]["dial"] = 0.3 - 0.25  # a quarter of the way from 0.5 to 0.9
+    for arguments, q, p in (
+        ({"q": (1.0, 3.0), "p": (0.1, 0.9)}, 1.0, 0.6),
+        ({"q": (0.3, 4.0), "p": None}, 0.3, 0.5),
+        ({"q": (0.3, 4.0), "p": (0.1, 0.7)}, 0.3, 0.55),
+    ):
+        model, _, words = loaded(state, **arguments)
+        assert "saved: (0.3, 4.0)" in words[0] or "saved: (0.1, 0.9)" in words[0]
+        assert (model[2].q, model[2].p) == (q, pytest.approx(p))
