@@ -16,9 +16,7 @@ class Hook:
     Code that is compiled or exported has nothing of it but a call of `traced(*first)` while that is done. In a module that was unpickled it does nothing.
     """
 
-    def __init__(
-        self, method: Callable[..., None] | None = None, *first: Any, traced: Callable[..., None] | None = None
-    ) -> None:
+    def __init__(self, method: Callable[..., None] | None = None, *first: Any, traced: Callable[..., None] | None = None) -> None:
         self._method = None if method is None else weakref.WeakMethod(method)
         self._traced = None if traced is None else weakref.WeakMethod(traced)
         self._first = first

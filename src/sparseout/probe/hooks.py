@@ -281,7 +281,9 @@ class Probe:
 
     def _traced(self, layer: Layer) -> None:
         """A layer was compiled or exported."""
-        self._findings.unmeasurable[layer.name] = f"its {layer.value} was computed by compiled or exported code, which calls no hooks"
+        self._findings.unmeasurable[layer.name] = (
+            f"its {layer.value} was computed by compiled or exported code, which calls no hooks"
+        )
         self._compiled = True
 
     def _is_sampled(self, layer: Layer) -> bool:

@@ -80,9 +80,7 @@ class MaskStack:
         ]
 
     def _enter(self, signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = [
-            dataclasses.replace(mask, name=f"{mask.name} of {label}") for mask in _given(signature, module, args, kwargs)
-        ]
+        given = [dataclasses.replace(mask, name=f"{mask.name} of {label}") for mask in _given(signature, module, args, kwargs)]
         outer = self.current
         packed = isinstance(module, nn.RNNBase) and any(isinstance(mask.value, PackedSequence) for mask in given)
         if packed and self._running and not (outer and outer.understood):
@@ -104,7 +102,10 @@ class MaskStack:
 
     def _masks(self, given: list[Mask], two_sequences: bool) -> Masks:
         """`Masks(given)`, the same object for all layers that are given the same."""
-        key = (two_sequences, *((m.meaning, m.batch_first, m.optional, id(m.value), getattr(m.value, "_version", 0)) for m in given))
+        key = (
+            two_sequences,
+            *((m.meaning, m.batch_first, m.optional, id(m.value), getattr(m.value, "_version", 0)) for m in given),
+        )
         if key not in self._known:
             self._known[key] = Masks(given, two_sequences)
         return self._known[key]
@@ -178,7 +179,9 @@ def _given(signature: _Signature, module: nn.Module, args: tuple[Any, ...], kwar
         return
     is_torchs = isinstance(module, _TORCH_TRANSFORMERS)
     of_keys = _is_cross_attention(signature, args, kwargs)
-    batch_first = next((m.batch_first for m in module.modules() if isinstance(m, nn.MultiheadAttention)), None) if is_torchs else None
+    batch_first = (
+        next((m.batch_first for m in module.modules() if isinstance(m, nn.MultiheadAttention)), None) if is_torchs else None
+    )
     for name in names:
         value = signature.value(name, args, kwargs)
         if value is None or isinstance(value, (bool, int, float, str)) or of_keys:

@@ -72,7 +72,9 @@ class Tokens:
         lengths: how many tokens each sample has, where values may be longer than the longest.
     """
 
-    def __init__(self, kept: Tensor, batch_first: bool | None, flat_batch_first: bool | None, lengths: Tensor | None = None) -> None:
+    def __init__(
+        self, kept: Tensor, batch_first: bool | None, flat_batch_first: bool | None, lengths: Tensor | None = None
+    ) -> None:
         self._kept, self._batch_first, self._flat_batch_first, self._lengths = kept, batch_first, flat_batch_first, lengths
         self.full = lengths is None and bool(kept.all())
         self._indices: dict[tuple[int, torch.device], Tensor] = {}
@@ -235,10 +237,11 @@ def _lengths(value: Any) -> Tensor:
 
 
 def _kind(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return (
+        f"a tensor of shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    )
 
 
 def _first(lengths: Tensor, tokens: int) -> Tensor:
     """`(batch, tokens)`: true for the first of each sample."""
     return torch.arange(tokens) < lengths[:, None]
-

@@ -38,7 +38,7 @@ def whole(tensor: Tensor) -> Tensor:
     Raises:
         UnreadableError: it has no such values, or none yet.
     """
-    if is_plain(tensor) and not torch.jit.is_tracing():
+    if is_plain(tensor) and not torch._C._is_tracing():
         return _dense(tensor)
     if reason := _tracer(tensor):
         raise UnreadableError(reason)
@@ -87,7 +87,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _tracer(tensor: Tensor) -> str | None:
     """What runs that sees operations and not values, if anything does."""
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return "was computed under torch.jit.trace"
     if _functorch.peek_interpreter_stack() is not None or _functorch.is_legacy_batchedtensor(tensor):
         return "was computed inside a transform of torch.func, such as vmap or grad"

@@ -39,11 +39,8 @@ class Taker:
         version = None if tensor.is_inference() else tensor._version
         if version is not None and self._last and self._last.is_of(tensor, version, dims, masks):
             return self._last.tally, self._last.elsewhere
-        if tensor.is_nested:
-            vectors, ranks = items(tensor), ()
-        else:
-            whole, ranks = self._shards.whole(tensor)
-            vectors = _units_last(whole.detach(), dims)
+        whole, ranks = (items(tensor), ()) if tensor.is_nested else self._shards.whole(tensor)
+        vectors = _units_last(whole.detach(), dims)
         kept, unread = vectors, ""
         if masks is not None:
             try:
