@@ -13,7 +13,8 @@ import torch
 class Hook:
     """`method(*first, ...)` as a hook of a module, for as long as the object of `method` lives.
 
-    Code that is compiled or exported has nothing of it but a call of `traced(*first)` while that is done. In a module that was unpickled it does nothing.
+    Code that is compiled or exported has nothing of it: `traced(*first)` is called once, while that is done. In a module that was
+    unpickled it does nothing.
     """
 
     def __init__(self, method: Callable[..., None] | None = None, *first: Any, traced: Callable[..., None] | None = None) -> None:

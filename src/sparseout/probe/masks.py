@@ -48,8 +48,9 @@ _PATTERNS = ("mask", "src_mask", "tgt_mask", "attn_mask")  # of these: which key
 class MaskStack:
     """The masks of the modules that run, from the outermost to the innermost.
 
-    A module's own masks apply to the values inside it, and those of the module around it where it has none. A model of two sequences (an encoder
-    and a decoder) leaves it to its parts which mask is whose; a value outside of these parts has the mask that fits it.
+    A module's own masks apply to the values inside it, and those of the module around it where it has none. A model of two
+    sequences (an encoder and a decoder) leaves it to its parts which mask is whose; a value outside of these parts has the mask
+    that fits it.
     """
 
     def __init__(self) -> None:

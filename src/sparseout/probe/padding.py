@@ -15,7 +15,7 @@ from sparseout.probe.readable import UnreadableError, whole
 
 Meaning = Literal["keep", "pad", "lengths", "unknown"]
 
-# An additive mask holds 0 for a key that counts, and at most this for one that does not: -10000 was usual, and is -9984 in bfloat16.
+# An additive mask holds 0 for a token, and at most this for padding: -10000 was usual, and is -9984 in bfloat16.
 _MASKED = -9000.0
 
 
@@ -30,8 +30,8 @@ class Mask:
     Attributes:
         name: of the argument, with the module's.
         value: what was given.
-        meaning: `"keep"`: nonzero is a token; `"pad"`: nonzero is padding; `"lengths"`: tokens of each sample. In a floating-point mask that is
-            added to the scores of attention, 0 is a token and a large negative number is padding, whatever the meaning. `"unknown"`.
+        meaning: `"keep"`: nonzero is a token; `"pad"`: nonzero is padding; `"lengths"`: tokens of each sample; or `"unknown"`. In
+            a mask that is added to the scores of attention, 0 is a token and a large negative number padding, for all of these.
         batch_first: whether values are `(batch, tokens, units)` or `(tokens, batch, units)`; None where that is not known.
         optional: it may belong to another value (the memory of a decoder), so a value that it does not fit has none.
     """
@@ -86,8 +86,8 @@ class Tokens:
     def keep(self, vectors: Tensor) -> Tensor:
         """The vectors of tokens out of `(..., units)`.
 
-        They are taken out of `(batch, tokens, units)`, `(tokens, batch, units)`, `(batch, heads, tokens, units)`, `(batch, tokens, heads, units)`
-        and, flattened, `(batch * tokens, units)`. A value `(batch, units)` has no tokens.
+        They are taken out of `(batch, tokens, units)`, `(tokens, batch, units)`, `(batch, heads, tokens, units)`,
+        `(batch, tokens, heads, units)` and, flattened, `(batch * tokens, units)`. A value `(batch, units)` has no tokens.
 
         Raises:
             MaskError: the value has another shape, or its shape does not say which dimension is which.
@@ -200,7 +200,7 @@ def _attended(mask: Tensor) -> Tensor:
 
 
 def _of_attention(mask: Tensor, meaning: Meaning) -> Tensor:
-    """Which keys are tokens, of a mask `(batch, heads or 1, queries or 1, keys)`, or without heads: those that any query attends to."""
+    """Which keys are tokens, of a mask `(batch, heads or 1, queries or 1, keys)` or without heads: those attended to at all."""
     queries, keys = mask.shape[-2:]
     if mask.dim() == 3:
         mask = mask[:, None]

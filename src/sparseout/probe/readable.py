@@ -51,7 +51,10 @@ def whole(tensor: Tensor) -> Tensor:
         return whole(tensor.trigger_wait())
     if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # the memory is its own
         with torch._C.DisableTorchFunctionSubclass():
-            return _dense(tensor.detach().as_subclass(Tensor))
+            plain = _dense(tensor.detach().as_subclass(Tensor))
+        if plain.numel() and not plain._is_zerotensor() and not plain.untyped_storage().nbytes():
+            raise UnreadableError("has no memory, which was freed")
+        return plain
     raise UnreadableError(f"is a {type(tensor).__name__}, whose values cannot be read")
 
 
@@ -71,7 +74,7 @@ def ranks(tensor: Tensor) -> tuple[int, ...]:
 
 
 def without_modes() -> contextlib.AbstractContextManager[Any]:
-    """A context in which no mode that follows operations (a tracer, selective checkpointing, a counter) sees those of the probe."""
+    """A context in which no mode that follows operations (selective checkpointing, a counter) sees those of the probe."""
     if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
         return torch.utils._python_dispatch._disable_current_modes()
     return contextlib.nullcontext()

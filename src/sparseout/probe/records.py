@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseout.checks import check_choice
+from sparseout.extras import needed_for
 from sparseout.probe import tables
 from sparseout.probe.measures import MEASURES, Histogram, Settings
 
@@ -173,7 +174,8 @@ class Summary:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a record. Needs pandas."""
-        import pandas
+        with needed_for("to_pandas()", "report"):
+            import pandas
 
         rows = [
             {name: value for name, value in vars(record).items() if name not in _NESTED} | record.measures()
@@ -195,8 +197,14 @@ class Summary:
             passes = self.forwards.get(record.mode, {}).get("measured", 0)
             if record.call is None and record.calls > passes > 0:
                 lines.append(f"{record.name}: {record.calls} calls in {passes} forward passes, counted together")
+        return lines + self.reservations()
+
+    def reservations(self) -> list[str]:
+        """Which records are not of finite vectors of tokens alone."""
+        lines = []
+        for record in self.layers:
             if record.nonfinite_vectors:
-                lines.append(f"{record.name}: {record.nonfinite_vectors} vectors with NaN or Inf")
+                lines.append(f"{record.name}: {record.nonfinite_vectors} of {record.vectors} vectors with NaN or Inf")
             if record.padding is None:
                 lines.append(f"{record.name}: {record.unread_mask or 'a mask does not fit its value'}, so padding is counted")
         return lines

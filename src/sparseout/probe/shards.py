@@ -15,15 +15,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseout.probe.hook import Hook
 from sparseout.probe.readable import UnreadableError, ranks, whole
-from sparseout.probe.selection import is_activation_or_dropout
 from sparseout.probe.shared import Shared
 
 
 class Shards:
     """What the ordinary tensors of a tensor-parallel model are parts of.
 
-    `ColwiseParallel`, `RowwiseParallel` and `DTensor.to_local` hand on a rank's part as an ordinary tensor. Its placement is noted there, and
-    stays known through activation functions and dropouts. Any other value is replicated if it is the same on all ranks, else unknown.
+    `ColwiseParallel`, `RowwiseParallel` and `DTensor.to_local` hand on a rank's part as an ordinary tensor. Its placement is
+    noted there, and stays known through activation functions and dropouts. Any other value is replicated if it is the same on all
+    ranks, else unknown.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 
 
 class Shared:
-    """A context that several may be in at once: the first to enter begins it, and the last to leave ends it, in whatever order."""
+    """A context that several may be in at once, in any order: the first to enter begins it, and the last to leave ends it."""
 
     def __init__(self, context: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
         self._context = context
