@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch._C import _functorch
 from torch.nn.utils.rnn import PackedSequence
 
@@ -45,7 +46,10 @@ def whole(tensor: Tensor) -> Tensor:
     if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
         if tensor.device_mesh.get_coordinate() is None:
             raise UnreadableError("is a DTensor of other ranks")
-        whole(tensor._local_tensor)  # has values, so that all ranks go on to exchange them
+        local = whole(tensor._local_tensor)  # has values, so that all ranks go on to exchange them
+        kind = zlib.crc32(repr((tuple(tensor.shape), tensor.placements, tensor.dtype)).encode())
+        if not same_on_all(torch.tensor([kind], dtype=torch.float64, device=local.device), tensor.device_mesh):
+            raise UnreadableError("is a DTensor whose shape differs between the ranks")
         return whole(tensor.detach().full_tensor())
     if isinstance(tensor, _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor")):
         return whole(tensor.trigger_wait())
@@ -71,6 +75,15 @@ def ranks(tensor: Tensor) -> tuple[int, ...]:
     if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
         return tuple(tensor.device_mesh.mesh.flatten().tolist())
     return ()
+
+
+def same_on_all(numbers: Tensor, mesh: Any) -> bool:
+    """Whether a vector of numbers is the same on all ranks of a mesh, which all call this."""
+    bounds = torch.cat([numbers, -numbers])
+    for dim in range(mesh.ndim):
+        distributed.all_reduce(bounds, distributed.ReduceOp.MIN, group=mesh.get_group(dim))
+    low, high = bounds.chunk(2)
+    return torch.equal(low, -high)
 
 
 def without_modes() -> contextlib.AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseout.probe.hook import Hook
-from sparseout.probe.readable import UnreadableError, ranks, whole
+from sparseout.probe.readable import UnreadableError, ranks, same_on_all, whole
 from sparseout.probe.shared import Shared
 
 
@@ -112,10 +112,5 @@ def _mesh(model: nn.Module) -> Any:
 def _equal(tensor: Tensor, mesh: Any) -> bool:
     """Whether a tensor is the same on all ranks of a mesh."""
     wide = tensor.detach().double().nan_to_num()
-    shape = (*tensor.shape, *[-1] * 8)[:8]
-    low = torch.stack([wide.sum(), wide.square().sum(), *torch.tensor(shape).double().to(wide.device)])
-    high = -low
-    both = torch.cat([low, high])
-    for dim in range(mesh.ndim):
-        distributed.all_reduce(both, distributed.ReduceOp.MIN, group=mesh.get_group(dim))
-    return torch.equal(both[: len(low)], -both[len(low) :])
+    shape = torch.tensor((*tensor.shape, *[-1] * 8)[:8], dtype=torch.float64, device=wide.device)
+    return same_on_all(torch.cat([torch.stack([wide.sum(), wide.square().sum()]), shape]), mesh)
