@@ -12,6 +12,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -21,7 +23,7 @@ from transformers import (
 from transformers.activations import SiLUActivation
 
 import sparseout
-from sparseout import Sparseout, schedule, surgery
+from sparseout import Probe, Sparseout, metrics, schedule, surgery
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = {**SMALL, "vocab_size": 32, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -194,3 +196,50 @@ def test_a_swapped_model_generates():
     assert torch.equal(tokens, build("gpt2").eval().generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False))
     assert isinstance(model.transformer.drop, Sparseout)
     assert not isinstance(model.transformer.drop, nn.Dropout)
+
+
+TOKENS = torch.arange(16) < torch.tensor([16, 1, 3, 9, 2, 4, 1, 5, 2, 4])[:, None]  # 47 tokens and 113 padded positions
+CAUSAL = torch.ones(16, 16, dtype=torch.bool).tril()
+
+
+def added(mask):
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("bert", TOKENS.long()),
+        ("bert", added(TOKENS[:, None, None]).expand(10, 1, 16, 16)),
+        ("gpt2", TOKENS.flip(1)),
+        ("gpt2", added(TOKENS.flip(1)[:, None, None] & CAUSAL)),
+        ("llama", TOKENS.flip(1).long()),
+        ("llama", TOKENS.flip(1)[:, None, None] & CAUSAL),
+    ],
+)
+def test_a_probe_leaves_padding_out(name, mask):
+    model, values = build(name).eval(), []
+    layer = next(name for name, module in model.named_modules() if name.endswith((".intermediate_act_fn", ".act", ".act_fn")))
+    model.get_submodule(layer).register_forward_hook(lambda module, args, value: values.append(value))
+    with torch.no_grad(), Probe(model, layer) as probe:
+        model(input_ids=torch.randint(3, 32, (10, 16)), attention_mask=mask)
+    kept = values[0][TOKENS if name == "bert" else TOKENS.flip(1)]
+    record = probe.summary()[layer]
+    assert (record.vectors, record.padding) == (47, 113)
+    assert record.hoyer == pytest.approx(metrics.hoyer(kept.double()).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "masks", [("attention_mask", "decoder_attention_mask"), ("attention_mask",), ("decoder_attention_mask",)]
+)
+def test_a_probe_knows_whose_mask_it_is_in_an_encoder_and_decoder(masks):
+    sizes = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
+    given = {"attention_mask": TOKENS, "decoder_attention_mask": TOKENS.flip(0).roll(1, 0)[:, :16]}
+    given["decoder_attention_mask"][0] = True
+    ids = torch.randint(3, 32, (10, 16))
+    with torch.no_grad(), Probe(model, "*.act") as probe:
+        model(input_ids=ids, decoder_input_ids=ids, **{name: given[name] for name in masks})
+    for record, name in zip(probe.summary().layers, given, strict=True):
+        tokens = int(given[name].sum()) if name in masks else 160
+        assert (record.vectors, record.padding) == (tokens, 160 - tokens)

@@ -11,6 +11,7 @@ PACKAGE = Path(sparseout.__file__).parent
 # A later line may import an earlier one.
 ORDER = [
     "checks",
+    "extras",
     "batches",
     "reference",
     "kernels",

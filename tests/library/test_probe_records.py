@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import pytest
@@ -133,3 +134,44 @@ def test_pandas_is_imported_when_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ModuleNotFoundError, match="pandas"):
         probed().to_pandas()
+
+
+@pytest.mark.parametrize("missing", ["rich", "pandas"])
+def test_a_bare_installation_names_the_extra(missing, monkeypatch):
+    before = probed()
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    what = "table" if missing == "rich" else "to_pandas"
+    for call in (getattr(before, what), getattr(before.compare(before), what)):
+        with pytest.raises(ModuleNotFoundError, match=rf"^{what}\(\) needs {missing}.*: pip install 'sparseout\[report\]'$"):
+            call()
+
+
+def test_the_report_names_its_extra_where_it_is_missing():
+    program = "import sys; sys.modules.update(dict.fromkeys(['upath', 'jinja2', 'plotly'])); import sparseout.report"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: sparseout.report needs ")
+    assert last.endswith(": pip install 'sparseout[report]'")
+
+
+def test_nan_is_no_value():
+    nothing = torch.full((5, 6), torch.nan)
+    with Probe(model := nn.Sequential(nn.ReLU()), measures="all") as probe:
+        model(nothing)
+    record = probe.summary()["0"]
+    assert set(record.measures().values()) == {None}
+    assert (record.vectors, record.nonfinite_vectors) == (5, 5)
+    with Probe(model, measures="all") as probe:
+        model(torch.cat([nothing[:1], torch.ones(3, 6)]))
+    record = probe.summary()["0"]
+    assert (record.std, record.mean, record.hoyer, record.kurtosis) == (None,) * 4
+    comparison = probed(nn.Sequential(nn.ReLU())).compare(probe.summary())
+    assert comparison.remarks()[-1] == "after: 0: 1 of 4 vectors with NaN or Inf"
+
+
+def test_a_layer_that_was_given_no_vector_says_so():
+    with Probe(model := nn.Sequential(nn.ReLU())) as probe:
+        model(torch.ones(0, 6))
+    assert probe.summary().unseen == {"0": "called without a vector"}

@@ -281,3 +281,13 @@ def test_what_is_kept_does_not_grow():
         return sum(tensor.numel() for tensor in tensors)
 
     assert kept(10) == kept(1000)
+
+
+@pytest.mark.parametrize("chosen", [ALL, BASIC], ids=["all", "basic"])
+def test_no_pointer_is_read_of_what_is_not_plain(chosen, monkeypatch):
+    x = activations("signed", 4, 6)
+    expected = chosen.values(Summer(chosen.parts).sums(x))
+    monkeypatch.setattr(sums_module, "is_plain", lambda tensor: False)
+    monkeypatch.setattr(sums_module, "_add_compiled", None)
+    monkeypatch.setattr(sums_module, "_has_numpy", None)
+    assert_close(chosen.values(Summer(chosen.parts).sums(x)), expected)

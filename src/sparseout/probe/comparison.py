@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparseout.checks import check_choice
+from sparseout.extras import needed_for
 from sparseout.probe import tables
 from sparseout.probe.records import LayerRecord, Summary
 
@@ -72,7 +73,8 @@ class Comparison:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a layer and measure. Needs pandas."""
-        import pandas
+        with needed_for("to_pandas()", "report"):
+            import pandas
 
         rows = [
             {"layer": row["layer"], "mode": row["mode"], "call": row["call"], "measure": name}
@@ -87,9 +89,10 @@ class Comparison:
         return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
-        """Which layers could not be compared."""
+        """Which layers could not be compared, and what keeps their measures from comparing."""
         names = (("before", self.only_before), ("after", self.only_after))
-        return [f"only {side}: {', '.join(layers)}" for side, layers in names if layers]
+        lines = [f"only {side}: {', '.join(layers)}" for side, layers in names if layers]
+        return lines + [f"{side}: {line}" for side in ("before", "after") for line in getattr(self, side).reservations()]
 
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])

@@ -23,14 +23,14 @@ class Tally:
         sums: over its vectors.
         calls: how many were measured.
         padding: vectors left out.
-        misfits: calls with an `attention_mask` that does not fit.
+        unread: why the mask of a call does not say which of its vectors are padding.
     """
 
     unit_dim: tuple[int, ...] = ()
     sums: Sums = dataclasses.field(default_factory=Sums)
     calls: int = 0
     padding: int = 0
-    misfits: int = 0
+    unread: str = ""
 
     def add(self, other: Tally) -> None:
         """Take another's calls into account."""
@@ -38,7 +38,7 @@ class Tally:
         self.sums.add(other.sums)
         self.calls += other.calls
         self.padding += other.padding
-        self.misfits += other.misfits
+        self.unread = self.unread or other.unread
 
 
 class Findings:
@@ -48,7 +48,8 @@ class Findings:
         tallies: by layer, mode and call.
         forwards, measured: how many forward passes there were, and were measured, by mode.
         functional: functions that were called without a module, by the calling module.
-        unmeasurable: why a layer's value could not be measured.
+        unmeasurable: why values of a layer could not be measured.
+        elsewhere: what ran and was not measured at all: a copy of the model.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class Findings:
         self.measured: Counter[str] = Counter()
         self.functional: defaultdict[str, set[str]] = defaultdict(set)
         self.unmeasurable: dict[str, str] = {}
+        self.elsewhere: dict[str, str] = {}
 
     def add(self, other: Findings) -> None:
         """Take the findings of another rank into account."""
@@ -67,6 +69,7 @@ class Findings:
         for name, functions in other.functional.items():
             self.functional[name] |= functions
         self.unmeasurable |= other.unmeasurable
+        self.elsewhere |= other.elsewhere
 
     def cpu(self) -> Findings:
         """The same findings on the CPU, to be sent to another rank."""
@@ -85,7 +88,16 @@ class Findings:
     def unseen(self, layers: Sequence[Layer]) -> dict[str, str]:
         """Why activations were not measured, by layer or by the module that calls them as functions."""
         called = {name for (name, _, _), tally in self.tallies.items() if tally.sums.vectors}
-        result = {layer.name: self.unmeasurable.get(layer.name, "never called") for layer in layers if layer.name not in called}
+        empty = {name for name, _, _ in self.tallies}
+        result = {
+            layer.name: "called without a vector" if layer.name in empty else "never called"
+            for layer in layers
+            if layer.name not in called
+        }
+        for name, reason in self.unmeasurable.items():
+            result[name] = f"in some calls, {reason}" if name in called else reason
+        for name, reason in self.elsewhere.items():
+            result[name] = f"{result[name]}; {reason}" if name in result else reason
         for name, functions in sorted(self.functional.items()):
             reason = f"calls {', '.join(sorted(functions))} without a module"
             result[name] = f"{result[name]}; {reason}" if name in result else reason
@@ -108,6 +120,7 @@ def _record(layer: Layer, key: Key, tally: Tally, settings: Settings) -> LayerRe
         zero_vectors=int(sums.basic["zero_vectors"]),
         single_vectors=sums.singles,
         nonfinite_vectors=int(sums.basic["nonfinite"]),
-        padding=None if tally.misfits else tally.padding,
+        padding=None if tally.unread else tally.padding,
+        unread_mask=tally.unread or None,
         **settings.values(sums),
     )

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import platform
+import sys
+import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 import sparseout
 from sparseout.probe import history, tables
-from sparseout.probe.findings import Findings, Tally
-from sparseout.probe.masks import MaskStack, Padding
+from sparseout.probe.findings import Findings
+from sparseout.probe.hook import Hook
+from sparseout.probe.masks import MaskStack
 from sparseout.probe.measures import Calls, Settings
+from sparseout.probe.readable import UnreadableError, without_modes
 from sparseout.probe.records import Summary
-from sparseout.probe.selection import Layer, Layers, UnitDim, choose
-from sparseout.probe.sums import Summer
+from sparseout.probe.selection import Layer, Layers, UnitDim, choose, is_activation_or_dropout
+from sparseout.probe.shards import NOTING_PARTS, Shards
+from sparseout.probe.shared import EAGER, UNFUSED
+from sparseout.probe.taking import Taker
 from sparseout.probe.unseen import FunctionalCalls
 
 
@@ -84,19 +89,18 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.settings = Settings.of(measures, thresholds, histogram, every, calls)
-        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+        self._compiled = any(hasattr(m, "_orig_mod") for m in model.modules())
         self._model: nn.Module = getattr(model, "_orig_mod", model)
         self.layers = choose(self._model, layers, unit_dim)
-        self._summer = Summer(self.settings.parts)
-        self._masks = MaskStack()
-        self._starts = self._depth = 0
+        self._masks, self._shards = MaskStack(), Shards(self._model)
+        self._taker = Taker(self.settings.parts, self._masks, self._shards)
+        self._starts = self._depth = self._thread = 0
         self._measuring = True
         self._calls: Counter[str] = Counter()
         self._outside: Counter[str] = Counter()
         self._functional: FunctionalCalls | None = None
         self._scanned: set[str] = set()
-        self._last: _Taken | None = None
-        self._findings = Findings()
+        self._findings, self._elsewhere = Findings(), Findings()  # the second: what another rank counts too
         # No hook holds the probe, so that deleting it ends them: those of the layers, and those of the model, which may go later.
         self._layer_hooks, self._model_hooks = contextlib.ExitStack(), contextlib.ExitStack()
         for hooks in (self._layer_hooks, self._model_hooks):
@@ -114,6 +118,9 @@ class Probe:
         self._starts = max(0, self._starts - 1)
         if not self._starts:
             self._detach()
+            if self._depth and self._thread == threading.get_ident() and not _is_running(self._model):
+                self._depth = 1  # a forward pass was left by what is no Exception, so that no hook ran
+                self._leave(self._model)
 
     __enter__ = start
 
@@ -122,15 +129,23 @@ class Probe:
 
     def reset(self) -> None:
         """Forget what was measured; which functions the model calls stays known."""
-        self._findings, before = Findings(), self._findings
+        self._findings, self._elsewhere, before = Findings(), Findings(), self._findings
         self._findings.functional.update(before.functional)
 
     def summary(self) -> Summary:
-        """What was found so far, in this process."""
-        return self._summary(self._findings)
+        """What was found so far, in this process: of a tensor-parallel value all of it, as every rank of its mesh finds it."""
+        if not self._elsewhere.forwards and not self._elsewhere.tallies:
+            return self._summary(self._findings)
+        total = Findings()
+        total.add(self._findings)
+        total.add(self._elsewhere)
+        return self._summary(total)
 
     def gather(self) -> Summary:
-        """What all ranks found so far, together: where `torch.distributed` is in use, every rank calls this."""
+        """What all ranks found so far, together: where `torch.distributed` is in use, every rank calls this.
+
+        What the ranks of a tensor-parallel mesh have in common is counted once, and what data-parallel ranks found is added up.
+        """
         return self._summary(self.findings())
 
     def findings(self) -> Findings:
@@ -183,20 +198,27 @@ class Probe:
         """Set the hooks."""
         self._depth = 0
         model, inner, outer = self._model, self._layer_hooks, self._model_hooks
-        if self._compiled:
-            outer.enter_context(torch.compiler.set_stance("force_eager"))
-        outer.callback(model.register_forward_pre_hook(_weak(self._enter)).remove)
+        if self._compiled or any(module._compiled_call_impl is not None for module in model.modules()):
+            outer.enter_context(EAGER)
+        if any(isinstance(module, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) for module in model.modules()):
+            outer.enter_context(UNFUSED)
+        if self._shards.active:
+            outer.enter_context(NOTING_PARTS)
+        outer.callback(model.register_forward_pre_hook(Hook(self._enter)).remove)
+        for module in model.modules() if self._shards.active else ():
+            if is_activation_or_dropout(module):
+                inner.callback(self._shards.hook(module).remove)
         for layer in self.layers:
-            observe = _weak(self._observe, layer)
+            observe = Hook(self._observe, layer, traced=self._traced)
             if layer.value == "output":
                 handle = layer.module.register_forward_hook(observe)
             else:
                 handle = layer.module.register_forward_pre_hook(observe, with_kwargs=True)
             inner.callback(handle.remove)
-        for module in model.modules():
-            for handle in self._masks.hook(module):
+        for name, module in model.named_modules():
+            for handle in self._masks.hook(name, module):
                 inner.callback(handle.remove)
-        outer.callback(model.register_forward_hook(_weak(self._leave), always_call=True).remove)
+        outer.callback(model.register_forward_hook(Hook(self._leave), always_call=True).remove)
 
     def _detach(self) -> None:
         if self._starts:
@@ -205,27 +227,33 @@ class Probe:
         if not self._depth:  # otherwise at the end of the forward pass that runs
             self._model_hooks.close()
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, model: nn.Module, *_: Any) -> None:
         """A forward pass of the model begins."""
+        if model is not self._model:
+            self._findings.elsewhere[""] = "a copy of the model ran, which is not measured: make a Probe of the copy"
+            return
         if _in_backward():
             return
         self._depth += 1
         if self._depth > 1:
             return
         findings, mode = self._findings, _mode(self._model)
+        self._thread = threading.get_ident()
         self._masks.clear()
         self._calls.clear()
-        self._measuring = findings.forwards[mode] % self.settings.every == 0
+        seen = findings.forwards[mode] + self._elsewhere.forwards[mode]
+        self._measuring = seen % self.settings.every == 0
         if mode not in self._scanned:
             self._scanned.add(mode)
             self._functional = FunctionalCalls({id(module): name for name, module in self._model.named_modules()})
             self._functional.__enter__()
+        findings = self._elsewhere if self._shards.counted_elsewhere else findings
         findings.forwards[mode] += 1
         findings.measured[mode] += self._measuring
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self, model: nn.Module, *_: Any) -> None:
         """It ends, or raises."""
-        if _in_backward() or not self._depth:
+        if model is not self._model or _in_backward() or not self._depth:
             return
         self._depth -= 1
         if self._depth:
@@ -244,11 +272,19 @@ class Probe:
         if layer.value == "clean input":
             value = args or tuple(value.values())
         try:
-            self._take(layer, value)
+            with without_modes():
+                self._take(layer, value)
         except Exception as error:
             self._starts = 0
             self._detach()
             raise RuntimeError(f"probing {layer.name or 'the model'} ({type(module).__name__}) failed: {error}") from error
+
+    def _traced(self, layer: Layer) -> None:
+        """A layer was compiled or exported."""
+        self._findings.unmeasurable[layer.name] = (
+            f"its {layer.value} was computed by compiled or exported code, which calls no hooks"
+        )
+        self._compiled = True
 
     def _is_sampled(self, layer: Layer) -> bool:
         """Whether this forward pass is measured; a part of the model that is called by itself counts its own calls."""
@@ -259,55 +295,17 @@ class Probe:
 
     def _take(self, layer: Layer, value: Any) -> None:
         """Add one call's sums to the layer's."""
-        tensor = _tensor(value)
-        if tensor is None or tensor.is_complex() or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
-            self._findings.unmeasurable[layer.name] = f"its {layer.value} is no dense, real tensor"
-            return
         call = None
         if self.settings.calls == "apart":
             self._calls[layer.name] += 1
             call = self._calls[layer.name] if self._depth else 1
-        tally = self._tally(tensor, layer.dims(tensor.dim()))
-        self._findings.tallies[layer.name, _mode(layer.module), call].add(tally)
-
-    def _tally(self, tensor: Tensor, dims: tuple[int, ...]) -> Tally:
-        """The sums of one value, or those just taken of the same tensor: a Dropout's input is often an activation's output."""
-        padding = self._masks.current
-        version = None if tensor.is_inference() else tensor._version
-        if version is not None and self._last and self._last.is_of(tensor, version, dims, padding):
-            return self._last.tally
-        vectors = _units_last(tensor.detach(), dims)
-        kept = vectors if padding is None else padding.keep(vectors)
-        used = vectors if kept is None else kept
-        left_out = (vectors.numel() - used.numel()) // max(1, vectors.shape[-1]) if padding is not None else 0
-        tally = Tally(dims, self._summer.sums(used), calls=1, padding=left_out, misfits=int(kept is None))
-        self._last = _Taken(weakref.ref(tensor), version, dims, padding, tally)
-        return tally
-
-
-@dataclasses.dataclass
-class _Taken:
-    """The value whose sums were taken last, without keeping it."""
-
-    tensor: Callable[[], Tensor | None]
-    version: int | None
-    dims: tuple[int, ...]
-    padding: Padding | None
-    tally: Tally
-
-    def is_of(self, tensor: Tensor, *seen: Any) -> bool:
-        return self.tensor() is tensor and seen == (self.version, self.dims, self.padding)
-
-
-def _weak(method: Callable[..., None], *first: Any) -> Callable[..., None]:
-    """`method(*first, ...)` for as long as its object lives."""
-    reference = weakref.WeakMethod(method)
-
-    def hook(*args: Any) -> None:
-        if bound := reference():
-            bound(*first, *args)
-
-    return hook
+        try:
+            tally, elsewhere = self._taker.take(layer, value)
+        except UnreadableError as error:
+            self._findings.unmeasurable[layer.name] = f"its {layer.value} {error}"
+            return
+        findings = self._elsewhere if elsewhere else self._findings
+        findings.tallies[layer.name, _mode(layer.module), call].add(tally)
 
 
 def _in_backward() -> bool:
@@ -315,25 +313,14 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _is_running(model: nn.Module) -> bool:
+    """Whether this is called from within a call of the model."""
+    frame = sys._getframe(1)
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
+            return True
+    return False
+
+
 def _mode(module: nn.Module) -> str:
     return "train" if module.training else "eval"
-
-
-def _tensor(value: Any) -> Tensor | None:
-    """The first tensor in a tensor, a tuple (an LSTM's, a packed sequence), a mapping (a `ModelOutput`)."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return next((tensor for item in value if (tensor := _tensor(item)) is not None), None)
-    return None
-
-
-def _units_last(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """`(..., units)`: a view where that can be."""
-    if dims == (-1,):
-        return tensor if tensor.dim() else tensor[None]
-    if any(not -tensor.dim() <= dim < tensor.dim() for dim in dims) or len({dim % tensor.dim() for dim in dims}) < len(dims):
-        raise ValueError(f"unit_dim must name dimensions of its value, of shape {tuple(tensor.shape)}, once each, got {dims}")
-    return tensor.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))

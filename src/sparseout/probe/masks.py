@@ -1,88 +1,211 @@
-"""Padding: which vectors a model's `attention_mask` says are no tokens, and so are left out."""
+"""Which masks a module was called with, and which apply to the values inside it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
 
+from sparseout.probe.hook import Hook
+from sparseout.probe.padding import Mask, Masks, Meaning
 
-class Padding:
-    """The tokens of a batch: `mask` of shape `(batch, tokens)` is nonzero where there is one."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self._shape = mask.shape
-        self._kept = (mask != 0).flatten().nonzero().flatten()  # the one wait for the device in a forward pass
-        self._full = len(self._kept) == mask.numel()
-
-    def keep(self, vectors: Tensor) -> Tensor | None:
-        """The vectors of tokens out of `(..., units)`; None where the mask does not fit.
-
-        It fits `(batch, tokens, units)`, `(batch, heads, tokens, units)`, and, flattened, `(batch * tokens, units)`. A value
-        `(batch, units)` has no tokens.
-        """
-        (batch, tokens), leading = self._shape, vectors.shape[:-1]
-        if self._full or leading == (batch,):
-            return vectors
-        heads = leading[1] if len(leading) == 3 else 1
-        if tuple(leading) not in ((batch, tokens), (batch, heads, tokens), (batch * tokens,)):
-            return None
-        if len(leading) == 3:
-            vectors = vectors.transpose(1, 2)
-        rows = vectors.reshape(batch * tokens, heads, vectors.shape[-1])[self._kept.to(vectors.device)]
-        return rows.flatten(0, 1)
+_MEANINGS: dict[str, Meaning] = {
+    "attention_mask": "keep",
+    "decoder_attention_mask": "keep",
+    "padding_mask": "pad",
+    "key_padding_mask": "pad",
+    "src_key_padding_mask": "pad",
+    "tgt_key_padding_mask": "pad",
+    "memory_key_padding_mask": "pad",
+    "lengths": "lengths",
+    "input_lengths": "lengths",
+    "seq_lengths": "lengths",
+    "src_lengths": "lengths",
+}
+_LIKE_A_MASK = re.compile(r"mask|(^|_)(lengths|lens)$")
+# Masks of heads, of memory, and of what a loss is taken of.
+_OF_OTHER_VALUES = re.compile(
+    r"head_mask|memory_mask|encoder_attention_mask|cross_attention_mask|global_attention_mask|masked_pos|mask_time|(label|target)_len"
+)
+_TORCH_TRANSFORMERS = (
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
+_PATTERNS = ("mask", "src_mask", "tgt_mask", "attn_mask")  # of these: which keys a query attends to, the same for all samples
 
 
 class MaskStack:
-    """The padding of the innermost running module that was called with an `attention_mask` of two dimensions.
+    """The masks of the modules that run, from the outermost to the innermost.
 
-    A module that also takes a `decoder_attention_mask` or `decoder_input_ids` hands its masks to its parts, and sets none itself.
+    A module's own masks apply to the values inside it, and those of the module around it where it has none. A model of two
+    sequences (an encoder and a decoder) leaves it to its parts which mask is whose; a value outside of these parts has the mask
+    that fits it.
     """
 
     def __init__(self) -> None:
-        self._running: list[Padding | None] = []
+        self._running: list[Masks | None] = []
+        self._known: dict[tuple[Any, ...], Masks] = {}
 
     @property
-    def current(self) -> Padding | None:
-        """The padding, if any."""
+    def current(self) -> Masks | None:
+        """The masks that apply now; None where no module can have any."""
         return self._running[-1] if self._running else None
 
     def clear(self) -> None:
         """Forget all."""
         self._running.clear()
+        self._known.clear()
 
-    def hook(self, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        """Watch a module's calls, if it takes an `attention_mask`."""
+    def hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
+        """Watch a module's calls, if it may take a mask or, as a model or a recurrent layer, a packed sequence."""
         forward = module.forward
         bound = getattr(forward, "__self__", None) is not None
-        position = _mask_position(getattr(forward, "__func__", forward), bound)
-        if position is None:
+        signature = _signature(getattr(forward, "__func__", forward), bound)
+        if not signature.masks and not signature.open and name and not isinstance(module, nn.RNNBase):
             return []
-
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            mask = args[position] if position < len(args) else kwargs.get("attention_mask")
-            self._running.append(Padding(mask) if isinstance(mask, Tensor) and mask.dim() == 2 else self.current)
-
-        def leave(*_: Any) -> None:
-            self._running.pop()
-
+        label = f"{name or 'the model'} ({type(module).__name__})"
         return [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave, always_call=True),
+            module.register_forward_pre_hook(Hook(self._enter, signature, label), with_kwargs=True),
+            module.register_forward_hook(Hook(self._leave), always_call=True),
         ]
+
+    def _enter(self, signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [dataclasses.replace(mask, name=f"{mask.name} of {label}") for mask in _given(signature, module, args, kwargs)]
+        outer = self.current
+        packed = isinstance(module, nn.RNNBase) and any(isinstance(mask.value, PackedSequence) for mask in given)
+        if packed and self._running and not (outer and outer.understood):
+            self._running[-1] = Masks([dataclasses.replace(mask, optional=True) for mask in given])
+        self._running.append(self._choose(signature, given, outer))
+
+    def _choose(self, signature: _Signature, given: list[Mask], outer: Masks | None) -> Masks | None:
+        """The masks of a module inside `outer`."""
+        if outer and outer.understood:  # then only a mask of the plainest form says more
+            given = [mask for mask in given if mask.meaning == "lengths" or _is_plainest(mask)]
+        understood = [mask for mask in given if mask.meaning != "unknown"]
+        if understood or signature.two_sequences:
+            return self._masks(understood, signature.two_sequences)
+        if given and not (outer and outer.understood):
+            return self._masks(given, False)
+        if signature.known and (outer is None or outer.two_sequences):
+            return self._masks([], False)
+        return outer
+
+    def _masks(self, given: list[Mask], two_sequences: bool) -> Masks:
+        """`Masks(given)`, the same object for all layers that are given the same."""
+        key = (
+            two_sequences,
+            *((m.meaning, m.batch_first, m.optional, id(m.value), getattr(m.value, "_version", 0)) for m in given),
+        )
+        if key not in self._known:
+            self._known[key] = Masks(given, two_sequences)
+        return self._known[key]
+
+    def _leave(self, *_: Any) -> None:
+        if self._running:
+            self._running.pop()
+        if not self._running:
+            self._known.clear()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signature:
+    """What a module's `forward` takes.
+
+    Attributes:
+        positions: of its arguments, by name.
+        masks: names of those that may be masks.
+        open: whether it takes others by name.
+    """
+
+    positions: Mapping[str, int]
+    masks: tuple[str, ...]
+    open: bool
+
+    @functools.cached_property
+    def known(self) -> bool:
+        """Whether it takes a mask of a known convention."""
+        return not _MEANINGS.keys().isdisjoint(self.masks)
+
+    @functools.cached_property
+    def two_sequences(self) -> bool:
+        """Whether it has an encoder's and a decoder's sequence."""
+        names = self.positions.keys()
+        return not names.isdisjoint(("decoder_attention_mask", "decoder_input_ids")) or (
+            {"src_key_padding_mask", "tgt_key_padding_mask"} <= names
+        )
+
+    def value(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """An argument of a call; None where it was not given."""
+        position = self.positions.get(name, len(args))
+        return args[position] if position < len(args) else kwargs.get(name)
 
 
 @functools.lru_cache(maxsize=1024)
-def _mask_position(forward: Callable[..., Any], bound: bool) -> int | None:
-    """Which argument the `attention_mask` is, after the module itself; None where there is none to watch."""
+def _signature(forward: Callable[..., Any], bound: bool) -> _Signature:
     try:
-        names = list(inspect.signature(forward).parameters)
+        parameters = list(inspect.signature(forward).parameters.values())[bound:]
     except (TypeError, ValueError):  # a scripted module
-        return None
-    if "attention_mask" not in names or not {"decoder_attention_mask", "decoder_input_ids"}.isdisjoint(names):
-        return None
-    return names.index("attention_mask") - bound
+        return _Signature({}, (), False)
+    named = [p.name if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) else "" for p in parameters]
+    positions = {name: i for i, name in enumerate(named) if name and parameters[i].kind != inspect.Parameter.KEYWORD_ONLY}
+    positions |= {p.name: len(parameters) + 2**16 for p in parameters if p.kind == p.KEYWORD_ONLY}
+    masks = tuple(name for name in positions if _may_be_a_mask(name))
+    return _Signature(positions, masks, any(p.kind == p.VAR_KEYWORD for p in parameters))
+
+
+def _may_be_a_mask(name: str) -> bool:
+    return name in _MEANINGS or (bool(_LIKE_A_MASK.search(name)) and not _OF_OTHER_VALUES.search(name))
+
+
+def _given(signature: _Signature, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Mask]:
+    """The masks of a call that say something of the module's own values."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, PackedSequence):
+            yield Mask("the packed sequence", value, "lengths")
+    names = signature.masks
+    if signature.open:
+        names += tuple(name for name in kwargs if name not in signature.positions and _may_be_a_mask(name))
+    if not names:
+        return
+    is_torchs = isinstance(module, _TORCH_TRANSFORMERS)
+    of_keys = _is_cross_attention(signature, args, kwargs)
+    batch_first = (
+        next((m.batch_first for m in module.modules() if isinstance(m, nn.MultiheadAttention)), None) if is_torchs else None
+    )
+    for name in names:
+        value = signature.value(name, args, kwargs)
+        if value is None or isinstance(value, (bool, int, float, str)) or of_keys:
+            continue
+        optional = name == "memory_key_padding_mask"
+        if is_torchs and (
+            optional
+            or (name == "src_key_padding_mask" and signature.two_sequences)
+            or (name in _PATTERNS and isinstance(value, Tensor) and value.dim() == 2)
+        ):
+            continue
+        yield Mask(name, value, _MEANINGS.get(name, "unknown"), batch_first, optional)
+
+
+def _is_cross_attention(signature: _Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the call's masks are of keys that are not its own values."""
+    query, key, states, memory = (
+        signature.value(name, args, kwargs) for name in ("query", "key", "key_value_states", "encoder_hidden_states")
+    )
+    if states is not None or (memory is not None and "encoder_attention_mask" not in signature.positions):
+        return True
+    return query is not None and key is not None and query is not key
+
+
+def _is_plainest(mask: Mask) -> bool:
+    return isinstance(mask.value, Tensor) and mask.value.dim() <= 2 and mask.meaning != "unknown"

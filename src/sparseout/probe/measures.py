@@ -96,13 +96,14 @@ class Settings:
         values["hoyer"] = basic["hoyer"] / per_vector if per_vector else math.nan
         if "sum" in totals:
             values["mean"] = totals["sum"].item() / elements
-            values["std"] = math.sqrt(max(0.0, (rms - values["mean"]) * (rms + values["mean"])))
+            values["std"] = math.sqrt(max((rms - values["mean"]) * (rms + values["mean"]), 0.0))  # NaN stays
         for name in ("gini", "treves_rolls", "kurtosis", "participation_ratio"):
             if name in totals:
                 values[name] = totals[name].item() / vectors
         values |= _of_units(sums)
-        result: dict[str, Any] = {name: _exists(values[name]) for name in self.measures if name in values}
-        if self.thresholds:
+        exists = basic["nonfinite"] < vectors  # NaN alone has no fraction of zeros
+        result: dict[str, Any] = {name: _exists(values[name]) if exists else None for name in self.measures if name in values}
+        if self.thresholds and exists:
             below = (totals["below"] / elements).tolist()
             result["near_zero"] = dict(zip(map(_key, self.thresholds), below, strict=True))
         if self.histogram:

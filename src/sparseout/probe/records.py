@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseout.checks import check_choice
+from sparseout.extras import needed_for
 from sparseout.probe import tables
 from sparseout.probe.measures import MEASURES, Histogram, Settings
 
@@ -36,13 +37,14 @@ class LayerRecord:
         calls, vectors: how many were measured.
         zero_vectors, single_vectors, nonfinite_vectors: how many were all zero (their Hoyer sparseness is 1), had one unit (they
             have none), or had a NaN or Inf (which make means None).
-        padding: vectors left out because the `attention_mask` says that they are no tokens; None where a mask did not fit.
+        padding: vectors left out because a mask says that they are no tokens; None where a mask could not be understood.
         zeros, rms, mean, std: over all elements.
         hoyer, gini, treves_rolls, kurtosis, participation_ratio: means over the vectors.
         lifetime, dead, always_on: over the units; None where vectors differ in their number.
         near_zero: fraction of `|x| < t` by threshold `t`.
         near_zero_rms: fraction of `|x| < t rms`, read off the histogram, in proportion within a bin.
         histogram: of the magnitudes.
+        unread_mask: why `padding` is None.
     """
 
     layer: str
@@ -73,6 +75,7 @@ class LayerRecord:
     near_zero: Mapping[str, float] = dataclasses.field(default_factory=dict)
     near_zero_rms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     histogram: Histogram | None = None
+    unread_mask: str | None = None
 
     @property
     def key(self) -> tuple[str, str, int | None]:
@@ -171,7 +174,8 @@ class Summary:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a record. Needs pandas."""
-        import pandas
+        with needed_for("to_pandas()", "report"):
+            import pandas
 
         rows = [
             {name: value for name, value in vars(record).items() if name not in _NESTED} | record.measures()
@@ -193,10 +197,16 @@ class Summary:
             passes = self.forwards.get(record.mode, {}).get("measured", 0)
             if record.call is None and record.calls > passes > 0:
                 lines.append(f"{record.name}: {record.calls} calls in {passes} forward passes, counted together")
+        return lines + self.reservations()
+
+    def reservations(self) -> list[str]:
+        """Which records are not of finite vectors of tokens alone."""
+        lines = []
+        for record in self.layers:
             if record.nonfinite_vectors:
-                lines.append(f"{record.name}: {record.nonfinite_vectors} vectors with NaN or Inf")
+                lines.append(f"{record.name}: {record.nonfinite_vectors} of {record.vectors} vectors with NaN or Inf")
             if record.padding is None:
-                lines.append(f"{record.name}: the attention_mask does not fit its value, so padding is counted")
+                lines.append(f"{record.name}: {record.unread_mask or 'a mask does not fit its value'}, so padding is counted")
         return lines
 
     def __str__(self) -> str:

@@ -85,9 +85,14 @@ def is_activation(module: nn.Module) -> bool:
     )
 
 
+def is_activation_or_dropout(module: nn.Module) -> bool:
+    """Whether this is an activation function, a Dropout or Sparseout."""
+    return isinstance(module, _DROPOUTS) or is_activation(module)
+
+
 def is_default(module: nn.Module) -> bool:
     """Whether a module is measured unless asked otherwise: an activation function, a Dropout or Sparseout, a recurrent layer."""
-    return isinstance(module, _DROPOUTS + _RECURRENT) or is_activation(module)
+    return isinstance(module, _RECURRENT) or is_activation_or_dropout(module)
 
 
 def _selected(modules: Mapping[str, nn.Module], layers: Layers) -> set[str]:

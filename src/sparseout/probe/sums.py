@@ -11,6 +11,7 @@ import operator
 import torch
 from torch import Tensor
 
+from sparseout.kernels import is_plain
 from sparseout.kernels.cpu import LIBRARY
 
 # Bins of |x|, eight an octave from 2^-64 to 2^64 and equally wide within it: a float64's exponent and the first three bits of its
@@ -123,7 +124,7 @@ class Summer:
         sums.units = vectors.shape[-1]
         sums.elements = vectors.numel()
         sums.vectors = sums.elements // sums.units
-        if self._compiled and vectors.is_cpu:
+        if self._compiled and vectors.is_cpu and is_plain(vectors):
             at_once = vectors.dtype in _KINDS and vectors.is_contiguous()
             for block in [vectors] if at_once else _blocks(vectors):
                 _add_compiled(block, sums)
@@ -222,7 +223,7 @@ def _histogram(magnitudes: Tensor) -> Tensor:
 
 def _ranked(magnitudes: Tensor) -> Tensor:
     """`sum_k c_(k) (d - k + 1/2) / d` of each vector over its ascending magnitudes, which may be left in that order."""
-    if magnitudes.device.type == "cpu" and _has_numpy():
+    if magnitudes.is_cpu and is_plain(magnitudes) and _has_numpy():
         magnitudes.numpy().sort(-1)  # several times faster than torch's, which moves indices too
     else:
         magnitudes = magnitudes.sort(-1).values

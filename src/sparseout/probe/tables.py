@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparseout.extras import needed_for
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,9 +37,10 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
 
 def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
     """The same for the terminal. Names are data, so nothing in them is markup."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    with needed_for("table()", "report"):
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
     for i, name in enumerate(header):

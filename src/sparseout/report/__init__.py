@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.report.driven import write_driven
-from sparseout.report.figure import write_figure
-from sparseout.report.files import Location
-from sparseout.report.probe import write_probe
-from sparseout.report.study import write_page
-from sparseout.report.table import table
+from sparseout.extras import needed_for
+
+with needed_for("sparseout.report", "report"):
+    from sparseout.report.driven import write_driven
+    from sparseout.report.figure import write_figure
+    from sparseout.report.files import Location
+    from sparseout.report.probe import write_probe
+    from sparseout.report.study import write_page
+    from sparseout.report.table import table
 
 __all__ = ["table", "write", "write_probe"]
 

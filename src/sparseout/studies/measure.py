@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseout.probe import Probe
+from sparseout.probe.readable import whole
 
 MEASURES = ("hoyer", "zeros", "rms")
 RANKS = 65
@@ -49,8 +50,8 @@ class Measures:
         for record in self.probe.summary().layers:
             counts = {"units": record.units, "vectors": record.vectors, "zero_vectors": record.zero_vectors}
             layers[record.layer] = {**{measure: getattr(record, measure) for measure in MEASURES}, **counts}
-            if record.layer in self.profiles:
-                layers[record.layer]["profile"] = self.profiles[record.layer].result()
+            if record.layer in self.profiles and (profile := self.profiles[record.layer].result()) is not None:
+                layers[record.layer]["profile"] = profile
         return {**{measure: _mean([layer[measure] for layer in layers.values()]) for measure in MEASURES}, "layers": layers}
 
 
@@ -71,18 +72,22 @@ class Profile:
         self.add(inputs[0])
 
     def add(self, activations: Tensor) -> None:
-        """Take a batch into account, or about `SAMPLE` evenly spread vectors of it where it has more."""
+        """Take a batch's finite vectors into account, or about `SAMPLE` evenly spread ones of it where it has more."""
+        activations = whole(activations)
         if activations.dim() == 4:  # units are the channels of one position
             activations = activations.movedim(1, -1)
         vectors = activations.detach().flatten(0, -2)
-        vectors = vectors[:: -(-len(vectors) // SAMPLE)].double()
+        vectors = vectors[:: max(1, -(-len(vectors) // SAMPLE))].double()
+        vectors = vectors[vectors.isfinite().all(-1)]
         ranked = vectors.abs().sort(-1, descending=True).values
         relative = (ranked / ranked[:, :1].clamp_min(torch.finfo(ranked.dtype).tiny)).sum(0).cpu().numpy()
         self.sums = self.sums + relative if self.vectors else relative
         self.vectors += len(vectors)
 
-    def result(self) -> list[float]:
-        """The means at `RANKS` evenly spaced ranks."""
+    def result(self) -> list[float] | None:
+        """The means at `RANKS` evenly spaced ranks; None where no vector was finite."""
+        if not self.vectors:
+            return None
         ranks = numpy.linspace(0, len(self.sums) - 1, RANKS)
         means = numpy.interp(ranks, numpy.arange(len(self.sums)), self.sums / self.vectors)
         return [round(value, 5) for value in means.tolist()]
