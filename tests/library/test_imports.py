@@ -17,6 +17,7 @@ ORDER = [
     "expression",
     "operators",
     "running",
+    "dtensor",
     "functional",
     "layers",
     "schedule",
