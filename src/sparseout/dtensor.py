@@ -13,7 +13,7 @@ from sparseout.checks import Gradient
 from sparseout.kernels import PLAIN, Backend
 from sparseout.running import RunningRMS, sample
 
-# Odd, so that no two shards have the same seed, and no multiple of the constants that Philox adds to its key.
+# Odd, so that no two shards have the same seed; it differs from the constants that Philox adds to its key.
 _SEED_STEP = 0x5851F42D4C957F2D
 
 
@@ -63,7 +63,7 @@ def noise(
             shard = shard * mesh.size(mesh_dim) + mesh.get_local_rank(mesh_dim)
     if isinstance(scale, RunningRMS):
         scale = scale.tensor(_rms(local.detach(), mesh, sharded), seed)
-    y = operators.noise(local, p, q, seed + _SEED_STEP * shard, scale, gradient, eps, dims, backend)
+    y = operators.noise(local, p, q, seed + _signed(_SEED_STEP * shard), scale, gradient, eps, dims, backend)
     return DTensor.from_local(y, mesh, placements, run_check=False, shape=input.shape, stride=input.stride())
 
 
@@ -81,10 +81,17 @@ def _rms(local: Tensor, mesh: Any, sharded: Sequence[int | None]) -> Tensor:
 def _broadcast(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.wait_tensor(collectives.broadcast(tensor, 0, (mesh, mesh_dim)))
+    sent: Tensor = collectives.wait_tensor(collectives.broadcast(tensor, 0, (mesh, mesh_dim)))
+    return sent
 
 
 def _reduce(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.wait_tensor(collectives.all_reduce(tensor, "sum", (mesh, mesh_dim)))
+    total: Tensor = collectives.wait_tensor(collectives.all_reduce(tensor, "sum", (mesh, mesh_dim)))
+    return total
+
+
+def _signed(number: int) -> int:
+    """`number` modulo 2^64, as an int64 holds it."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -84,8 +84,8 @@ def sparseout(
         `y`, of the shape, dtype and memory layout of `input`; `input` itself in evaluation or in place.
 
     Raises:
-        TypeError: an argument is of the wrong type, or `input` is not a dense tensor of a dtype above, or its class does not support
-            the operations of Sparseout.
+        TypeError: an argument is of the wrong type, or `input` is not a dense tensor of a dtype above, or is a subclass that does
+            not support the operations of Sparseout.
         ValueError: an argument is out of its range, or the `backend` asked for cannot take `input`.
         RuntimeError: `torch.jit.trace`, or the ONNX exporter that uses it, records a training call.
 
@@ -100,9 +100,22 @@ def sparseout(
     True
     """
     if has_torch_function_unary(input):
-        others = {"scale": scale, "gradient": gradient, "eps": eps, "shared_dims": shared_dims, "generator": generator}
-        y: Tensor = handle_torch_function(sparseout, (input,), input, p, q, training, inplace, backend=backend, **others)
-        return y
+        result: Tensor = handle_torch_function(
+            sparseout,
+            (input,),
+            input,
+            p,
+            q,
+            training,
+            inplace,
+            scale=scale,
+            gradient=gradient,
+            eps=eps,
+            shared_dims=shared_dims,
+            generator=generator,
+            backend=backend,
+        )
+        return result
     compiling = torch.compiler.is_compiling()
     check_input(input)
     p = p if compiling and isinstance(p, Tensor) else check_p(p)
@@ -129,7 +142,7 @@ def sparseout(
             "torch.jit.trace, and torch.onnx.export(dynamo=False) by it, would record one mask of Sparseout for all calls: "
             "use torch.export or torch.compile to train, or trace model.eval()"
         )
-    if compiling or chosen == "reference" or _len_torch_dispatch_stack():
+    if chosen is None or chosen == "reference" or _len_torch_dispatch_stack():
         return _apply(input, p, q, inplace, scale, gradient, eps, dims, generator, backend)
     p, q = float(p), float(q)
     x = input.clone() if inplace and not reference.is_product(p, q) else input

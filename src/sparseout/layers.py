@@ -31,6 +31,11 @@ class Sparseout(nn.Module):
     from a `state_dict` without it, which `strict=False` accepts, the next batch sets it. `DistributedDataParallel` broadcasts
     it from rank 0 before each call, as it does BatchNorm's; in the first call each rank's `s` is its own.
 
+    For a `DTensor` it is that of the full tensor, the same on all ranks.
+
+    `torch.fx.symbolic_trace` records a call of the layer, which goes on following `train()`, `eval()`, `p` and `q`. `torch.jit.script`
+    raises, and so does `torch.jit.trace` in training.
+
     Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
     16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
     layers are seeded alike, and the present one in a CUDA graph. Transforms of `torch.func` leave `running_rms` alone.

@@ -162,7 +162,8 @@ def test_a_fake_tensor_gives_a_fake_tensor_and_draws_and_learns_nothing(scale, i
     else:
         y = layer(x)
     y.sum().backward()
-    assert isinstance(y, FakeTensor) and isinstance(x.grad, FakeTensor)
+    assert isinstance(y, FakeTensor)
+    assert isinstance(x.grad, FakeTensor)
     assert y.shape == x.grad.shape == (3, 4)
     assert torch.equal(torch.get_rng_state(), before)
     assert scale == 1.0 or (type(layer.running_rms) is torch.Tensor and layer.running_rms == 0)
@@ -175,7 +176,8 @@ def test_a_wrapper_gives_a_wrapper_of_the_numbers_of_its_tensor(wrap, scale):
     for inplace in (False, True):
         x = wrap(ONES.clone())
         y = drawn(Sparseout(0.5, 1.5, inplace, scale=scale), x)
-        assert type(y) is type(x) and (y is x) == inplace
+        assert type(y) is type(x)
+        assert (y is x) == inplace
         for name in set(vars(y)) & {"inner", "a", "b"}:
             torch.testing.assert_close(getattr(y, name), expected)
 

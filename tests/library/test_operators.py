@@ -40,11 +40,9 @@ def test_negative_dimensions_count_from_the_end(dims, counted, q, backend):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dims", [[-1], [-2], [0, -1]])
-@pytest.mark.parametrize("gradient", ["detached", "exact"])
-def test_opcheck_with_negative_dimensions(dims, gradient):
+def test_opcheck_with_negative_dimensions():
     x = torch.randn(3, 4, requires_grad=True)
-    given = tuple(arguments(input=x, q=double(1.7), gradient=gradient, shared_dims=dims).values())
+    given = tuple(arguments(input=x, q=double(1.7), gradient="exact", shared_dims=[-1]).values())
     torch.library.opcheck(torch.ops.sparseout.noise, given)
     torch.library.opcheck(torch.ops.sparseout.noise_backward, (torch.ones_like(x).requires_grad_(), *given))
 
