@@ -33,8 +33,8 @@ class Sparseout(nn.Module):
 
     For a `DTensor` it is that of the full tensor, the same on all ranks.
 
-    `torch.fx.symbolic_trace` records a call of the layer, which goes on following `train()`, `eval()`, `p` and `q`. `torch.jit.script`
-    raises, and so does `torch.jit.trace` in training.
+    `torch.fx.symbolic_trace` records a call of the layer, which goes on following `train()`, `eval()`, `p` and `q`.
+    `torch.jit.script` raises, and so does `torch.jit.trace` in training.
 
     Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
     16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled

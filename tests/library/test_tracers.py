@@ -138,6 +138,14 @@ def test_a_recorded_graph_holds_the_two_operators_and_draws(how, pre_dispatch):
     drawn_twice(graph, ONES)
 
 
+def test_a_recorded_graph_goes_on_learning_the_running_scale():
+    layer = Sparseout(0.5, 1.5, scale="rms")
+    graph = make_fx(layer, tracing_mode="symbolic", _allow_non_fake_inputs=True)(ONES)
+    assert layer.running_rms == 0
+    graph(3 * ONES)
+    assert layer.running_rms == 3
+
+
 @pytest.mark.parametrize(("kind", "strict"), [("plain", True), ("rms", False), ("locked", False)])
 def test_an_export_draws_in_training_and_is_the_identity_in_evaluation(kind, strict):
     model = nn.Sequential(nn.Identity(), LAYERS[kind]())
