@@ -16,17 +16,17 @@ GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_input(input: Tensor) -> None:
-    """Raise unless `input` is a dense tensor of a supported dtype."""
+def check_input(input: Tensor, name: str = "input") -> None:
+    """Raise unless `input`, the argument `name`, is a dense tensor of a supported dtype."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a torch.Tensor, got {type(input).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(input).__name__}")
     if input.layout != torch.strided or input.is_nested:
-        kind = "nested" if input.is_nested else str(input.layout).removeprefix("torch.")
-        raise TypeError(f"input must be a dense tensor, got a {kind} one: apply sparseout to its values, or densify it")
+        kind = "nested" if input.is_nested else _name(input.layout)
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one: apply sparseout to its values, or densify it")
     if input.dtype not in _DTYPES:
         raise TypeError(
-            f"input must be float16, bfloat16, float32 or float64, got {str(input.dtype).removeprefix('torch.')}: "
-            "convert it first, for example with input.float()"
+            f"{name} must be float16, bfloat16, float32 or float64, got {_name(input.dtype)}: "
+            f"convert it first, for example with {name}.float()"
         )
 
 
@@ -74,6 +74,26 @@ def check_rms_gradient(gradient: Gradient) -> None:
 def check_eps(eps: float) -> float:
     """`eps` as a float, or raise unless it is positive and finite."""
     return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")
+
+
+def check_seed(seed: Tensor, device: torch.device) -> None:
+    """Raise unless `seed` is one 64-bit number on `device`."""
+    if seed.dtype != torch.int64 or seed.shape != (1,):
+        kind = f"{_name(seed.dtype)} of shape {tuple(seed.shape)}"
+        raise TypeError(f"seed must be int64 of shape (1,), got {kind}")
+    if seed.device != device:
+        raise ValueError(f"seed must be on the device of input, {device}, got one on {seed.device}")
+
+
+def check_twin(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Raise unless `tensor` has the layout, dtype and shape of `input`."""
+    check_input(tensor, name)
+    if tensor.dtype != input.dtype:
+        raise TypeError(f"{name} must be of the dtype of input, {_name(input.dtype)}, got {_name(tensor.dtype)}")
+    if tensor.shape != input.shape:
+        raise ValueError(f"{name} must be of the shape of input, {tuple(input.shape)}, got {tuple(tensor.shape)}")
+    if tensor.device != input.device:
+        raise ValueError(f"{name} must be on the device of input, {input.device}, got one on {tensor.device}")
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
@@ -131,3 +151,7 @@ def check_generator(generator: torch.Generator, device: torch.device) -> None:
         raise TypeError(f"generator must be None or a torch.Generator, got {type(generator).__name__}")
     if generator.device.type != device.type:
         raise ValueError(f"generator must be on the device of input, {device}, got one on {generator.device}")
+
+
+def _name(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C import _functorch, _len_torch_dispatch_stack
+from torch._C import _functorch, _get_tracing_state, _len_torch_dispatch_stack
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from sparseout import kernels, operators, reference
+from sparseout import dtensor, kernels, operators, reference
 from sparseout.checks import (
     GRADIENTS,
     Gradient,
@@ -56,6 +59,7 @@ def sparseout(
 
     Args:
         input: `x`, of any shape (0-d and empty too): float16, bfloat16, float32 or float64. Half precision computes in float32.
+            The result for a `DTensor` is one of the same placements, except that a partial sum is reduced and becomes replicated.
         p: drop probability in [0, 1]. As a 0-d tensor it may change without `torch.compile` compiling anew, and so may `q`.
         q: norm of the penalty that the noise amounts to, at least 0.
         training: draw noise; False returns `input`.
@@ -80,8 +84,10 @@ def sparseout(
         `y`, of the shape, dtype and memory layout of `input`; `input` itself in evaluation or in place.
 
     Raises:
-        TypeError: an argument is of the wrong type, or `input` is not a dense tensor of a dtype above.
+        TypeError: an argument is of the wrong type, or `input` is not a dense tensor of a dtype above, or is a subclass that does
+            not support the operations of Sparseout.
         ValueError: an argument is out of its range, or the `backend` asked for cannot take `input`.
+        RuntimeError: `torch.jit.trace`, or the ONNX exporter that uses it, records a training call.
 
     Source: Khan and Stavness (2019), *Sparseout: Controlling Sparsity in Deep Networks*, arXiv:1904.08050. The sign makes the
     paper's perturbation, written there for rectified activations, equal Dropout at `q = 2` for every activation.
@@ -93,6 +99,23 @@ def sparseout(
     >>> sparseout(x, training=False) is x
     True
     """
+    if has_torch_function_unary(input):
+        result: Tensor = handle_torch_function(
+            sparseout,
+            (input,),
+            input,
+            p,
+            q,
+            training,
+            inplace,
+            scale=scale,
+            gradient=gradient,
+            eps=eps,
+            shared_dims=shared_dims,
+            generator=generator,
+            backend=backend,
+        )
+        return result
     compiling = torch.compiler.is_compiling()
     check_input(input)
     p = p if compiling and isinstance(p, Tensor) else check_p(p)
@@ -114,26 +137,16 @@ def sparseout(
     chosen = None if compiling else kernels.choose(input, backend)
     if not training:
         return input
-    # A compiler cannot follow the transforms of torch.func into an operator: it runs those calls as they are.
-    transformed = _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
-    if not transformed and (compiling or (chosen != "reference" and _len_torch_dispatch_stack())):
-        x = input.clone() if inplace else input
-        seed = operators.draw(input) if generator is None else _draw(input, generator)
-        s = scale.tensor(input, seed) if isinstance(scale, RunningRMS) else scale
-        result = operators.noise(x, p, q, seed, s, gradient, eps, dims, backend)
-        return input.copy_(result) if inplace else result
-    p, q, chosen = float(p), float(q), chosen or kernels.choose(input, backend)
+    if _get_tracing_state() is not None:
+        raise RuntimeError(
+            "torch.jit.trace, and torch.onnx.export(dynamo=False) by it, would record one mask of Sparseout for all calls: "
+            "use torch.export or torch.compile to train, or trace model.eval()"
+        )
+    if chosen is None or chosen == "reference" or _len_torch_dispatch_stack():
+        return _apply(input, p, q, inplace, scale, gradient, eps, dims, generator, backend)
+    p, q = float(p), float(q)
     x = input.clone() if inplace and not reference.is_product(p, q) else input
-    y: Tensor
-    if chosen == "reference":
-        seed = _draw(input, generator)
-        if isinstance(scale, RunningRMS):
-            scale = scale.fixed() if transformed else scale.tensor(input, seed)
-        if not isinstance(scale, Tensor):
-            scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
-        y = Transformed.apply(x, seed, scale, p, q, gradient, eps, dims)
-        return input.copy_(y) if inplace else y
-    drawn = _draw_integer(generator) if chosen == "cpu" else _draw(input, generator)
+    drawn = _draw_integer(generator) if chosen == "cpu" else operators.random_seed(input, generator)
     if isinstance(scale, RunningRMS):
         scale = scale.number(input, drawn) if isinstance(drawn, int) else scale.tensor(input, drawn)
     if not inplace and not (input.requires_grad and torch.is_grad_enabled()):
@@ -157,10 +170,82 @@ _buffer = _Buffer()
 
 
 def _draw_integer(generator: torch.Generator | None) -> int:
-    """The number that `_draw` would give on the CPU."""
+    """The number that `operators.random_seed` would give on the CPU."""
     _buffer.tensor.random_(0, 2**63 - 1, generator=generator)
     return _buffer.view[0]
 
 
-def _draw(input: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
+def _apply(
+    input: Tensor,
+    p: float | Tensor,
+    q: float | Tensor,
+    inplace: bool,
+    scale: float | Tensor | RunningRMS,
+    gradient: Gradient,
+    eps: float,
+    dims: tuple[int, ...],
+    generator: torch.Generator | None,
+    backend: Backend | None,
+) -> Tensor:
+    """The op where no kernel reads `input` directly: compiled and recorded calls, transforms, and subclasses of tensors."""
+    compiling, plain = torch.compiler.is_compiling(), type(input) in kernels.PLAIN
+    # A compiler cannot follow the transforms of torch.func into an operator: it runs those calls as they are.
+    transformed = _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    x = input.clone() if inplace else input
+    if dtensor.is_dtensor(input):
+        y = dtensor.noise(x, p, q, scale, gradient, eps, dims, generator, backend)
+    elif not compiling and isinstance(input, FakeTensor):
+        with input.fake_mode as mode:
+            if isinstance(scale, RunningRMS) and get_proxy_mode() is None:  # else a graph would hold the fake
+                scale = RunningRMS(mode.from_tensor(scale.value))
+            y = _record(x, p, q, scale, gradient, eps, dims, generator, backend)
+    elif not transformed and (compiling or (plain and _len_torch_dispatch_stack())):
+        y = _record(x, p, q, scale, gradient, eps, dims, generator, backend)
+    else:
+        if kernels.is_freed(input):
+            raise TypeError("input must have memory, got a tensor whose storage was freed or resized to 0")
+        try:
+            y = _transform(x, float(p), float(q), scale, gradient, eps, dims, generator, transformed)
+        except Exception as error:
+            if plain or isinstance(error, torch.OutOfMemoryError):
+                raise
+            kind, reason = type(input).__name__, str(error).partition("\n")[0]
+            message = f"input is a {kind}, which does not support Sparseout: apply it to the plain tensor inside ({reason})"
+            raise TypeError(message) from error
+    return input.copy_(y) if inplace else y
+
+
+def _record(
+    input: Tensor,
+    p: float | Tensor,
+    q: float | Tensor,
+    scale: float | Tensor | RunningRMS,
+    gradient: Gradient,
+    eps: float,
+    dims: tuple[int, ...],
+    generator: torch.Generator | None,
+    backend: Backend | None,
+) -> Tensor:
+    seed = operators.draw(input, generator)
+    s = scale.tensor(input, seed) if isinstance(scale, RunningRMS) else scale
+    return operators.noise(input, p, q, seed, s, gradient, eps, dims, backend)
+
+
+def _transform(
+    input: Tensor,
+    p: float,
+    q: float,
+    scale: float | Tensor | RunningRMS,
+    gradient: Gradient,
+    eps: float,
+    dims: tuple[int, ...],
+    generator: torch.Generator | None,
+    transformed: bool,
+) -> Tensor:
+    seed = operators.random_seed(input, generator)
+    if isinstance(scale, RunningRMS):
+        scale = scale.fixed() if transformed else scale.tensor(input, seed)
+    if not isinstance(scale, Tensor):
+        scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
+    y: Tensor = Transformed.apply(input, seed, scale, p, q, gradient, eps, dims)
+    return y

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
+from sparseout.dtensor import local_of
 from sparseout.functional import sparseout
 from sparseout.kernels import is_plain
 from sparseout.running import RunningRMS
@@ -34,6 +36,11 @@ class Sparseout(nn.Module):
 
     A layer learns `s` from the calls in training mode that record gradients. Under `no_grad`, for example in Monte Carlo dropout,
     it uses the `s` that it has and learns nothing.
+
+    For a `DTensor` it is that of the full tensor, the same on all ranks.
+
+    `torch.fx.symbolic_trace` records a call of the layer, which goes on following `train()`, `eval()`, `p` and `q`.
+    `torch.jit.script` raises, and so does `torch.jit.trace` in training.
 
     Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
     16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
@@ -135,6 +142,8 @@ class Sparseout(nn.Module):
         self._scale = value
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return self._called_in(input.tracer, input)
         p, q, scale = self._dials(input)
         return sparseout(
             input,
@@ -168,9 +177,23 @@ class Sparseout(nn.Module):
         shown = [f"{name}={value!r}" for name, value in others.items() if value != defaults[name]]
         return ", ".join([f"p={self.p:g}", f"q={self.q:g}", *shown])
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.export or torch.compile, or for inference script "
+            "what sparseout.restore(model) returns"
+        )
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._make_cells()  # a copy has its own
+
+    def _called_in(self, tracer: Any, input: Any) -> Any:
+        """A call of this layer in the graph of `torch.fx`, so that `train()`, `eval()`, `p` and `q` go on acting."""
+        path = tracer.path_of_module(self)
+        if tracer.root is self:  # a graph cannot call the module that it replaces
+            path = "layer"
+            tracer.root = nn.ModuleDict({path: self}).train(self.training)
+        return tracer.create_proxy("call_module", path, (input,), {})
 
     def _make_cells(self) -> None:
         # A graph would be compiled again for each value of a module's float, but reads a tensor. These are neither parameters nor
@@ -193,7 +216,7 @@ class Sparseout(nn.Module):
         if isinstance(input, Tensor) and self.running_rms.device != input.device:
             known = not self.running_rms.is_meta
             self.running_rms = self.running_rms.to(input.device) if known else torch.zeros((), device=input.device)
-        return RunningRMS(self.running_rms)
+        return RunningRMS(local_of(self.running_rms))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Sparseout:
         before = self._buffers.get("running_rms")

@@ -6,21 +6,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseout import expression, kernels
-from sparseout.checks import Gradient
+from sparseout.checks import (
+    GRADIENTS,
+    Gradient,
+    check_choice,
+    check_eps,
+    check_input,
+    check_p,
+    check_q,
+    check_scale,
+    check_seed,
+    check_shared_dims,
+    check_twin,
+)
 from sparseout.expression import Expression
 from sparseout.kernels import Backend
 
 
-def draw(input: Tensor) -> Tensor:
-    """A seed from the default generator of the device of `input`."""
-    seed: Tensor = torch.ops.sparseout.draw(input)
+def draw(input: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A seed on the device of `input`, recorded as one operator; a generator of one's own cannot be recorded."""
+    seed: Tensor = torch.ops.sparseout.draw(input) if generator is None else random_seed(input, generator)
     return seed
+
+
+def random_seed(input: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A seed from `generator`, or from the default generator of the device of `input`."""
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device, generator=generator)
 
 
 def noise(
@@ -59,7 +77,7 @@ torch.library.define("sparseout::noise_backward", f"(Tensor grad, Tensor input, 
 
 @torch.library.impl("sparseout::draw", "CompositeExplicitAutograd")
 def _draw(input: Tensor) -> Tensor:
-    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=input.device)
+    return random_seed(input)
 
 
 @torch.library.impl("sparseout::noise", "CompositeExplicitAutograd")
@@ -74,8 +92,9 @@ def _noise(
     shared_dims: list[int],
     backend: Any,
 ) -> Tensor:
-    chosen = kernels.choose(input, backend)
-    return kernels.forward(input, float(p), float(q), seed, _number_on_cpu(scale), tuple(shared_dims), chosen)
+    dims = _check(input, gradient, eps, shared_dims)
+    numbers = _check_numbers(input, p, q, seed, scale)
+    return kernels.forward(input, *numbers, dims, kernels.choose(input, backend))
 
 
 @torch.library.impl("sparseout::noise_backward", "CompositeExplicitAutograd")
@@ -91,25 +110,56 @@ def _noise_backward(
     shared_dims: list[int],
     backend: Any,
 ) -> Tensor:
-    chosen, s = kernels.choose(input, backend), _number_on_cpu(scale)
-    return kernels.backward(grad, input, float(p), float(q), seed, s, gradient, eps, tuple(shared_dims), chosen)
+    dims = _check(input, gradient, eps, shared_dims)
+    numbers = _check_numbers(input, p, q, seed, scale)
+    check_twin("grad", grad, input)
+    return kernels.backward(grad, input, *numbers, gradient, eps, dims, kernels.choose(input, backend))
 
 
-def _number_on_cpu(scale: Tensor) -> float | Tensor:
-    """The number where it can be read without waiting, else the tensor, which a kernel reads on its device."""
-    return float(scale) if scale.is_cpu else scale
+def _check(input: Tensor, gradient: str, eps: float, shared_dims: Sequence[int]) -> tuple[int, ...]:
+    """The dimensions, counted from 0, or raise where a graph can know that an argument is wrong."""
+    check_input(input)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_eps(eps)
+    return check_shared_dims(shared_dims, input.dim())
+
+
+def _check_numbers(
+    input: Tensor, p: Tensor, q: Tensor, seed: Tensor, scale: Tensor
+) -> tuple[float, float, Tensor, float | Tensor]:
+    """The numbers that a graph computes with; the scale as a tensor where reading it would wait for its device."""
+    check_seed(seed, input.device)
+    return check_p(p), check_q(q), seed, check_scale(scale, input.device)
 
 
 def _fake_draw(input: Tensor) -> Tensor:
     return input.new_empty((1,), dtype=torch.int64)
 
 
-def _fake_noise(first: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(first)
+def _fake_noise(
+    input: Tensor,
+    p: Tensor,
+    q: Tensor,
+    seed: Tensor,
+    scale: Tensor,
+    gradient: str,
+    eps: float,
+    shared_dims: list[int],
+    backend: Any,
+) -> Tensor:
+    _check(input, gradient, eps, shared_dims)
+    return torch.empty_like(input)
+
+
+def _fake_noise_backward(grad: Tensor, *arguments: Any) -> Tensor:
+    _fake_noise(*arguments)
+    check_twin("grad", grad, arguments[0])
+    return torch.empty_like(grad)
 
 
 def _keep_noise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.gradient, ctx.eps, ctx.dims, ctx.backend = inputs
+    *tensors, ctx.gradient, ctx.eps, shared_dims, ctx.backend = inputs
+    ctx.dims = check_shared_dims(shared_dims, output.dim())
     ctx.save_for_backward(*tensors)
 
 
@@ -129,6 +179,6 @@ def _differentiate_backward(ctx: Any, double_grad: Tensor) -> tuple[Tensor | Non
 
 torch.library.register_fake("sparseout::draw", _fake_draw)
 torch.library.register_fake("sparseout::noise", _fake_noise)
-torch.library.register_fake("sparseout::noise_backward", _fake_noise)
+torch.library.register_fake("sparseout::noise_backward", _fake_noise_backward)
 torch.library.register_autograd("sparseout::noise", _differentiate_noise, setup_context=_keep_noise)
 torch.library.register_autograd("sparseout::noise_backward", _differentiate_backward, setup_context=_keep_noise)

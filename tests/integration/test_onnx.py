@@ -1,4 +1,4 @@
-"""A changed model in evaluation mode exports to ONNX as if nothing had been changed."""
+"""A changed model in evaluation mode exports to ONNX as if nothing had been changed; in training mode both exporters raise."""
 
 import onnx
 import pytest
@@ -23,3 +23,20 @@ def test_the_layers_leave_no_operator_behind(tmp_path):
     assert {node.op_type for node in exported.graph.node} <= {"Conv", "Relu", "Reshape", "Flatten", "Identity"}
     (y,) = ReferenceEvaluator(exported).run(None, {exported.graph.input[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), model(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_exporter_raises_in_training_and_leaves_nothing_in_evaluation(tmp_path):
+    model = sparseout.swap_dropout(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), 1.5).model
+    file, x = tmp_path / "model.onnx", torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="torch.onnx.export.dynamo=False. by it, would record one mask"):
+        torch.onnx.export(model, (x,), file, dynamo=False, training=torch.onnx.TrainingMode.TRAINING)
+    assert not file.exists()
+    torch.onnx.export(model, (x,), file, dynamo=False)
+    assert {node.op_type for node in onnx.load(file).graph.node} == {"Gemm"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_newer_exporter_raises_in_training():
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match="sparseout.draw"):
+        torch.onnx.export(sparseout.Sparseout(), (torch.ones(2, 3),), dynamo=True, verbose=False)

@@ -19,6 +19,7 @@ ORDER = [
     "expression",
     "operators",
     "running",
+    "dtensor",
     "functional",
     "layers",
     "schedule",

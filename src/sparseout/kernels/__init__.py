@@ -15,6 +15,8 @@ from sparseout.kernels import cpu, gpu
 
 Backend = Literal["cpu", "gpu", "reference"]
 
+PLAIN = (Tensor, nn.Parameter)  # the types whose elements a kernel may read
+
 ASKED = os.environ.get("SPARSEOUT_BACKEND") or None  # read once; a call's own `backend` comes first
 
 
@@ -50,7 +52,7 @@ def choose(input: Tensor, backend: Backend | None = None) -> Backend:
     asked = backend or ASKED
     if asked is None:
         if input.is_cpu:
-            return "reference" if cpu.MISSING or not is_plain(input) else "cpu"
+            return "reference" if cpu.MISSING or not _is_readable(input) else "cpu"
         return "reference" if _why_not("gpu", input) else "gpu"
     source = "backend" if backend else "the environment variable SPARSEOUT_BACKEND"
     if asked not in get_args(Backend):
@@ -93,7 +95,7 @@ def backward(
     backend: Backend,
 ) -> Tensor:
     """`reference.backward`, by the backend that was chosen; by the reference where autograd or a transform must follow it."""
-    if backend != "reference" and is_plain(grad) and not torch.is_grad_enabled():
+    if backend != "reference" and _is_readable(grad) and not torch.is_grad_enabled():
         if backend == "cpu":
             return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims, float(scale))
         assert isinstance(seed, Tensor)
@@ -102,14 +104,41 @@ def backward(
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether `tensor` has memory that a kernel may read as it is: no subclass, no transform of `torch.func`, no dual number."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and _functorch.peek_interpreter_stack() is None
-        and not _functorch.is_legacy_batchedtensor(tensor)
-        and not tensor.is_neg()
-        and forward_ad._current_level < 0
-    )
+    """Whether the elements of `tensor` lie in memory of its own, as its strides say, and may be read there.
+
+    They do not in a subclass, in a transform of `torch.func` and in forward-mode AD; in sparse, nested, quantized, meta and
+    functional tensors; in zeros, conjugates and negatives that are not computed yet; and where the storage was freed.
+
+    >>> is_plain(torch.ones(3).t()), is_plain(torch.ones(3).to_sparse())
+    (True, False)
+    """
+    return _is_readable(tensor) and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj())
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """`is_plain` for a real tensor that is neither nested nor quantized."""
+    if (
+        type(tensor) not in PLAIN
+        or _functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or tensor.is_neg()
+    ):
+        return False
+    try:
+        return tensor.data_ptr() != 0 or (tensor.numel() == 0 and not tensor.is_meta)
+    except RuntimeError:  # there is no storage
+        return False
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Whether the storage that `tensor` should have was freed, so that torch too would read what is not there."""
+    keys, key = torch._C._dispatch_keys(tensor), torch._C.DispatchKey
+    if any(keys.has(none) for none in (key.Python, key.Meta, key.ZeroTensor, key.Functionalize)):
+        return False
+    try:
+        return tensor.data_ptr() == 0 and tensor.numel() > 0
+    except RuntimeError:  # a transform's tensor has no storage
+        return False
 
 
 def _why_not(backend: str, input: Tensor) -> str | None:
@@ -120,4 +149,6 @@ def _why_not(backend: str, input: Tensor) -> str | None:
     missing = gpu.MISSING if backend == "gpu" else cpu.MISSING
     if missing:
         return missing
-    return None if is_plain(input) else "input is a subclass, is inside a transform or forward-mode AD, or is negated lazily"
+    if type(input) not in PLAIN:
+        return f"input is a {type(input).__name__}, not a plain torch.Tensor"
+    return None if _is_readable(input) else "input has no memory of its own, or is inside a transform or forward-mode AD"
