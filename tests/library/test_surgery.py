@@ -551,6 +551,35 @@ def test_a_model_without_dropout_is_told_what_it_has_instead(dropout, message):
         sparseout.swap_dropout(block(nn.ReLU(), dropout), 1.5)
 
 
+# Code that looks for dropout by its class
+
+
+def test_the_recipe_of_monte_carlo_dropout_names_both_classes():
+    model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Dropout1d(0.5), nn.AlphaDropout(0.0))
+    model = sparseout.swap_dropout(model, 1.5).model.eval()
+    x = torch.randn(3, 4)
+    for found, draws in ((nn.Dropout, False), ((nn.Dropout, Sparseout), True)):
+        for module in model.modules():
+            if isinstance(module, found):
+                module.train()
+        assert torch.equal(model(x), model(x)) != draws
+    assert [module.training for module in model] == [False, False, True, True, False]
+
+
+@given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms"]))
+def test_a_record_beside_the_weights_brings_back_settings_that_changed_while_training(q, p, scale):
+    fresh = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
+    report = sparseout.swap_dropout(fresh, 2.0)
+    layer = report.model[1]
+    layer.q, layer.p, layer.scale = q, p, scale
+    report.model(torch.randn(2, 4))
+    record, weights = json.loads(json.dumps(report.to_dict())), report.model.state_dict()
+    again = surgery.apply_report(fresh, record).model
+    again.load_state_dict(weights)
+    assert (again[1].q, again[1].p, again[1].scale) == (q, p, scale)
+    assert again.state_dict().keys() == weights.keys()
+
+
 # Copies and files
 
 
