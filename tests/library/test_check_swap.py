@@ -118,6 +118,46 @@ def test_a_swap_that_reads_3d_input_in_another_way_is_named():
     assert check_swap(image, X[None]).ok
 
 
+def test_both_readings_of_a_shape_are_said():
+    model = sparseout.swap_dropout(nn.Sequential(nn.Dropout2d(0.0)), 1.5, scale="rms", p=1.0).model
+    before = model[0].running_rms.clone()
+    assert str(check_swap(model, X)).splitlines() == [
+        "1 of 1 Sparseout layers ran",
+        "  0: Dropout2d shared draws along dimension 2 of a 3-d input, Sparseout2d along dimensions 1, 2",
+    ]
+    assert (model[0].p, model[0].replaced[0].p) == (1.0, 0.0)
+    assert torch.equal(model[0].running_rms, before)
+
+
+class OtherShapes(sparseout.Sparseout3d):
+    """Takes every shape, and shares a draw along all dimensions but the first two."""
+
+    def forward(self, input):
+        self.shared_dims = tuple(range(2, input.dim()))
+        return Sparseout.forward(self, input)
+
+
+@pytest.mark.filterwarnings("ignore:dropout")
+@pytest.mark.parametrize(
+    ("kind", "dims", "reading"),
+    [
+        (nn.Dropout1d, 2, "Dropout1d shared draws along dimension 1 of a 2-d input, OtherShapes along none"),
+        (nn.Dropout1d, 3, None),
+        (nn.Dropout2d, 2, None),
+        (nn.Dropout2d, 3, None),
+        (nn.Dropout2d, 5, None),
+        (nn.Dropout3d, 3, "Dropout3d shared draws along dimensions 1, 2 of a 3-d input, OtherShapes along dimension 2"),
+        (nn.Dropout3d, 4, "Dropout3d shared draws along dimensions 1, 2, 3 of a 4-d input, OtherShapes along dimensions 2, 3"),
+        (nn.Dropout3d, 5, None),
+    ],
+)
+def test_a_reading_is_compared_with_what_torch_does_for_each_number_of_dimensions(kind, dims, reading):
+    model = sparseout.swap_dropout(nn.Sequential(kind(0.1)), 1.5, mapping={kind: OtherShapes}).model
+    checked = check_swap(model, torch.ones((2,) * dims))
+    assert checked.readings == (() if reading is None else (reading,))
+    assert checked.ok == (reading is None)
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_compiled_model_is_seen_through():
     model = sparseout.swap_dropout(Unused(), 1.5).model

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import json
 import pickle
 import warnings
@@ -46,6 +47,40 @@ class LearntDropout(nn.Module):
 class SwiGLU(nn.Module):
     def forward(self, x):
         return nn.functional.silu(x)
+
+
+class Stateful(nn.Module):
+    """Has a state of its own to be pickled by."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return x * self.slope
+
+    def __getstate__(self):
+        return {**self.__dict__, "slope": str(self.slope)}
+
+    def __setstate__(self, state):
+        super().__setstate__({**state, "slope": float(state["slope"])})
+
+
+class Reduced(nn.ReLU):
+    """Is pickled by its arguments."""
+
+    def __reduce__(self):
+        return Reduced, ()
+
+
+class Slotted(nn.ReLU):
+    """Is built with arguments that pickling gets from it."""
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __getnewargs__(self):
+        return (1,)
 
 
 @st.composite
@@ -117,9 +152,9 @@ def test_changing_twice_changes_nothing_more(model):
     sparseout.swap_dropout(model, 1.5, inplace=True)
     sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
     before, representation = tree(model), repr(model)
-    with pytest.warns(UserWarning, match="the model was not changed: nothing to swap"):
+    with pytest.warns(UserWarning, match="the model was not changed: nothing to swap.*no dropout module in the model, which has"):
         again = sparseout.swap_dropout(model, 1.0, inplace=True)
-    with pytest.warns(UserWarning, match="the model was not changed: nothing to insert$"):
+    with pytest.warns(UserWarning, match="nothing to insert; each nn.ReLU or nn.PReLU of the model has a layer"):
         sparseout.insert_after(model, ACTIVATIONS, q=2.0, p=0.2, inplace=True)
     assert not again.changes
     assert (tree(model), repr(model)) == (before, representation)
@@ -271,6 +306,20 @@ def test_hooks_go_on_working_through_a_swap_and_back():
     assert run() == ["late", "back"]
 
 
+def test_a_swap_moves_the_hooks_and_no_other_attribute():
+    class Addressed(nn.Dropout):
+        pass
+
+    model = nn.Sequential(Addressed(0.2))
+    model[0].webhook_url, model[0].hooked = "https://example.org", True
+    sparseout.swap_dropout(model, 1.5, inplace=True)
+    assert not {"webhook_url", "hooked"} & set(vars(model[0]))
+    model[0].my_hooks = []
+    sparseout.restore(model)
+    assert model[0].webhook_url == "https://example.org"
+    assert "my_hooks" not in vars(model[0])
+
+
 # Insertion
 
 
@@ -420,3 +469,152 @@ def test_a_layer_of_ones_own_need_not_know_the_scale():
     mapping = {Marker: Plain, LockedDropout: lambda old: LockedSparseout(old.dropout, 1.0, scale=3.0)}
     report = sparseout.swap_dropout(model, 1.5, scale="rms", mapping=mapping)
     assert [layer.scale for layer in report.model] == [3.0, "rms"]
+
+
+# What a person may have meant
+
+
+class GELUActivation(nn.Module):
+    pass
+
+
+class DropPath(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop_prob = 0.1
+
+
+def block(activation, dropout):
+    return nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(2, 2), activation), "decoder": nn.Sequential(dropout)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda model: sparseout.insert_after(model, nn.GELU, q=1.0, p=0.1),
+            r"nothing to insert; no nn.GELU in the model; closest: GELUActivation \(test_surgery\), e.g. encoder.1$",
+        ),
+        (
+            lambda model: sparseout.insert_after(model, nn.Softmax, q=1.0, p=0.1),
+            "no nn.Softmax in the model, nor a class of a similar name; its classes that hold no modules: "
+            "Linear, GELUActivation, Dropout$",
+        ),
+        (
+            lambda model: sparseout.insert_after(model, GELUActivation, q=1.0, p=0.1, where="decoder.*"),
+            r"where='decoder.\*' selects no test_surgery.GELUActivation, but decoder.0; "
+            "test_surgery.GELUActivation in the model: encoder.1$",
+        ),
+        (
+            lambda model: sparseout.insert_after(model, GELUActivation, q=1.0, p=0.1, where="encodr.1"),
+            "where='encodr.1' fits no name in the model; closest: encoder.1$",
+        ),
+        (
+            lambda model: sparseout.swap_dropout(model, 1.5, where="decodr.0"),
+            "nothing to swap; where='decodr.0' fits no name in the model; closest: decoder.0$",
+        ),
+        (
+            lambda model: sparseout.swap_dropout(model, 1.5, where="blocks.*"),
+            r"where='blocks.\*' fits no name in the model; dropout module in the model: decoder.0$",
+        ),
+        (
+            lambda model: sparseout.swap_dropout(model, 1.5, where="encoder.*"),
+            r"where='encoder.\*' selects no dropout module, but encoder.0, encoder.1; dropout module in the model: decoder.0$",
+        ),
+        (
+            lambda model: sparseout.swap_dropout(model, 1.5, where=lambda name, module: False),
+            "where selects no dropout module; dropout module in the model: decoder.0$",
+        ),
+    ],
+)
+def test_what_fits_nothing_gets_the_closest_that_there_is(change, message):
+    model = block(GELUActivation(), nn.Dropout())
+    with pytest.warns(UserWarning, match=message):
+        change(model)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "message"),
+    [
+        (
+            DropPath(),
+            r"no dropout module in the model; closest: DropPath \(test_surgery\), e.g. decoder.0: mapping= takes further classes",
+        ),
+        (
+            nn.Identity(),
+            "no dropout module in the model; check_swap shows dropout that is called as a function, and insert_after",
+        ),
+    ],
+)
+def test_a_model_without_dropout_is_told_what_it_has_instead(dropout, message):
+    with pytest.warns(UserWarning, match=f"nothing to swap; {message}"):
+        sparseout.swap_dropout(block(nn.ReLU(), dropout), 1.5)
+
+
+# Code that looks for dropout by its class
+
+
+def test_the_recipe_of_monte_carlo_dropout_names_both_classes():
+    model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Dropout1d(0.5), nn.AlphaDropout(0.0))
+    model = sparseout.swap_dropout(model, 1.5).model.eval()
+    x = torch.randn(3, 4)
+    for found, draws in ((nn.Dropout, False), ((nn.Dropout, Sparseout), True)):
+        for module in model.modules():
+            if isinstance(module, found):
+                module.train()
+        assert torch.equal(model(x), model(x)) != draws
+    assert [module.training for module in model] == [False, False, True, True, False]
+
+
+@given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms"]))
+def test_a_record_beside_the_weights_brings_back_settings_that_changed_while_training(q, p, scale):
+    fresh = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
+    report = sparseout.swap_dropout(fresh, 2.0)
+    layer = report.model[1]
+    layer.q, layer.p, layer.scale = q, p, scale
+    report.model(torch.randn(2, 4))
+    record, weights = json.loads(json.dumps(report.to_dict())), report.model.state_dict()
+    again = surgery.apply_report(fresh, record).model
+    again.load_state_dict(weights)
+    assert (again[1].q, again[1].p, again[1].scale) == (q, p, scale)
+    assert again.state_dict().keys() == weights.keys()
+
+
+# Copies and files
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), lambda model: through_a_file(model)],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize("scale", [1.0, "rms"])
+def test_a_changed_model_is_copied_whole(copied, restored, scale):
+    model = nn.Sequential(nn.Linear(4, 4), Stateful(2.0), nn.Dropout(0.2), nn.Dropout1d(0.3), Reduced(), Slotted()).eval()
+    expected = repr(model)
+    sparseout.swap_dropout(model, 1.5, scale=scale, inplace=True)
+    sparseout.insert_after(model, (Stateful, Reduced, Slotted), q=1.0, p=0.5, scale=scale, inplace=True)
+    if restored:
+        sparseout.restore(model)
+    again = copied(model)
+    assert repr(again) == repr(model)
+    x = torch.randn(3, 4)
+    for one, other in ((model.eval(), again.eval()), (model.train(), again.train())):
+        outputs = []
+        for each in (one, other):
+            torch.manual_seed(1)
+            outputs.append(each(x))
+        assert torch.equal(*outputs)
+    if not restored:
+        again[2].p = 0.9
+        assert model[2].p == 0.2
+        sparseout.restore(again)
+    assert repr(again) == expected
+
+
+def through_a_file(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)

@@ -71,27 +71,84 @@ def with_change(**changed):
     return {"action": "swap", "changes": [{**change, **changed}]}
 
 
+def with_settings(**settings):
+    return with_change(new={"layer": "Sparseout", "p": 0.5, **settings})
+
+
+NEW = r"report\['changes'\]\[0\]\['new'\]"
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        ({}, "report must be .* wrong at: 'action'"),
-        (5, "report must be"),
-        ({"action": "explode", "changes": []}, "report must be .* action must be one of 'swap', 'insert', got 'explode'"),
-        (with_change(new={"layer": "os.system", "p": 0.5}), "report must be .* wrong at: 'os.system'"),
-        (with_change(new={"layer": "Sparseout", "p": 7}), "report must be .* wrong at: p must be"),
-        (with_change(new={"layer": "Sparseout", "command": 7}), "report must be .* 'command'"),
+        ({}, r"report\['action'\] must be one of 'swap', 'insert', got None"),
+        (5, "report must be a SwapReport or what its to_dict.. gave, got 5"),
+        ([with_change()], "report must be a SwapReport or what its to_dict"),
+        (None, "report must be"),
+        ({"action": "explode", "changes": []}, r"report\['action'\] must be one of 'swap', 'insert', got 'explode'"),
+        ({"action": ["swap"], "changes": []}, r"report\['action'\] must be"),
+        ({"action": "swap"}, r"report\['changes'\] must be a list of changes, got None"),
+        ({"action": "swap", "changes": {"0": 1}}, r"report\['changes'\] must be a list"),
+        ({"action": "swap", "changes": "01"}, r"report\['changes'\] must be a list"),
+        (
+            {"action": "swap", "changes": [None]},
+            r"report\['changes'\]\[0\] must be a dict with 'name', 'old' and 'new', got None",
+        ),
+        ({"action": "swap", "changes": [{}]}, r"report\['changes'\]\[0\]\['name'\] must be a string, got None"),
+        (with_change(name=0), r"report\['changes'\]\[0\]\['name'\] must be a string, got 0"),
+        (with_change(name=["0"]), r"report\['changes'\]\[0\]\['name'\] must be a string"),
+        (with_change(old=None), r"report\['changes'\]\[0\]\['old'\] must be a string, got None"),
+        (with_change(new=[1]), f"{NEW} must be a dict with 'layer' and its settings, got "),
+        (with_change(new={"p": 0.5}), rf"{NEW}\['layer'\] must be one of 'Sparseout', .*, got None"),
+        (with_settings(layer="os.system"), rf"{NEW}\['layer'\] must be one of 'Sparseout', .*, got 'os.system'"),
+        (with_settings(layer=["Sparseout"]), rf"{NEW}\['layer'\] must be one of"),
+        (with_settings(p=7), f"{NEW} must be a Sparseout's settings, .*: p must be a drop probability in .*, got 7"),
+        (with_settings(p=math.nan), f"{NEW} .*: p must be a drop probability in .*, got nan"),
+        (with_settings(p="0.5"), f"{NEW} .*: p must be .*, got '0.5'"),
+        (with_settings(q=None), f"{NEW} .*: q must be .*, got None"),
+        (with_settings(scale=math.inf), f"{NEW} .*: scale must be"),
+        (with_settings(gradient="steep"), f"{NEW} .*: gradient must be"),
+        (with_settings(eps=0), f"{NEW} .*: eps must be"),
+        (with_settings(shared_dims=["a"]), f"{NEW} .*: shared_dims must be integers"),
+        (with_settings(shared_dims={}), f"{NEW} .*: shared_dims must be integers"),
+        (with_settings(inplace="yes"), rf"{NEW}\['inplace'\] must be a bool, got 'yes'"),
+        (with_settings(generator=5), f"{NEW} must not hold a generator"),
+        (with_settings(command=7), f"{NEW} .*unexpected keyword argument 'command'"),
+        (
+            {"action": "swap", "changes": with_change()["changes"] * 2},
+            r"report\['changes'\]\[1\]\['name'\] must differ .* got '0' again",
+        ),
         (with_change(name="9"), "report does not fit model: it changed a .*Dropout at '9', and there is nothing"),
         (with_change(name="1"), "report does not fit model: .* there is a torch.nn.modules.activation.ReLU"),
         (
             {**with_change(name="1", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
             "'1' has an inserted layer already",
         ),
+        (
+            {**with_change(name="3", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
+            "'3' has an attribute 'sparseout' of its own",
+        ),
+        (with_change(name="2", old="torch.nn.modules.linear.Linear"), "a swap at '2' would lose what the .*Linear there holds"),
+        (with_change(name="", old="torch.nn.modules.container.Sequential"), "a swap at '' would lose"),
     ],
 )
-def test_a_report_that_does_not_fit_is_refused_before_anything_is_changed(report, message):
-    model = nn.Sequential(nn.Dropout(), nn.ReLU())
-    sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, inplace=True)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_report_that_does_not_fit_is_refused_before_anything_is_changed(report, message, inplace):
+    model = nn.Sequential(nn.Dropout(), nn.ReLU(), nn.Linear(1, 1), nn.ReLU())
+    sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, where="1", inplace=True)
+    model[3].sparseout = "mine"
     before = tree(model)
-    with pytest.raises(ValueError, match=message):
-        surgery.apply_report(model, report, inplace=True)
+    with pytest.raises(ValueError, match=message) as caught:
+        surgery.apply_report(model, report, inplace=inplace)
+    assert "\n" not in str(caught.value)
+    assert tree(model) == before
+
+
+def test_a_record_with_one_bad_change_among_good_ones_changes_nothing():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    record = sparseout.swap_dropout(model, 1.5).to_dict()
+    record["changes"][1]["new"]["p"] = -1
+    before = tree(model)
+    with pytest.raises(ValueError, match=r"report\['changes'\]\[1\]\['new'\]"):
+        surgery.apply_report(model, record, inplace=True)
     assert tree(model) == before

@@ -62,7 +62,9 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         check_choice("method", self.method, get_args(Method))
         tol = self._at_least_0("tol")
         max_iter = int(check_number("max_iter", self.max_iter, 1, 2**31 - 1, "an integer of at least 1"))
-        problem = Problem(model, X, y, self._weights(sample_weight, X), classes)
+        weights = self._weights(sample_weight, X)
+        self._check_weighted(family, y[weights > 0])
+        problem = Problem(model, X, y, weights, classes)
         warm = self.warm_start and hasattr(self, "coef_") and numpy.atleast_2d(self.coef_).shape == (classes, X.shape[1])
         start = problem.start(self.coef_, self.intercept_) if warm else problem.start()
         if self.method == "marginal":
@@ -71,22 +73,31 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
             seed = check_random_state(self.random_state).randint(2**31 - 1)
             solution = solvers.stochastic(problem, start, tol, max_iter, seed)
         self.n_iter_ = solution.iterations
-        if solution.failure:
-            message = (
-                f"{type(self).__name__} did not converge: {solution.failure}. Increase max_iter or tol, or scale the features."
-            )
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
         coef, intercept = problem.parameters(solution.theta)
-        return coef.reshape(classes, -1).numpy(), intercept.reshape(classes).numpy()
+        if not (numpy.isfinite(coef).all() and numpy.isfinite(intercept).all()):
+            sizes = f"|X| is up to {abs(X).max():g} and |y| up to {abs(y).max():g}"
+            raise ValueError(
+                f"{type(self).__name__} found no finite coefficients, where {sizes}: scale the features or the targets"
+            )
+        if solution.failure:
+            warnings.warn(f"{type(self).__name__} did not converge: {solution.failure}.", ConvergenceWarning, stacklevel=3)
+        return coef, intercept
 
     def _at_least_0(self, name: str) -> float:
         return check_number(name, getattr(self, name), 0.0, sys.float_info.max, "a finite number of at least 0")
 
     def _weights(self, sample_weight: Any, X: Any) -> Any:
         weights = _check_sample_weight(sample_weight, X, dtype=numpy.float64)
-        if weights.min() < 0 or not weights.sum() > 0:
+        if weights.min() < 0 or not weights.max() > 0:
             raise ValueError(f"sample_weight must not be negative, nor zero everywhere, got a minimum of {weights.min():g}")
         return weights
+
+    def _check_weighted(self, family: str, y: Any) -> None:
+        """Raise if the samples that count leave a minimum at infinity."""
+        if family == "poisson" and y.max() == 0:
+            raise ValueError("y must not be 0 everywhere that sample_weight is positive, for the family 'poisson'")
+        if family in ("bernoulli", "multinomial") and (y == y[0]).all():
+            raise ValueError("y must have two classes at least where sample_weight is positive, got one class")
 
     def _predictor(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -124,11 +135,11 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
 
     Raises:
         ValueError: a parameter or the data is out of its domain: targets must not be negative for `"poisson"`, and must be
-            positive for `"gamma"`.
+            positive for `"gamma"`; or no float64 can hold `|X|^q` or the coefficients.
 
     Warns:
-        ConvergenceWarning: `max_iter` was reached, or no step lowers the objective any further. The quadratic form is not convex
-            in every family: a minimum may be a local one, or lie at infinity.
+        ConvergenceWarning: `max_iter` was reached, no step lowers the objective any further, or its minimum lies at infinity. The
+            quadratic form is not convex in every family: a minimum may be a local one.
 
     >>> import numpy
     >>> X = numpy.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 0.5], [2.0, -2.0]])
@@ -202,7 +213,7 @@ class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[mis
 
     Minimises `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`. The parameters are those of `SparseoutRegressor`.
     The quadratic form is not convex here: its weight `s (1 - s)` vanishes for samples that are classified with certainty, so that
-    for separable data the minimum may lie at infinity.
+    for separable data the minimum may lie at infinity. A warning says so where the fit ran that way; `alpha > 0` makes it finite.
 
     Attributes:
         classes_: the labels.
@@ -215,11 +226,11 @@ class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[mis
         ValueError: a parameter or the data is out of its domain: there must be two classes at least.
 
     Warns:
-        ConvergenceWarning: `max_iter` was reached, or no step lowers the objective any further.
+        ConvergenceWarning: `max_iter` was reached, no step lowers the objective any further, or its minimum lies at infinity.
 
     >>> import numpy
     >>> X = numpy.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 0.5], [2.0, -2.0]])
-    >>> SparseoutClassifier(p=0.2, q=1.0).fit(X, ["a", "a", "b", "b"]).predict(X)
+    >>> SparseoutClassifier(p=0.2, q=1.0, alpha=0.01).fit(X, ["a", "a", "b", "b"]).predict(X)
     array(['a', 'a', 'b', 'b'], dtype='<U1')
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -38,7 +39,8 @@ class Problem:
 
     A row of `theta` holds a class's coefficients and last, if there is one, its intercept, all multiplied by `1 / unit`: the
     curvature of `F / height` in each of them is then about 1, so that neither the scale of a feature nor that of the targets
-    matters to a step or a tolerance.
+    matters to a step or a tolerance. Features and Gaussian targets whose squares overflow or underflow are first scaled by powers
+    of two.
 
     Args:
         model: what to fit.
@@ -52,19 +54,33 @@ class Problem:
         self.model = model
         self.family: Family = FAMILIES[model.family]
         self.rows = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else _writable(X)
-        self.y = torch.from_numpy(_writable(y))
+        weight = weight / weight.max()
         self.weight = torch.from_numpy(weight / weight.sum())
         self.shape = (classes, X.shape[1] + model.fit_intercept)
-        self.X = _tensor(self.rows)
-        self.power = powers(self.X, model.q)
+        self.target = (
+            _moderate(numpy.log2(abs(y).max(keepdims=True))) if model.family == "gaussian" and y.any() else numpy.zeros(1)
+        )
+        self.y = torch.from_numpy(_writable(numpy.ldexp(y, -self.target.astype(int)) if self.target.any() else y))
         mean = float(self.weight @ self.y)
         curvature = mean if model.family == "poisson" and mean > 0 else 1.0
         size = float((self.weight @ self.y.square()).sqrt()) if model.family == "gaussian" else 0.0
+        self.exponents = _moderate(self._steepness_exponents(curvature))
+        self.X = _tensor(self.rows)
+        if self.exponents.any():
+            self.X = _map(self.X, lambda x, exponents: torch.ldexp(x, -exponents), self.exponents)
+            self.power = _map(self.X, self._powers, self.exponents)
+        else:
+            self.power = powers(self.X, model.q)
+        if not _values(self.power).isfinite().all():
+            raise ValueError(
+                f"X must have |X|^q within float64, got values up to {abs(X).max():g} with q={model.q:g}: scale the features"
+            )
+        self.ridge = torch.from_numpy(numpy.ldexp(model.alpha, -2 * self.exponents.astype(int)))
         # Rows at a time: fresh memory for all the squares would take longer than a fit.
         dense = self.X.layout == torch.strided
         parts = zip(self.X.split(1024), self.weight.split(1024), strict=True) if dense else [(self.X, self.weight)]
         square = torch.stack([powers(X, 2).T @ weight for X, weight in parts]).sum(0)
-        steepness = (square + odds(model.p) * (self.power.T @ self.weight) + model.alpha / curvature).sqrt()
+        steepness = (square + odds(model.p) * (self.power.T @ self.weight) + self.ridge / curvature).sqrt()
         steepness = torch.where(steepness > 0, steepness, 1.0)
         self.unit = (size or 1.0) / torch.cat([steepness, torch.ones(int(model.fit_intercept))])
         self.height = curvature * (size or 1.0) ** 2
@@ -73,15 +89,21 @@ class Problem:
         """`theta` of given coefficients, or of none: zero, and the intercept that fits the mean where the link is the log."""
         theta = torch.zeros(self.shape, dtype=torch.float64)
         if coef is not None:
-            theta[:, : self.X.shape[1]] = torch.from_numpy(numpy.atleast_2d(coef))
+            theta[:, : self.X.shape[1]] = torch.from_numpy(numpy.ldexp(numpy.atleast_2d(coef), self._shift()))
             if self.model.fit_intercept:
-                theta[:, -1] = torch.from_numpy(numpy.atleast_1d(intercept))
+                theta[:, -1] = torch.from_numpy(numpy.ldexp(numpy.atleast_1d(intercept), -self.target.astype(int)))
         elif self.model.fit_intercept and self.family.sign:
             theta[:, -1] = (self.weight @ self.y).clamp(min=torch.finfo(torch.float64).tiny).log()
         return theta / self.unit
 
-    def parameters(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients and the intercept: `(features,)` and 0-d, or with the classes in front for `"multinomial"`."""
+    def parameters(self, theta: Tensor) -> tuple[Any, Any]:
+        """The coefficients `(classes, features)` and the intercepts `(classes,)` of the features and targets that were given."""
+        coef, intercept = (value.reshape(self.shape[0], -1).numpy() for value in self._scaled(theta))
+        with numpy.errstate(over="ignore"):
+            return numpy.ldexp(coef, -self._shift()), numpy.ldexp(intercept[:, 0], self.target.astype(int))
+
+    def _scaled(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of the scaled ones, as the families take them: `(features,)` and 0-d but for `"multinomial"`."""
         theta = theta * self.unit
         coef = theta[:, : self.X.shape[1]]
         intercept = theta[:, -1] if self.model.fit_intercept else theta.new_zeros(len(theta))
@@ -90,21 +112,70 @@ class Problem:
     def marginal(self, theta: Tensor, y: Tensor | None = None) -> Tensor:
         """`F / height`, for other targets `y` if they are given."""
         y = self.y if y is None else y
-        coef, intercept = self.parameters(theta)
+        coef, intercept = self._scaled(theta)
         eta = predictor(self.X, coef, intercept)
         values = self.family.loss(eta, y) + second_order(self.family, eta, self.power, coef, odds(self.model.p), y)
         return (self.weight @ values + self._ridge(coef)) / self.height
 
+    def losses(self, theta: Tensor) -> Tensor:
+        """The loss of each sample that counts, without noise or penalty."""
+        losses: Tensor = self.family.loss(predictor(self.X, *self._scaled(theta)), self.y)
+        return losses[self.weight > 0]
+
     def noisy(self, theta: Tensor, batch: Tensor, noise: Any) -> Tensor:
         """`F / height` estimated from some samples, with the loss under `noise` in place of loss and penalty."""
-        coef, intercept = self.parameters(theta)
+        coef, intercept = self._scaled(theta)
         rows = self.rows[batch.numpy()]
         rows = noise(torch.from_numpy(rows.toarray() if scipy.sparse.issparse(rows) else rows))
+        if self.exponents.any():
+            rows = torch.ldexp(rows, -torch.from_numpy(self.exponents))
         losses = self.family.loss(predictor(rows, coef, intercept), self.y[batch])
         return (len(self.y) / len(batch) * (self.weight[batch] @ losses) + self._ridge(coef)) / self.height
 
     def _ridge(self, coef: Tensor) -> Tensor:
-        return self.model.alpha / 2 * coef.square().sum()
+        return (self.ridge * coef.square()).sum() / 2
+
+    def _shift(self) -> Any:
+        """By which power of two a coefficient is larger than that of the features and targets that were given."""
+        return (self.exponents - self.target).astype(int)
+
+    def _steepness_exponents(self, curvature: float) -> Any:
+        """About the binary logarithm of each feature's steepness, of which the squares may lie beyond float64."""
+        with numpy.errstate(divide="ignore"):
+            size = numpy.log2(_largest(self.rows))
+            noise = numpy.where(size > -numpy.inf, self.model.q * size / 2 + numpy.log2(odds(self.model.p)) / 2, -numpy.inf)
+            exponents = numpy.maximum(numpy.maximum(size, noise), numpy.log2(self.model.alpha / curvature) / 2)
+        return numpy.where(size > -numpy.inf, exponents, 0.0)
+
+    def _powers(self, X: Tensor, exponents: Tensor) -> Tensor:
+        """`|x|^q / 4^exponent` of the features, from the scaled ones, by way of logarithms."""
+        logarithm = self.model.q * X.abs().log2() + (self.model.q - 2) * exponents
+        return torch.where(X == 0, 0.0, logarithm.exp2())
+
+
+def _moderate(exponents: Any) -> Any:
+    """The exponents to scale by: those whose squares come near the limits of float64, and 0 for all others."""
+    return numpy.where(abs(exponents) > 200, numpy.clip(numpy.round(exponents), -1000, 1000), 0.0)
+
+
+def _largest(X: Any) -> Any:
+    """The largest `|x|` of each feature."""
+    if scipy.sparse.issparse(X):
+        return abs(X).max(axis=0).toarray().ravel()
+    return numpy.maximum(X.max(axis=0), -X.min(axis=0))
+
+
+def _map(X: Tensor, function: Callable[[Tensor, Tensor], Tensor], columns: Any) -> Tensor:
+    """`function` of the elements of `X` and the values that belong to their columns."""
+    columns = torch.from_numpy(columns)
+    if X.layout == torch.strided:
+        return function(X, columns)
+    values = function(X.values(), columns[X.indices()[1]])
+    return torch.sparse_coo_tensor(X.indices(), values, X.shape, is_coalesced=True, check_invariants=False)
+
+
+def _values(X: Tensor) -> Tensor:
+    return X if X.layout == torch.strided else X.values()
 
 
 def _writable(values: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparseout.batches import arguments
-from sparseout.layers import Sparseout, Sparseout2d
+from sparseout.layers import Sparseout
 from sparseout.surgery import edit
 
 # Where the calls that drop out have their probability and their mode, and what these are when they are not given.
@@ -25,6 +27,7 @@ _CALLS: dict[str, tuple[int, float, int, bool]] = {
     "scaled_dot_product_attention": (4, 0.0, sys.maxsize, True),
     "multi_head_attention_forward": (10, 0.0, 13, True),
 }
+_CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -45,14 +48,17 @@ class SwapCheck:
         never_ran: names of those that did not: they are in the model, and it does not call them.
         dropout: a `(name, function, p)` for each place where dropout still runs, in a module or as a function. Inside what
             `torch.jit` compiled and in kernels that are not PyTorch's it cannot be seen.
-        reinterpreted: names of `Sparseout2d` layers in the place of `nn.Dropout2d` whose input was 3-d: `(C, H, W)` for the new
-            layer, and `(N, C, L)` for the old one. `Sparseout1d` does what the old one did.
+        reinterpreted: names of layers in the place of `nn.Dropout1d`, `2d` or `3d` that share their draws along other dimensions
+            of their input than the old module did: for `Sparseout2d` a 3-d input is `(C, H, W)`, for `nn.Dropout2d` `(N, C, L)`.
+            `mapping={nn.Dropout2d: Sparseout1d}` does what the old one did.
+        readings: for each of these, what both did with the number of dimensions that it was given, in words.
     """
 
     ran: tuple[str, ...]
     never_ran: tuple[str, ...]
     dropout: tuple[DropoutCall, ...]
     reinterpreted: tuple[str, ...]
+    readings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,7 +69,7 @@ class SwapCheck:
         lines = [f"{len(self.ran)} of {len(self.ran) + len(self.never_ran)} Sparseout layers ran"]
         lines += [f"  {name}: never ran" for name in self.never_ran]
         lines += [f"  {name or 'the model'}: {function} still drops out, p={p:g}" for name, function, p in self.dropout]
-        lines += [f"  {name}: reads its 3-d input as (C, H, W), not as (N, C, L)" for name in self.reinterpreted]
+        lines += [f"  {name}: {reading}" for name, reading in zip(self.reinterpreted, self.readings, strict=True)]
         return "\n".join(lines)
 
 
@@ -111,12 +117,14 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | list[Any] |
         model.train()
         with watch:
             model(*args, **kwargs)
+        readings = {names[layer]: words for layer, dims in watch.dims if (words := _other_reading(layer, dims))}
     layers = {module: name for module, name in names.items() if isinstance(module, Sparseout)}
     return SwapCheck(
         tuple(name for module, name in layers.items() if module in watch.ran),
         tuple(name for module, name in layers.items() if module not in watch.ran),
         tuple(dict.fromkeys(watch.calls)),
-        tuple(dict.fromkeys(watch.reinterpreted)),
+        tuple(readings),
+        tuple(readings.values()),
     )
 
 
@@ -129,14 +137,13 @@ class _Watch(TorchFunctionMode):
         self.inside = [next(iter(names))]
         self.ran: set[nn.Module] = set()
         self.calls: list[DropoutCall] = []
-        self.reinterpreted: list[str] = []
+        self.dims: dict[tuple[Sparseout, int], None] = {}
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.inside.append(module)
         self.ran.add(module)
-        if isinstance(module, Sparseout2d) and module.replaced and isinstance(module.replaced[0], nn.Dropout2d):
-            inputs = (*args, *kwargs.values())
-            self.reinterpreted += [self.names[module] for x in inputs if isinstance(x, Tensor) and x.dim() == 3]
+        if isinstance(module, Sparseout) and module.replaced and isinstance(module.replaced[0], _CHANNELWISE):
+            self.dims.update({(module, x.dim()): None for x in (*args, *kwargs.values()) if isinstance(x, Tensor)})
 
     def leave(self, module: nn.Module, *_: Any) -> None:
         self.inside.pop()
@@ -149,6 +156,32 @@ class _Watch(TorchFunctionMode):
         if p := _drop_probability(function, args, kwargs):
             self.calls.append(DropoutCall(self.names[self.inside[-1]], function, p))
         return func(*args, **kwargs)
+
+
+def _other_reading(layer: Sparseout, dims: int) -> str:
+    """How `layer` and the module that it replaced share draws over an input of `dims` dimensions; empty if alike."""
+    old: Any = copy.copy(layer.replaced[0])
+    new = type(layer)(**layer.settings())
+    old.p = new.p = 0.5
+    new.generator = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of an unusual number of dimensions
+        theirs, ours = _shared_dims(old.train(), dims), _shared_dims(new, dims)
+    if theirs == ours:
+        return ""
+    its, place = type(old).__name__, type(layer).__name__
+    return f"{its} shared draws along {_in_words(theirs)} of a {dims}-d input, {place} along {_in_words(ours)}"
+
+
+def _shared_dims(layer: nn.Module, dims: int) -> list[int]:
+    """The dimensions along which all elements of a draw are alike."""
+    # Enough elements that no chance makes a dimension look shared.
+    y = layer.forward(torch.ones((64 if dims < 3 else 8,) * dims))
+    return [dim for dim in range(dims) if bool((y == y.narrow(dim, 0, 1)).all())]
+
+
+def _in_words(dims: list[int]) -> str:
+    return f"dimension{'s' if len(dims) > 1 else ''} {', '.join(map(str, dims))}" if dims else "none"
 
 
 def _drop_probability(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,9 @@ from torch import nn
 from sparseout.layers import Sparseout
 
 INSERTED = "sparseout"
+
+# The names under which this version of torch keeps a module's hooks.
+_HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
 
 
 def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
@@ -22,6 +26,11 @@ def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     return names
+
+
+def holds_something(module: nn.Module) -> bool:
+    """Whether a swap of `module` would lose modules, parameters or buffers."""
+    return bool([*module.children(), *module.parameters(), *module.buffers()])
 
 
 def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
@@ -52,7 +61,17 @@ class Followed(nn.Module):
         return self.get_submodule(INSERTED)(super().forward(*args, **kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild, (type(self).__bases__[1],), super().__reduce_ex__(protocol)[2]
+        # In the way of the class it was, which pickle can find by its name.
+        reduced: Any = super().__reduce_ex__(protocol)
+        build, arguments, *state = reduced
+        arguments = tuple(type(self).__bases__[1] if each is type(self) else each for each in arguments)
+        return _rebuild, (build, arguments), (state[0] if state else None, self.get_submodule(INSERTED))
+
+    def __setstate__(self, state: Any) -> None:
+        own, layer = state
+        if own is not None:
+            super().__setstate__(own)
+        self.add_module(INSERTED, layer)
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -98,7 +117,7 @@ def _move(model: nn.Module, new: Sparseout) -> None:
 def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
     # The dictionaries themselves, so that a hook's handle goes on working.
-    vars(new).update({name: hooks for name, hooks in vars(old).items() if "hook" in name})
+    vars(new).update({name: vars(old)[name] for name in _HOOKS if name in vars(old)})
     for name in names:
         model.set_submodule(name, new)
 
@@ -109,5 +128,8 @@ def _followed(kind: Any) -> type[nn.Module]:
     return type(kind.__name__, (Followed, kind), names)
 
 
-def _rebuild(kind: Any) -> nn.Module:
-    return object.__new__(_followed(kind))
+def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    module = build(*arguments)
+    kind: Any = type(module)
+    module.__class__ = _followed(kind)
+    return module

@@ -10,8 +10,9 @@ from torch import jit, nn
 
 from sparseout.checks import check_layer_scale, check_p, check_q
 from sparseout.layers import Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
-from sparseout.surgery import edit
+from sparseout.surgery import closest, edit
 from sparseout.surgery.report import SwapReport, Unreachable, perform
+from sparseout.surgery.uses import uses_in
 
 Where = str | Callable[[str, nn.Module], bool] | None
 Plan = list[tuple[list[str], Sparseout]]
@@ -43,7 +44,12 @@ def swap_dropout(
 
     Left alone and named in the report: modules that drop out inside one call (`nn.LSTM(dropout=...)`, `nn.MultiheadAttention`,
     also where an `nn.TransformerEncoderLayer` holds it), `nn.AlphaDropout`, subclasses with a `forward` of their own, and what
-    `torch.jit` compiled. Dropout that a model calls as a function cannot be seen from outside: `check_swap` finds it.
+    `torch.jit` compiled. The source of the model's classes shows more, without running them. The report names a probability that
+    the model hands to a function. It lists apart the swapped layers that may never be called, as where attention hands the `p`
+    of its dropout to a fused kernel. `check_swap` runs the model, and finds what its source does not show.
+
+    The settings of the layers are not in the `state_dict`: `load_state_dict` of a model that had another `p`, `q` or `scale`
+    keeps those of this one. Save `report.to_dict()` beside the weights, and use `surgery.apply_report` before loading them.
 
     Args:
         model: any module that holds others.
@@ -60,7 +66,7 @@ def swap_dropout(
         A `SwapReport`; its `model` is `model` if in place, else the changed copy.
 
     Warns:
-        UserWarning: nothing was changed.
+        UserWarning: nothing was changed; it names what comes closest in the model.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of its range, `model` is itself a dropout, or a class in
@@ -69,29 +75,38 @@ def swap_dropout(
     >>> import sparseout
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Dropout(0.5))
     >>> sparseout.swap_dropout(model, q=1.5)
-    2 swapped
+    2 swapped in a copy: use what is returned (report.model), or inplace=True
       2: Dropout2d(p=0.2, inplace=False) -> Sparseout2d(p=0.2, q=1.5)
       4: Dropout(p=0.5, inplace=False) -> Sparseout(p=0.5, q=1.5)
-    >>> sparseout.swap_dropout(model, q=1.5, p=0.3, where=lambda name, module: name == "4")
-    1 swapped
-      4: Dropout(p=0.5, inplace=False) -> Sparseout(p=0.3, q=1.5)
+    >>> sparseout.swap_dropout(model, q=1.5, p=0.3, where=lambda name, module: name == "4").changes[0].new
+    Sparseout(p=0.3, q=1.5)
     """
     q, p, scale = check_q(q), p if p is None else check_p(p), check_layer_scale(scale)
     selects, kinds = _selector(where), {**_KINDS, **_check_mapping(mapping)}
     plan: Plan = []
     unreachable: list[Unreachable] = []
-    for module, names in edit.names_of(model).items():
-        names = [name for name in names if selects(name, module)]
+    uncalled: list[Unreachable] = []
+    all_names = edit.names_of(model)
+    uses = uses_in(all_names)
+    for module, every_name in all_names.items():
+        names = [name for name in every_name if selects(name, module)]
         known = next((kind for kind in type(module).__mro__ if kind in kinds), None)
         if not names:
             continue
         if reason := _why_not(module, known, kinds, names[0]):
             unreachable.append(Unreachable(names[0], reason))
-        elif known:
+        elif not known:
+            unreachable += [Unreachable(names[0], f"{type(module).__name__} {call}") for call in uses.drops.get(module, ())]
+        else:
             plan.append((names, _build(kinds[known], module, q, p, scale)))
+            attributes = {name.rpartition(".")[2] for name in every_name}
+            holders = [model.get_submodule(name.rpartition(".")[0]) for name in every_name]
+            if reason := uses.why_uncalled(module, attributes, holders):
+                uncalled += [Unreachable(name, reason) for name in names]
     if any("" in names for names, _ in plan):
         raise ValueError(f"model must hold the dropout to be swapped, got a {type(model).__name__} itself: use Sparseout instead")
-    return perform(model, "swap", plan, unreachable, inplace)
+    hint = "" if plan else closest.to_dropout(all_names, tuple(kinds), where)
+    return perform(model, "swap", plan, unreachable, inplace, uncalled=uncalled, hint=hint)
 
 
 def insert_after(
@@ -126,7 +141,7 @@ def insert_after(
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> report = sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.2)
     >>> report
-    1 inserted
+    1 inserted in a copy: use what is returned (report.model), or inplace=True
       1: ReLU() + Sparseout(p=0.2, q=1)
     >>> report.model.state_dict().keys() == model.state_dict().keys()
     True
@@ -150,7 +165,8 @@ def insert_after(
             unreachable.append(Unreachable(names[0], f"{type(module).__name__} is a sequence: name the class of its last module"))
         else:
             plan.append((names, Sparseout(p, q, scale=scale)))
-    return perform(model, "insert", plan, unreachable, inplace)
+    hint = "" if plan else closest.to_kinds(edit.names_of(model), kinds, where)
+    return perform(model, "insert", plan, unreachable, inplace, hint=hint)
 
 
 def _build(kind: Any, old: Any, q: float, p: float | None, scale: float | Literal["rms"]) -> Sparseout:
@@ -183,7 +199,7 @@ def _why_not(module: nn.Module, known: type[nn.Module] | None, kinds: Mapping[ty
         return f"{its} has a forward other than {known.__name__}'s: name it in mapping"
     if "forward" in vars(module):
         return f"the forward of this {its} was replaced"
-    if [*module.children(), *module.parameters(), *module.buffers()]:
+    if edit.holds_something(module):
         return f"{its} holds modules, parameters or buffers, which a swap would lose"
     if name.endswith("_orig_mod"):
         return f"this {its} was compiled by itself: change the model before compiling it"

@@ -1,0 +1,190 @@
+"""Fits at the edges of float64, of separable samples and of heavy noise: right numbers, or one line that says what helps."""
+
+import itertools
+import warnings
+
+import numpy
+import pytest
+import scipy.sparse
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from test_estimators import closed_form, data
+
+from sparseout.glm import SparseoutClassifier, SparseoutRegressor, expected_loss
+
+TINY_AND_HUGE = [1e-310, 1e-200, 1e-100, 1e100, 1e200, 1e307]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("factor", TINY_AND_HUGE)
+def test_gaussian_coefficients_are_proportional_to_the_targets(factor, alpha):
+    X, y = data("gaussian")
+    expected = SparseoutRegressor(p=0.3, q=1.5, alpha=alpha).fit(X, y)
+    found = SparseoutRegressor(p=0.3, q=1.5, alpha=alpha).fit(X, y * factor)
+    numpy.testing.assert_allclose(found.coef_ / factor, expected.coef_, rtol=1e-7)
+    assert found.intercept_ / factor == pytest.approx(expected.intercept_, rel=1e-7)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma", "bernoulli"])
+@pytest.mark.parametrize("factor", [1e-200, 1e-160, 1e160, 1e200])
+def test_dropout_does_not_depend_on_the_unit_of_the_features(family, factor, sparse):
+    X, y = data("gaussian" if family == "bernoulli" else family)
+    kind = scipy.sparse.csr_array if sparse else numpy.asarray
+
+    def fit(X):
+        if family == "bernoulli":
+            return SparseoutClassifier(p=0.2, q=2).fit(kind(X), y > 0)
+        return SparseoutRegressor(family=family, p=0.2, q=2).fit(kind(X), y)
+
+    expected = fit(X)
+    for units in (factor, numpy.array([1.0, factor, 1.0, factor])):
+        numpy.testing.assert_allclose(fit(X * units).coef_ * units, expected.coef_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("q", [0.5, 1, 2, 3, 4])
+@pytest.mark.parametrize("factor", [1e-90, 1e90])
+def test_the_closed_form_holds_for_features_of_any_size(q, factor):
+    X, y = data("gaussian")
+    X = X * [1.0, factor, 1.0, factor]
+    sizes = numpy.array([1.0, factor, 1.0, factor])
+    # Coefficients in units of 1 / size: |x|^q / size^2 stays within float64 here.
+    scaled = X / sizes
+    noise = 0.3 / 0.7 * (abs(scaled) ** q).sum(0) * sizes ** (q - 2)
+    with numpy.errstate(over="ignore"):
+        expected = numpy.linalg.solve((scaled.T @ scaled + numpy.diag(noise)) / (1 + noise)[:, None], scaled.T @ y / (1 + noise))
+    found = SparseoutRegressor(p=0.3, q=q, fit_intercept=False, tol=1e-10).fit(X, y)
+    numpy.testing.assert_allclose(found.coef_ * sizes, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_closed_form_of_moderate_features_is_untouched():
+    X, y = data("gaussian")
+    found = SparseoutRegressor(p=0.3, q=1, fit_intercept=False, tol=1e-8).fit(X, y)
+    numpy.testing.assert_allclose(found.coef_, closed_form(X, y, 0.3, 1), rtol=1e-8)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-100, 1e100, 1e300])
+@pytest.mark.parametrize("family", ["poisson", "gamma"])
+def test_a_log_link_takes_targets_of_any_size(family, factor):
+    X, y = data(family)
+    expected = SparseoutRegressor(family=family, p=0.1, q=1.5, tol=1e-8).fit(X, y)
+    found = SparseoutRegressor(family=family, p=0.1, q=1.5, tol=1e-8).fit(X, y * factor)
+    numpy.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5)
+    assert found.intercept_ - numpy.log(factor) == pytest.approx(expected.intercept_, abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1e-300, 1e300, 1e308])
+def test_equal_weights_are_no_weights(weight):
+    X, y = data("gaussian")
+    expected = SparseoutRegressor(p=0.3).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "overflow encountered in reduce", RuntimeWarning)  # scikit-learn's sum of them
+        found = SparseoutRegressor(p=0.3).fit(X, y, numpy.full(len(y), weight))
+    numpy.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0, 1e300])
+def test_constant_targets_are_their_intercept(level):
+    X, y = data("gaussian")
+    model = SparseoutRegressor(p=0.3).fit(X, numpy.full(len(y), level))
+    assert model.intercept_ == pytest.approx(level, rel=1e-12)
+    assert abs(model.coef_).max() <= 1e-12 * level
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (
+            lambda X, y: SparseoutRegressor(q=20).fit(X * 1e200, y),
+            r"X must have \|X\|\^q within float64, got values up to .*e\+200 with q=20: scale the features",
+        ),
+        (
+            lambda X, y: SparseoutRegressor().fit(X * 1e-200, y * 1e200),
+            r"SparseoutRegressor found no finite coefficients, where \|X\| is up to .*e-200 and \|y\| up to .*e\+200: scale",
+        ),
+        (lambda X, y: SparseoutRegressor().fit(X, y, numpy.full(len(y), numpy.inf)), "sample_weight contains infinity"),
+        (lambda X, y: SparseoutRegressor().fit(X, y, numpy.full(len(y), numpy.nan)), "sample_weight contains NaN"),
+        (lambda X, y: SparseoutRegressor().fit(X, abs(y) * numpy.inf), "Input y contains infinity"),
+        (lambda X, y: SparseoutClassifier().fit(X, y > 0, 1.0 * (y > 0)), "y must have two classes at least where sample_weight"),
+        (
+            lambda X, y: SparseoutRegressor(family="poisson").fit(X, 1.0 * (y > 0), 1.0 * (y <= 0)),
+            "y must not be 0 everywhere that sample_weight is positive",
+        ),
+    ],
+)
+def test_what_float64_or_the_weights_cannot_give_is_one_error(fit, message):
+    with pytest.raises(ValueError, match=message):
+        fit(*data("gaussian"))
+
+
+def test_a_line_search_that_finds_no_step_says_what_helps():
+    X, y = data("gamma")
+    with pytest.warns(ConvergenceWarning, match="no step lowers .* a log link lacks an intercept: scale them"):
+        SparseoutRegressor(family="gamma", fit_intercept=False).fit(X, y * 1e200)
+
+
+# Minima at infinity
+
+X, _ = data("gaussian")
+COIN = numpy.random.default_rng(1).random(len(X)) < 0.5
+COUNTS = numpy.random.default_rng(1).poisson(1.0, len(X)).astype(float)
+GROUP = X[:, 0] > 1
+SEPARABLE = {
+    "two classes": (SparseoutClassifier, X, X[:, 0] > 0),
+    "three classes": (SparseoutClassifier, X, numpy.digitize(X[:, 0], [-0.4, 0.4])),
+    "up to ties": (SparseoutClassifier, numpy.array([[-2.0], [-1], [0], [0], [1], [2]]), numpy.array([0, 0, 0, 1, 1, 1])),
+    "one group": (SparseoutClassifier, numpy.c_[X[:, 1:], GROUP], COIN | GROUP),
+    "counts of zero": (lambda **options: SparseoutRegressor(family="poisson", **options), numpy.c_[X, COUNTS == 0], COUNTS),
+}
+
+
+@pytest.mark.parametrize("p", [0, 1e-12, 1e-6])
+@pytest.mark.parametrize("case", SEPARABLE)
+def test_separable_samples_warn_and_a_ridge_helps(case, p):
+    kind, X, y = SEPARABLE[case]
+    with pytest.warns(ConvergenceWarning, match="features separate the samples: its minimum lies at infinity; alpha > 0 gives"):
+        kind(p=p).fit(X, y)
+    kind(p=p, alpha=1e-2).fit(X, y)
+
+
+def test_samples_that_overlap_do_not_warn():
+    for p in (0, 1e-6, 0.5):
+        SparseoutClassifier(p=p).fit(X, COIN)
+        SparseoutClassifier(p=p).fit(X, COIN + 1 * (numpy.arange(len(X)) % 3 == 0))
+        SparseoutRegressor(family="poisson", p=p).fit(X, COUNTS)
+
+
+# Stochastic
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("family", ["gamma", "poisson"])
+def test_the_stochastic_fit_of_a_log_link_holds_under_heavy_noise(family):
+    random = numpy.random.default_rng(1)
+    X = random.normal(size=(200, 4))
+    eta = X @ random.normal(size=4) * (1.5 if family == "gamma" else 1) + 0.3
+    y = random.gamma(1.0, numpy.exp(eta)) if family == "gamma" else random.poisson(numpy.exp(eta)).astype(float)
+
+    def loss(method, **options):
+        model = SparseoutRegressor(family=family, p=0.5, q=0.5, method=method, **options).fit(X, y)
+        coef = torch.from_numpy(model.coef_)
+        return expected_loss(torch.from_numpy(X), torch.from_numpy(y), coef, 0.5, 0.5, family, model.intercept_).value.item()
+
+    least = loss("marginal")  # of the second order: the exact expectation may be lower elsewhere
+    assert loss("stochastic", tol=0, max_iter=60, random_state=0) < least + 0.05 * abs(least)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_stochastic_fit_stops_when_its_largest_change_is_small():
+    X, y = data("gaussian")
+    X = X * [1.0, 1e-3, 1e-3, 1e-3]
+    options = {"p": 0.1, "q": 2.0, "method": "stochastic", "fit_intercept": False, "random_state": 0}
+    # In the problem's units every feature counts alike, whatever its size.
+    units = ((X**2).mean(0) * (1 + 0.1 / 0.9)) ** 0.5
+    averages = [SparseoutRegressor(**options, tol=0, max_iter=n).fit(X, y).coef_ * units for n in range(1, 13)]
+    changes = [abs(b - a) / abs(b).max() for a, b in itertools.pairwise(averages)]
+    for n in (4, 8):
+        tol = 1.0001 * changes[n - 2].max()
+        first = next(k for k, change in enumerate(changes, start=2) if change.max() <= tol)
+        smallest = next(k for k, change in enumerate(changes, start=2) if change.min() <= tol)
+        assert SparseoutRegressor(**options, tol=tol, max_iter=12).fit(X, y).n_iter_ == first > smallest
