@@ -182,15 +182,17 @@ def finding(curve: Series) -> str:
     """What a curve's sparseness does as `q` rises, or how near it comes to its targets, in a sentence."""
     if curve.axis == "target_sparsity":
         return _reach(curve)
-    means = curve.means("hoyer")
+    means = [(q, mean) for q, mean in zip(curve.x, curve.means("hoyer"), strict=True) if not math.isnan(mean)]
+    if not means:
+        return f"{curve.label}: Hoyer sparseness was not measured."
+    (first, most), (last, least) = means[0], means[-1]
+    missing = len(curve.x) - len(means)
+    rest = f"; at {missing} other values of q it was not measured." if missing else "."
     if len(means) < 2:
-        return f"{curve.label}: Hoyer sparseness {means[0]:.3f} at q = {curve.x[0]:g}."
-    falls = all(later < earlier for earlier, later in itertools.pairwise(means))
+        return f"{curve.label}: Hoyer sparseness {most:.3f} at q = {first:g}{rest}"
+    falls = all(later < earlier for (_, earlier), (_, later) in itertools.pairwise(means))
     verb = "falls strictly with q" if falls else "does not fall monotonically with q"
-    return (
-        f"{curve.label}: Hoyer sparseness {verb}, from {means[0]:.3f} at q = {curve.x[0]:g} "
-        f"to {means[-1]:.3f} at q = {curve.x[-1]:g}."
-    )
+    return f"{curve.label}: Hoyer sparseness {verb}, from {most:.3f} at q = {first:g} to {least:.3f} at q = {last:g}{rest}"
 
 
 def _reach(curve: Series) -> str:
@@ -200,7 +202,9 @@ def _reach(curve: Series) -> str:
     targets = f"the targets from {low:g} to {high:g}" if low < high else f"the target {low:g}"
     if not known:
         return f"{curve.label}: nothing was measured for {targets}."
-    runs = "1 run" if len(misses) == 1 else f"{len(misses)} runs"
+    runs = "1 run" if len(known) == 1 else f"{len(known)} runs"
+    if len(known) < len(misses):
+        runs += f" (not measured: {len(misses) - len(known)} more)"
     text = (
         f"{curve.label}: {curve.settings[0].values['measure']} on the test data is within {max(known):.3f} of {targets}, {runs}"
     )

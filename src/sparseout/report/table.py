@@ -71,7 +71,9 @@ def _reach(setting: Setting) -> list[str]:
     """By how much the setting's runs miss their target at most, and after what fraction of training the last had settled."""
     if setting.axis != "target_sparsity":
         return ["-", "-"]
-    return [_number(max(setting.misses), 3), _number(max(run["control"]["settled"] for run in setting.runs), 2)]
+    misses = setting.misses  # of which `max` finds a NaN or not, by their order
+    largest = math.nan if any(map(math.isnan, misses)) else max(misses)
+    return [_number(largest, 3), _number(max(run["control"]["settled"] for run in setting.runs), 2)]
 
 
 def _number(value: float, digits: int) -> str:

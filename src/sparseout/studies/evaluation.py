@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -79,8 +80,14 @@ def _table(rows: list[tuple[Record, Record]]) -> Table:
     shown = []
     for summary, found in rows:
         known = [name for name in scores if found.get(name) is not None and summary.get(name) is not None]
-        difference = max((abs(found[name] - summary[name]) / max(abs(summary[name]), 1e-12) for name in known), default=0.0)
+        differences = [abs(found[name] - summary[name]) / max(abs(summary[name]), 1e-12) for name in known]
         values = ["-" if found.get(name) is None else f"{found[name]:.4f}" for name in scores]
-        shown.append([summary["run"], *values, f"{difference:.0e}" if difference else "none"])
+        shown.append([summary["run"], *values, _largest(differences)])
     caption = "On the test data; the difference is the largest, relative to the run's summary.json."
     return rich_table(["run", *(name.replace("_", " ") for name in scores), "difference"], shown, caption=caption)
+
+
+def _largest(differences: list[float]) -> str:
+    if not differences or any(map(math.isnan, differences)):
+        return "not known"
+    return f"{max(differences):.0e}" if max(differences) else "none"
