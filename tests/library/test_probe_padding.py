@@ -191,6 +191,21 @@ def test_a_block_mask_is_named():
     )
 
 
+@pytest.mark.parametrize("inner", [{"full": None}, torch.zeros(10, 1, 16, 16), CAUSAL[None, None]], ids=["dict", "4-D", "causal"])
+def test_a_part_that_is_given_another_form_of_the_mask_keeps_that_of_the_model(inner):
+    class Whole(Model):
+        def __init__(self):
+            super().__init__()
+            self.part = taking("attention_mask", "mask")
+
+        def forward(self, x, attention_mask=None):
+            return self.part(x, inner, inner)
+
+    with Probe(model := Whole(), "part.act") as probe:
+        model(batch(), attention_mask=TOKENS)
+    assert (probe.summary()["part.act"].vectors, probe.summary()["part.act"].padding) == (47, 113)
+
+
 def test_a_square_batch_does_not_say_which_side_holds_the_tokens():
     model, square = taking("attention_mask"), torch.ones(6, 6).tril()
     assert_not_understood(model, torch.randn(6, 6, 4), "does not say which dimension", attention_mask=square)

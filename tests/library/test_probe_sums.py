@@ -286,7 +286,7 @@ def test_what_is_kept_does_not_grow():
 @pytest.mark.parametrize("chosen", [ALL, BASIC], ids=["all", "basic"])
 def test_no_pointer_is_read_of_what_is_not_plain(chosen, monkeypatch):
     x = activations("signed", 4, 6)
-    expected = chosen.values(Summer(chosen.parts).sums(x))
+    expected = Settings.of(chosen.measures, None, False, 1, "together").values(Summer(chosen.parts).sums(x))
     monkeypatch.setattr(sums_module, "is_plain", lambda tensor: False)
     monkeypatch.setattr(sums_module, "_add_compiled", None)
     monkeypatch.setattr(sums_module, "_has_numpy", None)
