@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+from made import summary
 
 from sparseout.cli import main
+from sparseout.studies.autoencoder import AutoencoderConfig
 
 FAST = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "32", "--epochs", "40"]
 
@@ -87,7 +89,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
-    rows = [{"run": f"{i:012}", "seed": i, "noise": "sparseout", "gradient": "detached", "q": 2, "p": 0.5} for i in range(5000)]
+    rows = [summary(AutoencoderConfig(seed=seed)) for seed in range(5000)]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     script = f"{sys.executable} -m sparseout results {tmp_path} --runs | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)

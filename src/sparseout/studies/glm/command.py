@@ -74,7 +74,12 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
 
 
 def _read(path: Path) -> list[Record]:
-    return read_lines(path) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return read_lines(path)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read as JSON lines ({error}): delete it to run that again") from error
 
 
 def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:
