@@ -204,12 +204,11 @@ def _reached(kind: type[nn.Module], forward: Any) -> _Facts | None:
 
 def _scope(function: Any) -> dict[str, Any]:
     """The names that a function finds outside itself."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    free = {}
-    for name, cell in cells:
+    scope = dict(function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty cell
-            free[name] = cell.cell_contents
-    return {**function.__globals__, **free}
+            scope[name] = cell.cell_contents
+    return scope
 
 
 def _methods(kind: type[nn.Module], name: str, first: int) -> Iterator[tuple[Any, int]]:
@@ -264,20 +263,17 @@ class _Reader(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         self.facts.functions.add(node.id)
 
-    def visit_Compare(self, node: ast.Compare) -> None:
-        self._look(node)
-
     def visit_If(self, node: ast.If) -> None:
-        self._look(node.test)
+        self.visit_Compare(node.test)
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
-        self._look(node.test)
+        self.visit_Compare(node.test)
         self.visit(node.body)
         self.visit(node.orelse)
 
-    def _look(self, test: ast.expr) -> None:
+    def visit_Compare(self, test: ast.expr) -> None:
         # To look at a p hands it to no one; what is called in a test is called.
         for node in ast.walk(test):
             if isinstance(node, ast.Call):
