@@ -165,10 +165,8 @@ class _Facts:
 def _facts_of(module: nn.Module) -> _Facts | None:
     forward = vars(module).get("forward")
     forward = getattr(inspect.unwrap(forward), "__func__", None) if forward is not None else None
-    if "forward" in vars(module) and forward is None:
-        return None
     kind: Any = type(module)
-    return _reached(kind, forward)
+    return None if "forward" in vars(module) and forward is None else _reached(kind, forward)
 
 
 @functools.lru_cache(512)
@@ -264,20 +262,22 @@ class _Reader(ast.NodeVisitor):
         self.facts.functions.add(node.id)
 
     def visit_If(self, node: ast.If) -> None:
-        self.visit_Compare(node.test)
+        self._look(node.test)
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
-        self.visit_Compare(node.test)
+        self._look(node.test)
         self.visit(node.body)
         self.visit(node.orelse)
 
-    def visit_Compare(self, test: ast.expr) -> None:
+    def _look(self, test: ast.expr) -> None:
         # To look at a p hands it to no one; what is called in a test is called.
         for node in ast.walk(test):
             if isinstance(node, ast.Call):
                 self.visit(node)
+
+    visit_Compare = _look
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
@@ -317,9 +317,7 @@ class _Reader(ast.NodeVisitor):
     def _torch_name(self, function: ast.expr) -> str:
         """The name of a function of torch, or of an object of its modules; empty for any other."""
         root, path = _chain(function)
-        if not isinstance(root, ast.Name) or root.id not in self.scope:
-            return ""
-        found = self.scope[root.id]
+        found = self.scope.get(root.id) if isinstance(root, ast.Name) else None
         name = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
         if str(name).partition(".")[0] != "torch":
             return ""
