@@ -112,6 +112,7 @@ def keys(model):
 def test_swap_replaces_every_dropout_and_nothing_else(model, q, p, inplace):
     before, original = tree(model), dict(model.named_modules(remove_duplicate=False))
     report = sparseout.swap_dropout(model, q, p=p, inplace=inplace)
+    assert report.uncalled == ()
     assert (report.model is model) == inplace
     assert inplace or tree(model) == before
     assert keys(report.model) == keys(model)

@@ -165,10 +165,8 @@ class _Facts:
 def _facts_of(module: nn.Module) -> _Facts | None:
     forward = vars(module).get("forward")
     forward = getattr(inspect.unwrap(forward), "__func__", None) if forward is not None else None
-    if "forward" in vars(module) and forward is None:
-        return None
     kind: Any = type(module)
-    return _reached(kind, forward)
+    return None if "forward" in vars(module) and forward is None else _reached(kind, forward)
 
 
 @functools.lru_cache(512)
@@ -204,12 +202,11 @@ def _reached(kind: type[nn.Module], forward: Any) -> _Facts | None:
 
 def _scope(function: Any) -> dict[str, Any]:
     """The names that a function finds outside itself."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    free = {}
-    for name, cell in cells:
+    scope = dict(function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty cell
-            free[name] = cell.cell_contents
-    return {**function.__globals__, **free}
+            scope[name] = cell.cell_contents
+    return scope
 
 
 def _methods(kind: type[nn.Module], name: str, first: int) -> Iterator[tuple[Any, int]]:
@@ -264,9 +261,6 @@ class _Reader(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         self.facts.functions.add(node.id)
 
-    def visit_Compare(self, node: ast.Compare) -> None:
-        self._look(node)
-
     def visit_If(self, node: ast.If) -> None:
         self._look(node.test)
         for statement in (*node.body, *node.orelse):
@@ -282,6 +276,8 @@ class _Reader(ast.NodeVisitor):
         for node in ast.walk(test):
             if isinstance(node, ast.Call):
                 self.visit(node)
+
+    visit_Compare = _look
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
@@ -321,9 +317,7 @@ class _Reader(ast.NodeVisitor):
     def _torch_name(self, function: ast.expr) -> str:
         """The name of a function of torch, or of an object of its modules; empty for any other."""
         root, path = _chain(function)
-        if not isinstance(root, ast.Name) or root.id not in self.scope:
-            return ""
-        found = self.scope[root.id]
+        found = self.scope.get(root.id) if isinstance(root, ast.Name) else None
         name = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
         if str(name).partition(".")[0] != "torch":
             return ""
