@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -33,6 +34,8 @@ def write_whole(path: Location, data: bytes) -> None:
     if not isinstance(path, Path):
         path.write_bytes(data)  # an object, which a store shows when all of it is there
         return
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4().hex[:8]}.part")
     try:
         clear_half_written(path.parent, path.name)

@@ -30,6 +30,8 @@ def location(text: str) -> Location:
         raise UserError("the folder must have a name, or be a URL, got ''")
     try:
         path = UPath(text) if "://" in text else Path(text)
+        if isinstance(path, UPath) and not path.path.strip("/"):
+            raise ValueError("it names no folder")
         path = Path(path.path) if isinstance(path, UPath) and path.fs.protocol == ("file", "local") else path
         path.exists()  # which a name that is too long cannot
     except PermissionError:

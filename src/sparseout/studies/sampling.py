@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from sparseout.checks import check_number
+from sparseout.checks import check_integer, check_number
 from sparseout.studies.awd_lstm import AWDLSTM
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
@@ -39,6 +39,11 @@ def sample(
         data_dir: folder with the data set's files, as the study's --data-dir
         device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
     """
+    _check(length, temperature)
+    try:
+        check_integer("seed", seed, 0, 2**63 - 1)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     where = torch_device(device)
     found = trained(run, data_dir)
     if not isinstance(found.network, AWDLSTM):
@@ -78,11 +83,7 @@ def generate(
     >>> generate(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
     '\\nb a\\na\\n\\nb'
     """
-    try:
-        check_number("length", length, 1, 2**31 - 1, "an integer of at least 1")
-        check_number("temperature", temperature, sys.float_info.min, sys.float_info.max, "a positive number")
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    _check(length, temperature)
     network.eval()
     device = network.bias.device
     indices = _indices(prompt.split() or [EOS], vocabulary)
@@ -94,6 +95,14 @@ def generate(
         drawn.append(vocabulary[int(word)])
         output = network(word.to(device)[:, None], output.hidden)
     return "\n".join(line.strip() for line in " ".join(drawn).split(EOS))
+
+
+def _check(length: int, temperature: float) -> None:
+    try:
+        check_integer("length", length, 1, 2**31 - 1)
+        check_number("temperature", temperature, sys.float_info.min, sys.float_info.max, "a positive number")
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def _indices(words: Sequence[str], vocabulary: Sequence[str]) -> list[int]:
