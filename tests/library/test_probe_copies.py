@@ -72,3 +72,15 @@ def test_a_state_and_its_loading_know_nothing_of_a_probe():
         state = model.state_dict()
         mlp().load_state_dict(state)
     assert state.keys() == mlp().state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_scripting_names_the_call_that_makes_it_work():
+    model = mlp()
+    with Probe(model) as probe:
+        with pytest.raises(
+            AttributeError, match=r"^torch.jit.script cannot compile the hooks of a Probe .* call its stop\(\) before$"
+        ):
+            torch.jit.script(model)
+        probe.stop()
+        assert torch.equal(torch.jit.script(model)(inputs()), model(inputs()))

@@ -82,8 +82,10 @@ KEEP = {
 
 
 @pytest.mark.parametrize("mask", KEEP.values(), ids=KEEP)
-def test_an_attention_mask_of_any_form(mask):
-    assert_tokens_alone(taking("attention_mask"), batch(), attention_mask=mask)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_an_attention_mask_of_any_form(mask, mode):
+    with mode():
+        assert_tokens_alone(taking("attention_mask"), batch(), attention_mask=mask.clone())
 
 
 @pytest.mark.parametrize("mask", [TOKENS, additive(TOKENS), (TOKENS[:, None, None] & CAUSAL)], ids=["bool", "additive", "4-D"])

@@ -32,6 +32,10 @@ class Hook:
         if self._method is not None and (method := self._method()) is not None:
             method(*self._first, *args)
 
+    @property
+    def __name__(self) -> str:
+        raise AttributeError("torch.jit.script cannot compile the hooks of a Probe or SparsityTarget: call its stop() before")
+
     def __deepcopy__(self, memo: Any) -> Hook:
         return self
 

@@ -81,21 +81,19 @@ class MaskStack:
         ]
 
     def _enter(self, signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = [dataclasses.replace(mask, name=f"{mask.name} of {label}") for mask in _given(signature, module, args, kwargs)]
         outer = self.current
-        packed = isinstance(module, nn.RNNBase) and any(isinstance(mask.value, PackedSequence) for mask in given)
-        if packed and self._running and not (outer and outer.understood):
+        settled = outer is not None and outer.understood  # then only a mask of the plainest form says more
+        given = list(_given(signature, label, module, args, kwargs, settled))
+        if isinstance(module, nn.RNNBase) and given and self._running and not settled:
             self._running[-1] = Masks([dataclasses.replace(mask, optional=True) for mask in given])
-        self._running.append(self._choose(signature, given, outer))
+        self._running.append(self._choose(signature, given, outer, settled))
 
-    def _choose(self, signature: _Signature, given: list[Mask], outer: Masks | None) -> Masks | None:
+    def _choose(self, signature: _Signature, given: list[Mask], outer: Masks | None, settled: bool) -> Masks | None:
         """The masks of a module inside `outer`."""
-        if outer and outer.understood:  # then only a mask of the plainest form says more
-            given = [mask for mask in given if mask.meaning == "lengths" or _is_plainest(mask)]
         understood = [mask for mask in given if mask.meaning != "unknown"]
         if understood or signature.two_sequences:
             return self._masks(understood, signature.two_sequences)
-        if given and not (outer and outer.understood):
+        if given and not settled:
             return self._masks(given, False)
         if signature.known and (outer is None or outer.two_sequences):
             return self._masks([], False)
@@ -105,7 +103,7 @@ class MaskStack:
         """`Masks(given)`, the same object for all layers that are given the same."""
         key = (
             two_sequences,
-            *((m.meaning, m.batch_first, m.optional, id(m.value), getattr(m.value, "_version", 0)) for m in given),
+            *((m.meaning, m.batch_first, m.optional, id(m.value), _version(m.value)) for m in given),
         )
         if key not in self._known:
             self._known[key] = Masks(given, two_sequences)
@@ -168,33 +166,25 @@ def _may_be_a_mask(name: str) -> bool:
     return name in _MEANINGS or (bool(_LIKE_A_MASK.search(name)) and not _OF_OTHER_VALUES.search(name))
 
 
-def _given(signature: _Signature, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Mask]:
-    """The masks of a call that say something of the module's own values."""
+def _given(
+    signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], settled: bool
+) -> Iterator[Mask]:
+    """The masks of a call that say something of the module's own values; where that is settled, of the plainest form alone."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, PackedSequence):
-            yield Mask("the packed sequence", value, "lengths")
+            yield Mask(f"the packed sequence of {label}", value, "lengths")
     names = signature.masks
     if signature.open:
         names += tuple(name for name in kwargs if name not in signature.positions and _may_be_a_mask(name))
-    if not names:
-        return
-    is_torchs = isinstance(module, _TORCH_TRANSFORMERS)
-    of_keys = _is_cross_attention(signature, args, kwargs)
-    batch_first = (
-        next((m.batch_first for m in module.modules() if isinstance(m, nn.MultiheadAttention)), None) if is_torchs else None
-    )
     for name in names:
-        value = signature.value(name, args, kwargs)
-        if value is None or isinstance(value, (bool, int, float, str)) or of_keys:
+        value, meaning = signature.value(name, args, kwargs), _MEANINGS.get(name, "unknown")
+        if value is None or isinstance(value, (bool, int, float, str)):
             continue
-        optional = name == "memory_key_padding_mask"
-        if is_torchs and (
-            optional
-            or (name == "src_key_padding_mask" and signature.two_sequences)
-            or (name in _PATTERNS and isinstance(value, Tensor) and value.dim() == 2)
-        ):
+        if settled and meaning != "lengths" and (meaning == "unknown" or not isinstance(value, Tensor) or value.dim() > 2):
             continue
-        yield Mask(name, value, _MEANINGS.get(name, "unknown"), batch_first, optional)
+        if _is_cross_attention(signature, args, kwargs) or _is_of_other_values(signature, module, name, value):
+            continue
+        yield Mask(f"{name} of {label}", value, meaning, _batch_first(module), name == "memory_key_padding_mask")
 
 
 def _is_cross_attention(signature: _Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -207,5 +197,21 @@ def _is_cross_attention(signature: _Signature, args: tuple[Any, ...], kwargs: Ma
     return query is not None and key is not None and query is not key
 
 
-def _is_plainest(mask: Mask) -> bool:
-    return isinstance(mask.value, Tensor) and mask.value.dim() <= 2 and mask.meaning != "unknown"
+def _is_of_other_values(signature: _Signature, module: nn.Module, name: str, value: Any) -> bool:
+    """Whether an argument of torch's own transformer modules says nothing of their padding."""
+    if not isinstance(module, _TORCH_TRANSFORMERS):
+        return False
+    if name == "memory_key_padding_mask" or (name == "src_key_padding_mask" and signature.two_sequences):
+        return True
+    return name in _PATTERNS and isinstance(value, Tensor) and value.dim() == 2
+
+
+def _batch_first(module: nn.Module) -> bool | None:
+    """Which dimension torch's own transformer modules take for the batch; None for other modules."""
+    if not isinstance(module, _TORCH_TRANSFORMERS):
+        return None
+    return next((part.batch_first for part in module.modules() if isinstance(part, nn.MultiheadAttention)), None)
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

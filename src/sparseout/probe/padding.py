@@ -106,7 +106,8 @@ class Tokens:
             raise MaskError(f"does not say which dimension of its value of shape {tuple(vectors.shape)} holds the tokens")
         if not places:
             raise MaskError(f"of shape {tuple(self._kept.shape)} does not fit its value of shape {tuple(vectors.shape)}")
-        vectors = vectors.movedim(places[0], (0, 1))
+        if places[0] != (0, 1):
+            vectors = vectors.movedim(places[0], (0, 1))
         rows = vectors.reshape(batch * vectors.shape[1], -1, vectors.shape[-1])
         return rows[self._rows(vectors.shape[1], vectors.device)].flatten(0, 1)
 
