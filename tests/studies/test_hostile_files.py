@@ -87,12 +87,6 @@ def changed(record, place, value):
     return json.dumps(record).replace('"here"', value)
 
 
-OPTIONAL = {
-    *("scale", "warmup", "perplexity", "accuracy", "valid_loss", "best_epoch", "control", "target_sparsity", "measure"),
-    ("layers", "noise", "profile"),
-}
-
-
 @pytest.mark.parametrize("place", list(fields(driven())), ids=".".join)
 def test_a_field_of_another_type_leaves_its_run_out_by_name(place, tmp_path, capsys):
     """Each field of a summary, missing and with each of the values; the runs beside it are listed."""
@@ -118,7 +112,8 @@ def test_a_field_of_another_type_leaves_its_run_out_by_name(place, tmp_path, cap
             assert lines, f"{value} was believed"
     assert len(err.splitlines()) <= len(names)
     assert run(capsys, "results", tmp_path)[0] == 0
-    assert run(capsys, "study", "autoencoder", "--out", tmp_path, "--dry-run")[0] == 0
+    if place == ("seconds",):  # of which the estimate is made
+        assert run(capsys, "study", "autoencoder", "--out", tmp_path, "--dry-run")[0] == 0
 
 
 @pytest.mark.parametrize("file", ["summary.json", "config.json", "failure.json"])
