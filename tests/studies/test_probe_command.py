@@ -360,7 +360,7 @@ def test_a_run_that_is_none(damage, study, tmp_path, capsys, monkeypatch):
         "config": "config.json cannot be read",
         "settings": "config.json: p must be a drop probability in [0, 1], got 7",
         "another study": "must be of a study that is known, got 'other'",
-        "of another size": "are no weights of this run",
+        "of another size": "config.json was edited: run is",
     }
     assert messages[damage] in refused(capsys, f"run:{folder}")
     assert not Path("executed").exists()

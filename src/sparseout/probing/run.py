@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sparseout.probing.target import Target
 from sparseout.studies.config import UserError
-from sparseout.studies.records import read_epochs
 from sparseout.studies.trained import trained
 
 
@@ -20,7 +19,6 @@ def load(folder: Path, data: Sequence[Path]) -> Target:
     if len(data) > 1:
         raise UserError(f"--data must be one folder for run:, as the study's --data-dir, got {len(data)}")
     run = trained(folder, data[0] if data else None)
-    epochs = read_epochs(folder)
-    history = [{"step": epoch["epoch"], "layers": [{"layer": "all regularised layers", **epoch}]} for epoch in epochs]
+    history = [{"step": epoch["epoch"], "layers": [{"layer": "all regularised layers", **epoch}]} for epoch in run.history]
     batches = run.study.test_batches(run.data)
     return Target(run.network.eval(), batches, len(batches), history=history)

@@ -88,7 +88,7 @@ class StudyFolder:
         self.left_out = {}
         for name, contents in read_files(self.path, sorted(found - set(self._records)), (SUMMARY, CONFIG)):
             try:
-                record = _summary(self.path / name, contents)
+                record = _named_summary(self.path / name, contents)
                 if record["study"] != self.study:
                     raise UserError(f"{self.path / name} holds a run of the study {record['study']!r}")
                 self._records[name] = record
@@ -184,7 +184,7 @@ class RunFolder:
         """
         ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
         if SUMMARY in contents:
-            return bool(_summary(self.path, contents))
+            return bool(_named_summary(self.path, contents))
         try:
             settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
         except UserError:
@@ -259,10 +259,10 @@ def read_file(path: Location, kind: type) -> Record:
 
 
 def read_run(folder: Location) -> Record:
-    """The summary of the complete run in `folder`.
+    """The summary of the complete run in `folder`, whatever that is called.
 
     Raises:
-        UserError: the folder is damaged, or its name, its settings and its results are not of one run.
+        UserError: the folder is damaged, or its settings and its results are not of one run.
     """
     ((_, contents),) = read_files(folder.parent, [folder.name], (SUMMARY, CONFIG))
     return _summary(folder, contents)
@@ -296,16 +296,27 @@ def _epochs(numbered: Iterable[tuple[str, bytes]]) -> list[Record]:
 
 
 def _summary(folder: Location, contents: Contents) -> Record:
-    """The summary of the complete run in `folder`, where `contents` of its files, its settings and its name agree."""
+    """The summary of the complete run in `folder`, where its settings and its results, among `contents`, agree."""
     summary = read_summary(content_of(folder, contents, SUMMARY), folder / SUMMARY)
     if CONFIG in contents:
         run = run_of(read_settings(content_of(folder, contents, CONFIG), folder / CONFIG))
         if run != summary["run"]:
             raise UserError(f"{folder} holds two runs: {CONFIG} is of {run}, {SUMMARY} of {summary['run']}")
-    _check_name(folder, settings_of(summary))
     return summary
 
 
-def _check_name(folder: Location, settings: Record) -> None:
+def _named_summary(folder: Location, contents: Contents) -> Record:
+    """The same where the folder's name agrees too."""
+    summary = _summary(folder, contents)
+    check_name(folder, settings_of(summary))
+    return summary
+
+
+def check_name(folder: Location, settings: Record) -> None:
+    """Check that a folder is called as the run with these settings.
+
+    Raises:
+        UserError: it is not.
+    """
     if folder.name != (name := folder_of(settings)):
         raise UserError(f"{folder} holds the run {run_of(settings)}, whose folder is called {name}: rename it, or delete it")

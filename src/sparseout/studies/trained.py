@@ -10,10 +10,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparseout.errors import FolderError, UserError
+from sparseout.records.identity import settings_of
 from sparseout.records.schema import Record, Settings
 from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import Config
-from sparseout.studies.records import CONFIG, SUMMARY, WEIGHTS, is_file, read_file, read_run
+from sparseout.studies.records import CONFIG, SUMMARY, WEIGHTS, check_name, is_file, read_epochs, read_file, read_run
 from sparseout.studies.study import Study
 
 
@@ -27,6 +28,7 @@ class Trained:
         data: what it was trained and is judged on.
         network: with the run's weights, on the CPU.
         summary: its record.
+        folder: that it is in.
     """
 
     study: Study
@@ -34,6 +36,16 @@ class Trained:
     data: Any
     network: nn.Module
     summary: Record
+    folder: Path
+
+    @property
+    def history(self) -> list[Record]:
+        """Its epochs.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return read_epochs(self.folder)
 
 
 def trained(folder: Path, data_dir: Path | None = None) -> Trained:
@@ -46,24 +58,31 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
     if not all(is_file(folder / name) for name in (CONFIG, SUMMARY, WEIGHTS)):
         raise FolderError(f"{folder} must be the folder of a complete run, with {CONFIG}, {WEIGHTS} and {SUMMARY}")
     folder = folder.resolve()  # '.' has no name, and a link has another
+    study, config = _configured(folder)
     try:
         summary = read_run(folder)
     except UserError as error:
         raise FolderError(str(error)) from error
-    study, config = _configured(folder)
     data = study.load(config, data_dir)
     network = study.model(config, data)
-    _load_weights(network, folder / WEIGHTS, summary["run"])
-    return Trained(study, config, data, network, summary)
+    try:
+        _load_weights(network, folder / WEIGHTS, summary["run"])
+        check_name(folder, settings_of(summary))
+    except UserError as error:
+        raise FolderError(str(error)) from error
+    return Trained(study, config, data, network, summary, folder)
 
 
 def _configured(folder: Path) -> tuple[Study, Config]:
     """The study and the configuration that the settings of a run ask for; one that is not among them has its default."""
     path = folder / CONFIG
-    settings = read_file(path, Settings)
+    try:
+        settings = read_file(path, Settings)
+    except UserError as error:
+        raise FolderError(str(error)) from error
     study = STUDIES.get(settings["study"])
     if study is None:
-        raise FolderError(f"{path}: study: must be one of {', '.join(map(repr, STUDIES))}, got {settings['study']!r}")
+        raise FolderError(f"{path} must be of a study that is known, got {settings['study']!r}")
     names = {field.name for field in dataclasses.fields(study.config)}
     try:
         config = study.config(**{name: value for name, value in settings.items() if name in names})
@@ -82,14 +101,14 @@ def _load_weights(network: nn.Module, path: Path, run: str) -> None:
             of = (file.metadata() or {}).get("run", run)  # earlier versions did not write it
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise FolderError(f"{path} cannot be read: {_line(error)}") from error
+        raise FolderError(f"{path} are no weights of this run: {_line(error)}") from error
     if of != run:
         raise FolderError(f"{path} has the weights of the run {of}, not of {run}")
     try:
         _check_types(network, tensors)
         network.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
-        raise FolderError(f"{path} has no weights of this run: {_line(error)}") from error
+        raise FolderError(f"{path} are no weights of this run: {_line(error)}") from error
 
 
 def _check_types(network: nn.Module, tensors: dict[str, Tensor]) -> None:
