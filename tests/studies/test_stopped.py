@@ -125,7 +125,9 @@ def test_ctrl_c_before_a_sweep_begins_is_one_line(tmp_path, monkeypatch, capsys)
 def small_disk(folder, size):
     """A disk of its own at `folder`."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a disk")
     try:
         yield lambda option: subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
