@@ -25,9 +25,11 @@ def _stop(*_: object) -> None:
 
 def _is_command() -> bool:
     """Whether this process is the command: its script, `python -m sparseout`, or a line of Python that imports this file."""
-    option, code = (*sys.orig_argv[1:3], "", "")[:2]
     script = os.path.basename(sys.argv[0]) if sys.argv else ""
-    return script == "sparseout" or (option, code) == ("-m", "sparseout") or (option == "-c" and "sparseout.cli" in code)
+    options = list(zip(sys.orig_argv, sys.orig_argv[1:], strict=False))
+    return script == "sparseout" or any(
+        (option, value) == ("-m", "sparseout") or (option == "-c" and "sparseout.cli" in value) for option, value in options
+    )
 
 
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,7 +1,10 @@
 """A run's name is a hash of what changes its numbers, and of nothing else."""
 
 import dataclasses
+import math
+import re
 import shlex
+from typing import get_type_hints
 
 import pytest
 from torch import nn
@@ -10,6 +13,7 @@ import sparseout
 from sparseout.cli import main
 from sparseout.studies import commands
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
+from sparseout.studies.catalogue import STUDIES
 from sparseout.studies.config import UserError
 from sparseout.studies.language import LanguageConfig
 
@@ -123,3 +127,28 @@ def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 0
     assert grids == [[config]]
+
+
+NUMBERS = {float: (math.nan, math.inf, -1.0), int: (-1, 10**30)}
+
+
+@pytest.mark.parametrize("config", [study.config for study in STUDIES.values()], ids=list(STUDIES))
+def test_every_number_has_a_range_and_its_refusal_names_it(config):
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        for value in NUMBERS.get(hints[field.name], ()):
+            with pytest.raises(ValueError, match=rf"^{field.name} must be .*, got {re.escape(repr(value))}$"):
+                config(**{field.name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": 10**9}, "threads must be an integer of at most 1024, got 1000000000"),
+        ({"lr": 1e308}, "lr must be at most 3.4e38, as float32 is, got 1e+308"),
+        ({"epochs": 10**30}, f"epochs must be an integer of at most 2147483647, got {10**30}"),
+    ],
+)
+def test_a_number_that_is_too_large(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AutoencoderConfig(**settings)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy
@@ -110,3 +111,33 @@ def test_the_real_mnist():
     assert images.test.shape == (10000, 784)
     assert images.train.mean() == pytest.approx(0.1307, abs=1e-4)
     assert images.test.mean() == pytest.approx(0.1325, abs=1e-4)
+
+
+def test_parquet_that_claims_more_than_any_data_set_has(tmp_path, monkeypatch):
+    rows = pyarrow.table({"image": pyarrow.array(["x"] * 5)})
+    pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    for limit, value in (("MOST_ROWS", 4), ("MOST_BYTES", 10)):
+        with monkeypatch.context() as patch:
+            patch.setattr(data, limit, value)
+            with pytest.raises(
+                UserError, match=r"train.parquet must be parquet that claims at most .*, got 5 rows and \d+ bytes"
+            ):
+                data.read_split("mnist", "train", tmp_path)
+
+
+@pytest.mark.parametrize("bomb", ["header", "palette", "sixteen bits"])
+def test_a_picture_is_measured_before_it_is_decompressed(bomb, tmp_path):
+    file = io.BytesIO()
+    if bomb == "header":
+        Image.new("L", (28, 28)).save(file, format="PNG")
+        content = bytearray(file.getvalue())
+        content[16:24] = (60_000).to_bytes(4, "big") * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    else:
+        Image.new({"palette": "P", "sixteen bits": "I;16"}[bomb], (28, 28)).save(file, format="PNG")
+        content = file.getvalue()
+    rows = [{"bytes": bytes(content), "path": None}]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
+    found = "exceeds limit|has 60000 x 60000" if bomb == "header" else "that of row 0 has the mode '(P|I;16)', not 'L'"
+    with pytest.raises(UserError, match=rf"train.parquet: the column 'image' must hold encoded grey pictures.*({found})"):
+        data.load("mnist", tmp_path)

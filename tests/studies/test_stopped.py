@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,13 @@ from sparseout.studies.records import StudyFolder
 STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "64", "--epochs", "400", "--device", "cpu"]
 
 
-def start(*arguments):
+def start(*arguments, command=("-m", "sparseout")):
     def heed():  # a test in the background ignores Ctrl-C, and so would its children
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    command = [sys.executable, "-m", "sparseout", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    words = [sys.executable, *command, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def alive(process):
@@ -42,8 +43,19 @@ def wait_until(found):
         time.sleep(0.01)
 
 
-def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path):
-    process = start("study", "autoencoder", "--out", tmp_path / "out")
+COMMANDS = [
+    ["-m", "sparseout"],
+    ["-W", "ignore", "-m", "sparseout"],
+    ["-c", "from sparseout.cli import main; raise SystemExit(main())"],
+    [str(Path(sys.executable).with_name("sparseout"))],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_ctrl_c_while_torch_is_imported_is_one_line(command, tmp_path):
+    if not command[0].startswith("-") and not Path(command[0]).exists():
+        pytest.skip("the command is not installed beside this Python")
+    process = start("study", "autoencoder", "--out", tmp_path / "out", command=command)
     with open(f"/proc/{process.pid}/maps") as maps:
         wait_until(lambda: maps.seek(0) or "libtorch_cpu" in maps.read())
     process.send_signal(signal.SIGINT)
@@ -125,7 +137,9 @@ def test_ctrl_c_before_a_sweep_begins_is_one_line(tmp_path, monkeypatch, capsys)
 def small_disk(folder, size):
     """A disk of its own at `folder`."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a disk")
     try:
         yield lambda option: subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)

@@ -153,3 +153,17 @@ def test_the_real_penn_treebank():
     corpus = text.load("ptb", Path(os.environ["SPARSEOUT_DATA"]))
     assert (len(corpus.train), len(corpus.valid), len(corpus.test)) == (929_589, 73_760, 82_430)
     assert len(corpus.vocabulary) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a \0 b\n", "cannot be read as UTF-8 text: byte 2 is NUL"),
+        (b"a" * (text.LONGEST + 1), "must have lines of at most 4,000,000 bytes, got one of 4,000,001"),
+        (b"\xff", "must be text in UTF-8: byte 0 is 0xff"),
+    ],
+)
+def test_a_file_that_is_no_text(content, message, tmp_path):
+    (tmp_path / "ptb.train.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"ptb.train.txt {message}"):
+        text.load("ptb", tmp_path)

@@ -26,13 +26,13 @@ def check_memory(study: Study, config: Config, data: Any, device: torch.device) 
         UserError: it needs more than there is.
     """
     there = _memory(device)
+    sizes = " and ".join(f"{name} of {getattr(config, name)}" for name in SIZES if hasattr(config, name))
     try:
         with torch.device("meta"):
             needed = 2 * sum(parameter.nbytes for parameter in study.model(config, data).parameters())
-    except (RuntimeError, OverflowError):  # more than a number of 64 bits can count
-        needed = 2**63
+    except (RuntimeError, OverflowError) as error:  # more than a number of 64 bits can count
+        raise UserError(f"{sizes} needs more memory than any machine has: {str(error).splitlines()[0]}") from error
     if there and needed > there:
-        sizes = " and ".join(f"{name} of {getattr(config, name)}" for name in SIZES if hasattr(config, name))
         raise UserError(f"{sizes} needs about {needed / 1e9:,.0f} GB for weights and gradients: {device} has {there / 1e9:,.0f}")
 
 

@@ -1,0 +1,131 @@
+"""Flags that cannot be meant: one line that names the flag, its value and what is allowed, exit code 2, nothing written."""
+
+import pytest
+import torch
+
+from sparseout.cli import main
+from sparseout.studies import memory
+from sparseout.studies.autoencoder import AutoencoderConfig
+from sparseout.studies.catalogue import STUDIES
+from sparseout.studies.config import UserError
+from sparseout.studies.language import LanguageConfig
+
+
+def refused(capsys, *arguments):
+    """The one line."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as ended:
+        code = ended.code
+    printed, error = capsys.readouterr()
+    assert (code, printed, error.count("\n")) == (2, "", 1), error
+    return error.removeprefix("sparseout: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--jobs", "0"], "jobs must be an integer of at least 1, got 0"),
+        (["--jobs", "1000000000"], "jobs must be an integer of at most 1024, got 1000000000"),
+        (["--checkpoint-minutes", "nan"], "checkpoint_minutes must be a finite number of at least 0, got nan"),
+        (["--checkpoint-minutes", "inf"], "checkpoint_minutes must be a finite number of at least 0, got inf"),
+        (["--checkpoint-minutes=-1"], "checkpoint_minutes must be a finite number of at least 0, got -1.0"),
+        (["--threads", "1000000000"], "threads must be an integer of at most 1024, got 1000000000"),
+        (["--p", "nan"], "p must be a drop probability in [0, 1], got nan"),
+        (["--seed", "-1"], "seed must be an integer in [0, 2^63 - 1], got -1"),
+        (["--ray", ""], "ray must be 'auto' or HOST:PORT, got ''"),
+        (["--device", "meta"], "device 'meta' cannot be used: Tensor.item() cannot be called on meta tensors"),
+        (["--device", "cpu:7"], "device 'cpu:7' cannot be used: there is only cpu"),
+        (["--device", ""], "device '' cannot be used: Device string must not be empty"),
+        (["--preset", "[]"], "preset must be one of 'quick', got '[]'"),
+        (["--q", "x"], "Error parsing --q: Could not find valid parse for arguments: ['x'] (--q FLOAT ...)"),
+        (["--epochs", "1e3"], "Error parsing --epochs: Could not find valid parse for arguments: ['1e3'] (--epochs INT ...)"),
+        (["--data-dir", __file__], f"--data-dir must be a folder, got the file {__file__}"),
+    ],
+)
+def test_a_flag_of_a_study(flags, message, tmp_path, capsys):
+    assert refused(capsys, "study", "autoencoder", "--out", str(tmp_path / "out"), *flags) == message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("", "the folder must have a name, or be a URL, got ''"),
+        ("a" * 300, f"{'a' * 300} cannot be used: File name too long"),
+        ("a\0b", "--out must have no NUL character, got 'a\\x00b'"),
+        (f"{__file__}/out", f"--out must be a folder that can be written: {__file__}/out: Not a directory"),
+        ("memory://", "memory:// cannot be used: it names no folder"),
+    ],
+)
+def test_an_output_folder_that_cannot_be(out, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, "study", "autoencoder", "--out", out) == message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
+    assert main(["study", "autoencoder", *flags, "--out", "[red]x[/red] :smile:"]) == 0
+    assert "Report: [red]x[/red] :smile:/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("study", "flags", "sizes"),
+    [
+        (
+            "autoencoder",
+            ["--hidden", "1000000000"],
+            "hidden of 1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
+        ),
+        ("autoencoder", ["--hidden", "2147483647"], "hidden of 2147483647 needs about "),
+        ("image", ["--width", "2147483647"], "depth of 10 and width of 2147483647 needs more memory than any machine has: "),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_made(study, flags, sizes, tmp_path, capsys):
+    error = refused(capsys, "study", study, *flags, "--out", str(tmp_path / "out"))
+    assert error.startswith(sizes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_that_does_not_fit(corpus):
+    sizes = "layers of 3 and hidden of 1000000 and embedding of 400 needs about "
+    with pytest.raises(UserError, match=f"^{sizes}"):
+        memory.check_memory(STUDIES["language"], LanguageConfig(hidden=10**6), corpus, torch.device("cpu"))
+
+
+def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
+    study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden=16)
+    data = study.load(config, None)
+    needed = 8 * (64 * 16 + 16 + 16 * 64 + 64)
+    monkeypatch.setattr(memory, "_memory", lambda _: needed)
+    memory.check_memory(study, config, data, torch.device("cpu"))
+    monkeypatch.setattr(memory, "_memory", lambda _: needed - 1)
+    with pytest.raises(UserError, match="hidden of 16 needs about 0 GB"):
+        memory.check_memory(study, config, data, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "x:y", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (
+            ["probe", "x:y", "--every", "nan"],
+            "Error parsing --every: invalid literal for int() with base 10: 'nan' (--every INT)",
+        ),
+        (["probe", "x:y", "--device", "cpu:7"], "device 'cpu:7' cannot be used: there is only cpu"),
+        (["bench", "--seconds", "nan"], "seconds must be a number of at least 0, got nan"),
+        (["bench", "--sizes", "1" + "0" * 30], f"sizes must be integers of at least 1, got {10**30}"),
+        (["sample", "nowhere", "--temperature", "nan"], "temperature must be a positive number, got nan"),
+        (["sample", "nowhere", "--seed", "-1"], "seed must be an integer of at least 0, got -1"),
+        (
+            ["evaluate", "nowhere", "--device", "meta"],
+            "device 'meta' cannot be used: Tensor.item() cannot be called on meta tensors",
+        ),
+        (["results", ""], "the folder must have a name, or be a URL, got ''"),
+        (["stud"], "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, bench)"),
+    ],
+)
+def test_a_flag_of_another_command(arguments, message, capsys):
+    assert refused(capsys, *arguments) == message
