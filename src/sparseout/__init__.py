@@ -4,8 +4,9 @@ from sparseout import cli as cli  # first: Ctrl-C may come while torch is import
 from sparseout import metrics, schedule
 from sparseout.functional import sparseout
 from sparseout.kernels import backends
-from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.layers import Sparseout
 from sparseout.probe import Probe
+from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
 from sparseout.target import SparsityTarget, target_callback
 

@@ -22,6 +22,7 @@ ORDER = [
     "dtensor",
     "functional",
     "layers",
+    "structured",
     "schedule",
     "metrics",
     "surgery",

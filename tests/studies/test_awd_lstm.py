@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseout.layers import LockedSparseout
+from sparseout.structured import LockedSparseout
 from sparseout.studies import language
 from sparseout.studies.awd_lstm import AWDLSTM, Layer, LockedDropout
 from sparseout.studies.language import LanguageConfig

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from sparseout.checks import check_integer, check_number, check_p
-from sparseout.layers import LockedSparseout
 from sparseout.records.schema import LARGEST
+from sparseout.structured import LockedSparseout
 from sparseout.studies import text
 from sparseout.studies.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
 from sparseout.studies.config import Config, UserError

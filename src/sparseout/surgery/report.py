@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import nn
 
 from sparseout.checks import check_choice, check_shared_dims
-from sparseout.layers import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.layers import Sparseout
+from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import edit
 
 Action = Literal["swap", "insert"]

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from torch import jit, nn
 
 from sparseout.checks import check_layer_scale, check_p, check_q
-from sparseout.layers import Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.layers import Sparseout
+from sparseout.structured import Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import closest, edit
 from sparseout.surgery.report import SwapReport, Unreachable, perform
 from sparseout.surgery.uses import uses_in
