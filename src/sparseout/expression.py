@@ -40,9 +40,10 @@ class Expression(torch.autograd.Function):
         gradient, eps, dims = ctx.settings
         x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
         coefficient = q / 2 if gradient == "exact" else torch.ones_like(q)
-        largest = torch.finfo(x.dtype).max
-        power = (x.abs() / in_range(scale, x.dtype) + eps).pow((q - 2) / 2).clamp_max(largest)
-        factor = (1 + coefficient.clamp_max(largest) * power * noise).clamp(-largest, largest)
+        limits = torch.finfo(x.dtype)
+        power = (x.abs() / in_range(scale, x.dtype) + eps).pow((q - 2) / 2)
+        scaled = torch.where(coefficient < limits.tiny, 0, coefficient.clamp_max(limits.max) * power)
+        factor = (1 + scaled * noise).clamp(-limits.max, limits.max)
         result = grad.to(x.dtype) * torch.where(is_product, product_noise, factor)
         return result.to(grad.dtype), None, None, None, None, None, None, None
 

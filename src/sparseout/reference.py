@@ -154,11 +154,12 @@ def backward(
     x = _compute(input if gradient == "exact" else input.detach())
     coefficient = q / 2 if gradient == "exact" else 1.0
     size = x.abs() / in_range(scale, x.dtype) + eps
-    # Each term stays finite: 0 * inf would make a NaN, of a coefficient that rounds to 0 or of a zero gradient.
-    largest = torch.finfo(g.dtype).max
-    power = size.pow((q - 2) / 2).clamp_max(largest)
-    factor = 1 + min(coefficient, largest) * power * _noise(kept, p, g.dtype)
-    return (g * factor.clamp(-largest, largest)).to(grad.dtype)
+    limits = torch.finfo(g.dtype)
+    # A coefficient that rounds to 0 makes any power 0, an infinite one too: 0 * inf would be NaN.
+    exponent = (q - 2) / 2 if coefficient >= limits.tiny else 0.0
+    factor = 1 + min(coefficient, limits.max) * size.pow(exponent) * _noise(kept, p, g.dtype)
+    # An overflowing factor stays finite: 0 * inf would make a NaN of a zero gradient.
+    return (g * factor.clamp(-limits.max, limits.max)).to(grad.dtype)
 
 
 def in_range(scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:

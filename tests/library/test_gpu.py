@@ -258,7 +258,6 @@ def test_finite_input_never_gives_nan(dtype, data, p, q, gradient, eps):
     eps=st.sampled_from([1e-6, 1e-60]),
 )
 def test_the_ends_of_the_range_are_the_references(dtype, p, q, gradient, eps):
-    assume((q, gradient, eps) != (0, "exact", 1e-60))  # in float32 the reference computes 0 * inf there
     x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]).to(DEVICE, dtype).repeat(20)
     pairs = [(forward(x, p, q, 5), reference.forward(x, p, q, 5))]
     for grad in (x, torch.ones_like(x)):
