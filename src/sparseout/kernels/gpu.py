@@ -78,10 +78,10 @@ def _launch(
     up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
     strides = tuple((output if tensor is None else tensor).stride() for tensor in (output, input, grad))
     sizes, walks, reach = _walk(output.shape, strides, shared_dims)
-    exponent = q / 2 if grad is None else (q - 2) / 2
-    quarters = 4 * exponent
     if not isinstance(scale, Tensor):
         coefficient, eps = unit.absorb(coefficient, eps, scale, q, output.dtype)
+    exponent = q / 2 if grad is None else (q - 2) / 2 if coefficient >= limits.tiny else 0.0  # as in `reference.backward`
+    quarters = 4 * exponent
     with torch.cuda.device_of(output):
         kernel[(-(-count // _BLOCK),)](
             input,
