@@ -167,3 +167,11 @@ def test_a_missing_extra_prints_the_line_that_installs_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert main(["study", "--help"]) == 2
     assert capsys.readouterr().err == "sparseout: this command needs tyro: pip install 'sparseout[studies]'\n"
+
+
+def test_a_run_that_diverged_is_in_the_table_and_the_report(tmp_path, capsys):
+    flags = ["--q", "2", "--seed", "0", "--hidden", "8", "--epochs", "1", "--lr", "1e30", "--device", "cpu"]
+    assert main(["study", "autoencoder", *flags, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "results.jsonl").read_text())["test_loss"] is None
+    assert (tmp_path / "report.html").exists()
+    assert "Report: " in capsys.readouterr().out

@@ -114,6 +114,8 @@ def bench(
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
+    if device.partition(":")[0] == "meta":
+        raise UserError("device must be cpu or cuda, got meta: it computes nothing")
     where = torch_device(device)
     if where.type not in ("cpu", "cuda"):
         raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")

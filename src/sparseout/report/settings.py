@@ -85,7 +85,8 @@ class Setting:
 
     def profile(self) -> tuple[list[float], list[float]]:
         """Ranks in percent, and the relative magnitude at each: means over layers and seeds; empty where no record has one."""
-        profiles = [layer["profile"] for run in self.runs for layer in run["layers"].values() if "profile" in layer]
+        found = [layer["profile"] for run in self.runs for layer in run["layers"].values() if "profile" in layer]
+        profiles = [profile for profile in found if None not in profile]  # as that of a run that diverged
         magnitudes = [statistics.fmean(values) for values in zip(*profiles, strict=True)]
         return [100 * rank / max(1, len(magnitudes) - 1) for rank in range(len(magnitudes))], magnitudes
 
