@@ -229,7 +229,7 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
             "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
-        (["--device", "meta"], "sparseout: device 'meta' cannot be used: "),
+        (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_code_2(flags, message, tmp_path, capsys):
