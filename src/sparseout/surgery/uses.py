@@ -277,7 +277,8 @@ class _Reader(ast.NodeVisitor):
             if isinstance(node, ast.Call):
                 self.visit(node)
 
-    visit_Compare = _look  # noqa: N815
+    def visit_Compare(self, node: ast.Compare) -> None:
+        self._look(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
