@@ -13,10 +13,10 @@ test: $(VENV)/installed  ## lint, check the types, run the tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 25
 
 test-slow: $(VENV)/installed  ## all tests, those that take minutes too, with five times the drawn examples
-	$(VENV)/bin/python -m pytest -m '' --hypothesis-profile thorough
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
 	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies \
