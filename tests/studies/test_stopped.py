@@ -259,11 +259,16 @@ def test_a_study_folder_that_was_begun_and_killed_is_no_other_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
 
+def published_record():
+    file = Path(__file__).parents[2] / "results" / "autoencoder-mnist" / "results.jsonl"
+    return file.read_text().splitlines(keepends=True)[0]
+
+
 def test_a_terminal_without_umlauts_of_20_columns_and_no_home(tmp_path):
     environment = {"PYTHONIOENCODING": "ascii", "COLUMNS": "20", "HOME": "/nowhere"}
     folder = tmp_path / "größe"
     folder.mkdir()
-    (folder / "results.jsonl").write_text('{"run": "a", "seed": 0, "q": 2}\n')
+    (folder / "results.jsonl").write_text(published_record())
     command = [sys.executable, "-m", "sparseout", "results", str(folder), "--csv", str(folder / "runs.csv")]
     done = subprocess.run(command, capture_output=True, check=False, env=os.environ | environment)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -271,7 +276,7 @@ def test_a_terminal_without_umlauts_of_20_columns_and_no_home(tmp_path):
 
 
 def test_a_closed_standard_output_is_no_traceback(tmp_path):
-    (tmp_path / "results.jsonl").write_text('{"run": "a", "seed": 0, "q": 2}\n')
+    (tmp_path / "results.jsonl").write_text(published_record())
     script = f"{sys.executable} -m sparseout results {tmp_path} --csv {tmp_path}/runs.csv >&-"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

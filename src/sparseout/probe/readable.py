@@ -55,7 +55,7 @@ def whole(tensor: Tensor) -> Tensor:
         return whole(tensor.trigger_wait())
     if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # the memory is its own
         with torch._C.DisableTorchFunctionSubclass():
-            plain = _dense(tensor.detach().as_subclass(Tensor))
+            plain = _dense(tensor.detach() if type(tensor) is Tensor else tensor.detach().as_subclass(Tensor))
         if plain.numel() and not plain._is_zerotensor() and not plain.untyped_storage().nbytes():
             raise UnreadableError("has no memory, which was freed")
         return plain
