@@ -65,6 +65,7 @@ class SparsityTarget:
             reach: once a layer.
 
     >>> import torch
+    >>> from sparseout import Sparseout
     >>> from torch.nn import functional as F
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Sparseout(p=0.5), nn.Linear(32, 16))
