@@ -16,6 +16,8 @@ def absorb(coefficient: float, eps: float, scale: float, q: float, dtype: torch.
     >>> absorb(1.0, 1e-6, 4.0, 1.0, torch.float32)
     (2.0, 4e-06)
     """
+    if scale == 1 and coefficient <= 1:  # all calls but those with the exact gradient above q = 2
+        return coefficient, eps
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))
     if scale == 1:
         return min(coefficient, limits.max), eps
