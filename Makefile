@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 ENGLISH := --dataset english --batch-size 10 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 --alpha 0 --beta 0
-KERNEL := CMakeLists.txt $(wildcard src/sparseout/kernels/*.[ch] src/sparseout/probe/*.c)
+KERNEL := CMakeLists.txt $(wildcard src/sparseout/native/*.[ch])
 
 .PHONY: demo test test-slow test-oldest figures questions targets warmup scale glm bench build format clean
 

@@ -1,14 +1,16 @@
 """Sparseout: control and measure how sparse the activations of a PyTorch network are."""
 
-from sparseout import cli as cli  # first: Ctrl-C may come while torch is imported
+from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because torch takes seconds to import
+
+# isort: split
 from sparseout import metrics, schedule
-from sparseout.functional import sparseout
-from sparseout.kernels import backends
+from sparseout.control import SparsityTarget, target_callback
 from sparseout.layers import Sparseout
+from sparseout.op.backends import backends
+from sparseout.op.functional import sparseout
 from sparseout.probe import Probe
 from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
-from sparseout.target import SparsityTarget, target_callback
 
 __version__ = "0.1.0"
 

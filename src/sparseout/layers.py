@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
-from sparseout.dtensor import local_of
-from sparseout.functional import sparseout
-from sparseout.kernels import is_plain
-from sparseout.running import RunningRMS
+from sparseout.op.backends import is_plain
+from sparseout.op.dtensor import local_of
+from sparseout.op.functional import sparseout
+from sparseout.op.running_rms import RunningRMS
 
 
 class Sparseout(nn.Module):

@@ -30,6 +30,8 @@ __all__ = [
     "zeros",
 ]
 
+TOLERANCE = 0.02  # a sparsity within this distance of its target counts as reached
+
 Dim = int | Sequence[int]
 
 

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.glm import SparseoutRegressor, expected_loss
 from sparseout.studies.glm import approximation, convergence, data, prediction, shrinkage
 

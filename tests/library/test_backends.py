@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import sparseout
-from sparseout import kernels, reference
-from sparseout.kernels import cpu
+from sparseout.native import library
+from sparseout.op import backends, cpu, reference
 
-kernel_alone = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
 
 def run(program, backend):
@@ -23,13 +23,13 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
     sparseout.backends()
     cpu_line, gpu_line, reference_line = capsys.readouterr().out.splitlines()
     assert cpu_line.startswith(
-        "cpu        takes CPU tensors: compiled kernel" if cpu.LIBRARY else "cpu        not here: there is no"
+        "cpu        takes CPU tensors: compiled kernel" if library.LIBRARY else "cpu        not here: there is no"
     )
-    assert gpu_line == f"gpu        not here: {kernels.gpu.MISSING}" if kernels.gpu.MISSING else "takes GPU tensors" in gpu_line
+    assert gpu_line == f"gpu        not here: {backends.gpu.MISSING}" if backends.gpu.MISSING else "takes GPU tensors" in gpu_line
     assert reference_line == "reference  takes all others: plain torch"
-    monkeypatch.setattr(cpu, "AVAILABLE", ())
+    monkeypatch.setattr(backends, "AVAILABLE", ())
     monkeypatch.setattr(cpu, "MISSING", "no compiler")
-    monkeypatch.setattr(kernels, "ASKED", "reference")
+    monkeypatch.setattr(backends, "ASKED", "reference")
     sparseout.backends()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "cpu        not here: no compiler"
@@ -39,7 +39,7 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
 def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
     x = torch.randn(50)
     monkeypatch.setattr(cpu, "MISSING", "there is no compiled kernel")
-    assert kernels.choose(x) == "reference"
+    assert backends.choose(x) == "reference"
     ours = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(ours, sparseout.sparseout(x, 0.5, 1.5, backend="reference", generator=torch.Generator().manual_seed(1)))
     with pytest.raises(ValueError, match="backend is 'cpu', which cannot be used here: there is no compiled kernel"):
@@ -60,8 +60,8 @@ def test_the_environment_insists_on_a_backend():
 @kernel_alone
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_a_calls_own_backend_comes_first(monkeypatch, backend):
-    monkeypatch.setattr(kernels, "ASKED", "gpu")
-    assert kernels.choose(torch.ones(3), backend) == backend
+    monkeypatch.setattr(backends, "ASKED", "gpu")
+    assert backends.choose(torch.ones(3), backend) == backend
 
 
 def test_a_lazily_negated_tensor_is_read_right():

@@ -58,7 +58,7 @@ def by_target(model, batch):
 
 def by_probe(model, batch):
     pytest.importorskip("rich")
-    from sparseout.probing.target import Target
+    from sparseout.cli.probe.target import Target
 
     Target(model, [batch], 1).run(batch, torch.device("cpu"))
 

@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sparseout
-from sparseout import kernels, reference
-from sparseout.expression import Expression
+from sparseout.native import library
+from sparseout.op import backends, reference
+from sparseout.op.expression import Expression
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
 
@@ -194,7 +195,7 @@ def test_the_operators_derivatives_to_second_order(gradient, q):
     def eager(x):
         drawn = seed
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sparseout.functional._draw_integer", lambda generator: int(drawn))
+            patch.setattr("sparseout.op.functional._draw_integer", lambda generator: int(drawn))
             return sparseout.sparseout(x, 0.4, q, gradient=gradient)
 
     torch.testing.assert_close(second(operator), second(eager), rtol=1e-12, atol=1e-12)
@@ -229,8 +230,8 @@ def test_the_expression_compiles_without_a_break():
 
 def test_the_kernel_runs_inside_a_compiled_function(monkeypatch):
     calls = []
-    forward = kernels.cpu.forward
-    monkeypatch.setattr(kernels.cpu, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
+    forward = backends.cpu.forward
+    monkeypatch.setattr(backends.cpu, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
     compiled = torch.compile(sparseout.sparseout, fullgraph=True, backend="aot_eager")
     compiled(torch.ones(30), 0.5, 1.5)
-    assert bool(calls) == (kernels.cpu.LIBRARY is not None)
+    assert bool(calls) == (library.LIBRARY is not None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparseout.target.controller import Controller
+from sparseout.control.controller import Controller
 
 SAMPLES = 400
 

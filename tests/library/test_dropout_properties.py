@@ -13,7 +13,8 @@ from tolerances import DTYPES, RTOL
 from torch.autograd import forward_ad
 
 import sparseout
-from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, reference
+from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.op import reference
 
 PS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 QS = st.sampled_from([0.5, 1.0, 1.5, 2.0, 2.5, 3.0]) | st.floats(0, 4)

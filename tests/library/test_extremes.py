@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import sparseout
-from sparseout import reference
-from sparseout.expression import Expression
+from sparseout.op import reference
+from sparseout.op.expression import Expression
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 EXTREMES = list(

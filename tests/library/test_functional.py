@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tolerances import DTYPES, RTOL
 
 import sparseout
-from sparseout import reference
+from sparseout.op import reference
 
 QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 SHAPES = ((), (0,), (1,), (1023,), (3, 0, 2), (3, 7, 256))

@@ -15,12 +15,11 @@ from test_reference import word_in_python
 from tolerances import DTYPES, RTOL
 from torch.torch_version import TorchVersion
 
-from sparseout import reference
-from sparseout.kernels import gpu
+from sparseout.op import gpu, reference
 
 triton = pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 tl = pytest.importorskip("triton.language")
-from sparseout.kernels.gpu_kernel import kept_at, kept_in_block, offset_of  # noqa: E402
+from sparseout.op.gpu_kernel import kept_at, kept_in_block, offset_of  # noqa: E402
 
 # The interpreter computes with NumPy, which warns of what a GPU passes over.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")

@@ -8,8 +8,8 @@ import torch
 from test_reference import word_in_python
 from tolerances import DTYPES
 
-from sparseout import Sparseout, reference
-from sparseout.kernels import gpu
+from sparseout import Sparseout
+from sparseout.op import gpu, reference
 
 pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 

@@ -1,43 +1,21 @@
-"""Importing the library is light, and its files import one way: from the op toward the studies."""
+"""Importing the library is light, and its files import one way, from the studies to the op."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sparseout
 
 PACKAGE = Path(sparseout.__file__).parent
-# A later line may import an earlier one.
+# A later part may import an earlier one, and a part may import itself.
 ORDER = [
-    "checks",
-    "extras",
-    "batches",
-    "reference",
-    "kernels",
-    "derivatives",
-    "expression",
-    "operators",
-    "running",
-    "dtensor",
-    "functional",
-    "layers",
-    "structured",
-    "schedule",
-    "metrics",
-    "surgery",
-    "errors",
-    "records",
-    "probe",
-    "target",
-    "glm",
-    "report",
-    "studies",
-    "probing",
-    "bench",
-    "cli",
-    "__main__",
+    *("errors", "checks", "extras", "batches", "native", "op", "layers", "structured", "schedule", "metrics"),
+    *("surgery", "glm", "records", "probe", "control", "report", "training", "studies", "runs", "bench", "cli"),
 ]
+NEVER = {"report": {"probe", "control"}}  # imports that the order alone would allow
 EXTRAS = {
     "accelerate",
     "datasets",
@@ -61,33 +39,63 @@ EXTRAS = {
     "tyro",
     "upath",
 }
+START = "cli.interrupt"  # imported before anything else, so it imports nothing
 
 
-def part_of(path):
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
-
-
-def imported_parts(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sparseout":
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "sparseout"]
-        for name in names:
-            yield name.split(".")[1] if "." in name else "__init__"
-
-
-def test_imports_run_one_way():
+def modules():
     for path in PACKAGE.rglob("*.py"):
-        part = part_of(path)
-        if part == "__init__":
-            continue
-        assert part in ORDER, f"{path.name} has no place in the order"
-        for imported in imported_parts(path):
-            if imported in ORDER:
-                assert ORDER.index(imported) <= ORDER.index(part), f"{path} imports {imported}"
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+NAMES = {name for name, _ in modules()}
+
+
+def imports_of(path):
+    """The package's modules that a file imports anywhere: at its top, in a function, or for its types alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("sparseout."):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}".removeprefix("sparseout.")
+                yield full if full in NAMES else full.rpartition(".")[0]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.partition(".")[0] == "sparseout")
+
+
+GRAPH = {name: set(imports_of(path)) - {name} for name, path in modules()}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"", "__main__"}))
+def test_a_file_imports_only_what_lies_below_it(name):
+    part = name.partition(".")[0]
+    for imported in GRAPH[name] - {""}:
+        below = imported.partition(".")[0]
+        assert ORDER.index(below) <= ORDER.index(part), f"{name} imports {imported}"
+        assert below not in NEVER.get(part, ()), f"{name} imports {imported}"
+
+
+def test_no_file_imports_itself_through_others():
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for imported in sorted(GRAPH[name] - {""}):  # the package itself imports the library, and only for its version
+                visit(imported)
+            done.add(path.pop())
+
+    for name in sorted(NAMES - {""}):
+        visit(name)
+
+
+def test_the_package_is_imported_for_its_version_and_its_folder_alone():
+    uses = [name for name, imported in GRAPH.items() if "" in imported]
+    assert set(uses) <= {"cli.main", "records.provenance", "probe.probe"}
+
+
+def test_what_handles_ctrl_c_imports_nothing_of_the_package():
+    assert GRAPH[START] == set()
 
 
 def test_importing_the_library_needs_torch_alone():

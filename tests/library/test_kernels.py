@@ -9,10 +9,10 @@ from tolerances import DTYPES, RTOL
 from torch.autograd import forward_ad
 
 import sparseout
-from sparseout import kernels, reference
-from sparseout.kernels import cpu
+from sparseout.native import library
+from sparseout.op import backends, cpu, reference
 
-pytestmark = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+pytestmark = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
 QS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 6.0]) | st.floats(0, 8)
 SIZES = st.integers(0, 3000) | st.sampled_from([1023, 1024, 1025, 32767, 32768, 32769, 100_003])
@@ -25,7 +25,7 @@ def values(size, dtype, scale=1.0):
     return (torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale).to(dtype)
 
 
-@pytest.fixture(scope="module", params=range(len(cpu.AVAILABLE)), ids=cpu.AVAILABLE, autouse=True)
+@pytest.fixture(scope="module", params=range(len(library.AVAILABLE)), ids=library.AVAILABLE, autouse=True)
 def _instruction_set(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "used", request.param)
@@ -33,8 +33,8 @@ def _instruction_set(request):
 
 
 def test_this_build_has_a_kernel_for_this_machine():
-    assert cpu.MISSING == ""
-    assert cpu.AVAILABLE[0] == "baseline"
+    assert library.MISSING == ""
+    assert library.AVAILABLE[0] == "baseline"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,16 +112,16 @@ def test_half_precision_rounds_as_torch_does(dtype, scale):
 
 def test_the_public_op_uses_the_kernel_where_it_can():
     x = torch.ones(10, 10)
-    assert kernels.choose(x) == "cpu"
+    assert backends.choose(x) == "cpu"
     negated = torch.complex(x, x).conj().imag
     assert negated.is_neg()
     for input in (x.to("meta"), negated):
-        assert kernels.choose(input) == "reference"
+        assert backends.choose(input) == "reference"
         with pytest.raises(ValueError, match="backend is 'cpu', which cannot be used here"):
-            kernels.choose(input, "cpu")
-    assert not torch.func.vmap(lambda row: torch.tensor(kernels.choose(row) == "cpu"))(x).any()
+            backends.choose(input, "cpu")
+    assert not torch.func.vmap(lambda row: torch.tensor(backends.choose(row) == "cpu"))(x).any()
     with forward_ad.dual_level():
-        assert kernels.choose(x) == "reference"
+        assert backends.choose(x) == "reference"
 
 
 @pytest.mark.parametrize("gradient", ["detached", "exact"])

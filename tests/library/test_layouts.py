@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tolerances import DTYPES, RTOL
 
 import sparseout
-from sparseout import reference
-from sparseout.kernels import cpu
+from sparseout.native import library
+from sparseout.op import cpu, reference
 
-kernel_alone = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
 
 @st.composite
@@ -33,7 +33,7 @@ def laid_out(draw, dtype):
 
 @kernel_alone
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("used", range(len(cpu.AVAILABLE)))
+@pytest.mark.parametrize("used", range(len(library.AVAILABLE)))
 @given(data=st.data(), q=st.sampled_from([1.0, 1.7, 2.0, 3.0]), gradient=st.sampled_from(["detached", "exact"]))
 def test_the_kernel_is_the_reference_in_every_layout(used, dtype, data, q, gradient):
     x, dims = data.draw(laid_out(dtype))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 import sparseout
 from sparseout import Sparseout
-from sparseout.kernels import is_plain
+from sparseout.op.backends import is_plain
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch warns that some of these kinds are prototypes
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseout import reference
+from sparseout.op import reference
 
 # Random123, tests/kat_vectors: philox4x32, 7 rounds; counter, key and output in hexadecimal.
 KNOWN_ANSWERS = [

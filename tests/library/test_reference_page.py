@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sparseout
-from sparseout import glm, metrics, probe, schedule, surgery, target
+from sparseout import control, glm, metrics, probe, schedule, surgery
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 MODULES = {
@@ -17,7 +17,7 @@ MODULES = {
     "sparseout.schedule": schedule,
     "sparseout.surgery": surgery,
     "sparseout.metrics": metrics,
-    "sparseout.target": target,
+    "sparseout.control": control,
 }
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import sparseout
-from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, kernels
-from sparseout.running import sample
+from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
+from sparseout.op import backends
+from sparseout.op.running_rms import sample
 
 KINDS = [
     (Sparseout, (4, 3)),
@@ -26,7 +27,7 @@ KINDS = [
 @pytest.fixture(params=["default", "reference"], autouse=True)
 def _backend(request, monkeypatch):
     if request.param == "reference":
-        monkeypatch.setattr(kernels, "ASKED", "reference")
+        monkeypatch.setattr(backends, "ASKED", "reference")
 
 
 def batch(size, seed=1, shape=(20, 9)):

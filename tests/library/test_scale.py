@@ -10,11 +10,12 @@ from test_compile import Counter
 from tolerances import DTYPES, RTOL
 
 import sparseout
-from sparseout import LockedSparseout, Sparseout, Sparseout2d, reference
-from sparseout.kernels import cpu
+from sparseout import LockedSparseout, Sparseout, Sparseout2d
+from sparseout.native import library
+from sparseout.op import cpu, reference
 
-BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING))]
-kernel_alone = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.MISSING)
+BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING))]
+kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 GRADIENTS = ["detached", "exact"]
 QS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0]) | st.floats(0, 5)
 UNITS = st.floats(-5, 5).map(math.exp)
@@ -75,7 +76,7 @@ def test_dropout_knows_no_scale_and_1_is_none(dtype, backend, q, p, s, seed):
 
 
 @kernel_alone
-@pytest.mark.parametrize("used", range(len(cpu.AVAILABLE)), ids=cpu.AVAILABLE)
+@pytest.mark.parametrize("used", range(len(library.AVAILABLE)), ids=library.AVAILABLE)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("s", [1e-6, 0.2, 5, 1e6])

@@ -10,7 +10,7 @@ from small import network, take
 from torch import nn
 
 from sparseout import Sparseout, SparsityTarget
-from sparseout.target import Reach, Report
+from sparseout.control import Reach, Report
 
 # Not measured
 

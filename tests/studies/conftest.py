@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparseout.studies import text
+from sparseout.studies.data import text
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseout.studies.augmentation import crop_and_flip
+from sparseout.studies.data.augmentation import crop_and_flip
 
 
 def seeded(seed=0):

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sparseout.studies import data
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place
+from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, Autoencoder, AutoencoderConfig, evaluate
-from sparseout.studies.execution import Execution
-from sparseout.studies.place import Place
-from sparseout.studies.records import RunFolder, read_lines
-from sparseout.studies.sweep import execute
+from sparseout.studies.data import mnist
+from sparseout.training.folders import RunFolder, read_lines
 
 RECORD = ["study", "run", "q", "p", "seed", "gradient", "noise", "threads", "precision"]
 RECORD += ["dataset", "hidden", "epochs", "batch_size", "lr"]
@@ -75,7 +75,7 @@ def test_the_provenance_is_complete_and_names_no_place(finished):
 
 def test_the_weights_are_those_that_were_measured(finished):
     out, records = finished
-    images = data.load("digits")
+    images = mnist.load("digits")
     for record in records:
         config = AutoencoderConfig(q=record["q"], seed=record["seed"], epochs=6, hidden=32)
         model = Autoencoder(64, 32, config.noise_layer())

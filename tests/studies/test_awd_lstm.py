@@ -8,9 +8,9 @@ from torch import nn
 
 from sparseout.structured import LockedSparseout
 from sparseout.studies import language
-from sparseout.studies.awd_lstm import AWDLSTM, Layer, LockedDropout
 from sparseout.studies.language import LanguageConfig
-from sparseout.studies.measure import regularised
+from sparseout.studies.models.awd_lstm import AWDLSTM, Layer, LockedDropout
+from sparseout.training.evaluation import regularised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,9 +11,9 @@ from clock import Time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseout import reference
 from sparseout.bench import op
 from sparseout.bench.timing import Spread, alternate
+from sparseout.op import reference
 
 CPU = torch.device("cpu")
 needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")

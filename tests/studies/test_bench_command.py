@@ -11,10 +11,11 @@ from PIL import Image
 from torch import nn
 
 import sparseout
-from sparseout.bench import command, glm, op, probes, steps, target
+from sparseout.bench import glm, op, probes, steps, target
 from sparseout.bench.figure import write_figure
 from sparseout.bench.models import MODELS
-from sparseout.cli import main
+from sparseout.cli import bench
+from sparseout.cli.main import main
 from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
@@ -277,5 +278,5 @@ def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
 
 
 def test_the_records_command_repeats_the_selection():
-    selection = command.Selection(sizes=(4096,), dtypes=(), models=(), samples=())
+    selection = bench.Selection(sizes=(4096,), dtypes=(), models=(), samples=())
     assert selection.command.startswith("sparseout bench --sizes 4096 --dtypes --q 1.0 ")

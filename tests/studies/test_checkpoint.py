@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparseout.studies.checkpoint import _digest, load_checkpoint, save_checkpoint, save_tensors
-from sparseout.studies.config import UserError
+from sparseout.errors import UserError
+from sparseout.training.checkpoint import _digest, load_checkpoint, save_checkpoint, save_tensors
 
 OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1),

@@ -6,11 +6,11 @@ import time
 import pytest
 from rich.console import Console
 
+from sparseout.errors import UserError
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place
+from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY
-from sparseout.studies.config import UserError
-from sparseout.studies.execution import Execution
-from sparseout.studies.place import Place
-from sparseout.studies.sweep import execute
 
 ray = pytest.importorskip("ray")
 pytestmark = [

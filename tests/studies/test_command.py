@@ -9,14 +9,14 @@ import time
 import pytest
 from made import summary
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.studies.autoencoder import AutoencoderConfig
 
 FAST = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "32", "--epochs", "40"]
 
 
 def start(*arguments, **options):
-    command = [sys.executable, "-c", "from sparseout.cli import main; raise SystemExit(main())", *map(str, arguments)]
+    command = [sys.executable, "-c", "from sparseout.cli.main import main; raise SystemExit(main())", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 

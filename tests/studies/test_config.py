@@ -10,12 +10,12 @@ import pytest
 from torch import nn
 
 import sparseout
-from sparseout.cli import main
-from sparseout.studies import commands
+from sparseout.cli import study
+from sparseout.cli.main import main
+from sparseout.errors import UserError
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
-from sparseout.studies.catalogue import STUDIES
-from sparseout.studies.config import UserError
 from sparseout.studies.language import LanguageConfig
+from sparseout.studies.registry import STUDIES
 
 CHANGED = {
     "q": 1.5,
@@ -120,7 +120,7 @@ def test_a_bad_setting_is_named(settings, message):
 
 def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
     grids = []
-    monkeypatch.setattr(commands, "execute", lambda configs, *_: grids.append(configs) or ([], []))
+    monkeypatch.setattr(study, "execute", lambda configs, *_: grids.append(configs) or ([], []))
     config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden=17, lr=0.02)
     program, *arguments = shlex.split(config.command)
     assert program == "sparseout"

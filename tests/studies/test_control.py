@@ -9,14 +9,14 @@ from rich.console import Console
 from torch import nn
 
 from sparseout import Sparseout
-from sparseout.cli import main
+from sparseout.cli.main import main
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place
+from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
-from sparseout.studies.control import Control
-from sparseout.studies.execution import Execution
 from sparseout.studies.image import STUDY as IMAGE
-from sparseout.studies.place import Place
-from sparseout.studies.records import read_lines
-from sparseout.studies.sweep import execute
+from sparseout.training.folders import read_lines
+from sparseout.training.target_run import Control
 
 
 def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sparseout.studies import data
-from sparseout.studies.config import UserError
+from sparseout.errors import UserError
+from sparseout.studies.data import mnist
 
 
 def png(pixels):
@@ -32,7 +32,7 @@ def pictures(count, size=28, seed=0):
 
 
 def test_digits():
-    images = data.load("digits")
+    images = mnist.load("digits")
     assert images.train.shape == (1437, 64)
     assert images.test.shape == (360, 64)
     assert images.train.min() == 0
@@ -47,26 +47,26 @@ def test_mnist_is_read_from_the_hubs_layout(names, tmp_path):
     for name, split in zip(names, ("train", "test"), strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_split(tmp_path / name, [png(picture) for picture in expected[split]])
-    images = data.load("mnist", tmp_path)
+    images = mnist.load("mnist", tmp_path)
     assert torch.equal(images.train, torch.from_numpy(expected["train"].reshape(7, 784)).float() / 255)
     assert torch.equal(images.test, torch.from_numpy(expected["test"].reshape(3, 784)).float() / 255)
 
 
 def test_an_unknown_name():
     with pytest.raises(UserError, match="dataset must be one of 'digits', 'mnist', got 'emnist'"):
-        data.load("emnist")
+        mnist.load("emnist")
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"--data-dir must hold train\*.parquet or mnist/train\*.parquet: .* has neither"):
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)
 
 
 def test_a_file_that_is_not_parquet(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(UserError, match=r"train.parquet cannot be read as parquet, or is empty: ") as raised:
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)
     assert "\n" not in str(raised.value)
 
 
@@ -76,14 +76,14 @@ def test_a_truncated_parquet_file(tmp_path):
         content = (tmp_path / f"{split}.parquet").read_bytes()
         (tmp_path / f"{split}.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="cannot be read as parquet, or is empty"):
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)
 
 
 def test_a_column_that_is_missing(tmp_path):
     for split in ("train", "test"):
         pyarrow.parquet.write_table(pyarrow.table({"img": [1]}), tmp_path / f"{split}.parquet")
     with pytest.raises(UserError, match="must have a column 'image', got img"):
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,20 @@ def test_pictures_that_are_not_mnists(picture, tmp_path):
     for split in ("train", "test"):
         write_split(tmp_path / f"{split}.parquet", [picture])
     with pytest.raises(UserError, match="the column 'image' must hold encoded grey pictures of 28 x 28 values"):
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)
 
 
 def test_no_network_and_no_folder(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setitem(data.HUB, "mnist", "sparseout/no-such-data-set")
+    monkeypatch.setitem(mnist.HUB, "mnist", "sparseout/no-such-data-set")
     with pytest.raises(UserError, match="mnist could not be loaded from the hub .*: give --data-dir"):
-        data.load("mnist")
+        mnist.load("mnist")
 
 
 @pytest.mark.skipif("SPARSEOUT_DATA" not in os.environ, reason="SPARSEOUT_DATA names no folder with mnist/")
 def test_the_real_mnist():
-    images = data.load("mnist", Path(os.environ["SPARSEOUT_DATA"]))
+    images = mnist.load("mnist", Path(os.environ["SPARSEOUT_DATA"]))
     assert images.train.shape == (60000, 784)
     assert images.test.shape == (10000, 784)
     assert images.train.mean() == pytest.approx(0.1307, abs=1e-4)
@@ -118,11 +118,11 @@ def test_parquet_that_claims_more_than_any_data_set_has(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
     for limit, value in (("MOST_ROWS", 4), ("MOST_BYTES", 10)):
         with monkeypatch.context() as patch:
-            patch.setattr(data, limit, value)
+            patch.setattr(mnist, limit, value)
             with pytest.raises(
                 UserError, match=r"train.parquet must be parquet that claims at most .*, got 5 rows and \d+ bytes"
             ):
-                data.read_split("mnist", "train", tmp_path)
+                mnist.read_split("mnist", "train", tmp_path)
 
 
 @pytest.mark.parametrize("bomb", ["header", "palette", "sixteen bits"])
@@ -140,4 +140,4 @@ def test_a_picture_is_measured_before_it_is_decompressed(bomb, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
     found = "exceeds limit|has 60000 x 60000" if bomb == "header" else "that of row 0 has the mode '(P|I;16)', not 'L'"
     with pytest.raises(UserError, match=rf"train.parquet: the column 'image' must hold encoded grey pictures.*({found})"):
-        data.load("mnist", tmp_path)
+        mnist.load("mnist", tmp_path)

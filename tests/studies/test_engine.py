@@ -12,12 +12,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sparseout.studies import engine
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place
+from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
-from sparseout.studies.execution import Execution
-from sparseout.studies.place import Place
-from sparseout.studies.records import RunFolder, read_lines
-from sparseout.studies.sweep import execute
+from sparseout.training import engine
+from sparseout.training.folders import RunFolder, read_lines
 
 SMALL = {"q": (1.5,), "epochs": (3,), "hidden": (16,), "batch_size": (300,)}  # 5 steps an epoch
 

@@ -8,13 +8,13 @@ import torch
 from made import summary, write_run, write_study
 from safetensors.torch import save_file
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.probe import read_history
+from sparseout.runs.options import location
 from sparseout.studies.autoencoder import AutoencoderConfig
-from sparseout.studies.checkpoint import save_checkpoint
 from sparseout.studies.glm import approximation
-from sparseout.studies.place import location
-from sparseout.studies.records import StudyFolder
+from sparseout.training.checkpoint import save_checkpoint
+from sparseout.training.folders import StudyFolder
 
 DEEP = 3000
 GARBAGE = {

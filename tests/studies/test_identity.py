@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from made import summary, write_run, write_study
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.records.identity import folder_of, run_of
 from sparseout.records.schema import read_summary
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.image import ImageConfig
-from sparseout.studies.records import StudyFolder
+from sparseout.training.folders import StudyFolder
 
 RESULTS = Path(__file__).parents[2] / "results"
 

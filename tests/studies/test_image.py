@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from torch import nn
 
 import sparseout
-from sparseout.studies import image, labelled
-from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
-from sparseout.studies.config import UserError
+from sparseout.errors import UserError
+from sparseout.studies import image
+from sparseout.studies.data import classification
 from sparseout.studies.image import STUDY, ImageConfig, ImageLearner
+from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = {"train_images": 70, "valid_images": 20, "batch_size": 32, "epochs": 4}
 
@@ -176,9 +177,9 @@ def test_only_images_that_are_no_digits_are_mirrored(learner, monkeypatch):
     run.begin(1)
     run.loss(0)
     big = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
-    part = labelled.Part(big, torch.arange(40) % 10)
-    data = labelled.LabelledImages(part, part[:0], part, 10, torch.zeros(3), torch.ones(3))
-    monkeypatch.setattr(labelled, "load", lambda *_: data)
+    part = classification.Part(big, torch.arange(40) % 10)
+    data = classification.LabelledImages(part, part[:0], part, 10, torch.zeros(3), torch.ones(3))
+    monkeypatch.setattr(classification, "load", lambda *_: data)
     coloured = learner(dataset="cifar10")
     coloured.begin(1)
     coloured.loss(0)

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sparseout.studies import data, labelled
-from sparseout.studies.config import UserError
+from sparseout.errors import UserError
+from sparseout.studies.data import classification, mnist
 
 
 def png(pixels):
@@ -34,7 +34,7 @@ def write(folder, images, labels, column="label", splits=("train", "test"), img=
 
 
 def test_digits_are_those_of_scikit_learn():
-    images = labelled.load("digits")
+    images = classification.load("digits")
     values, labels = load_digits(return_X_y=True)
     assert images.classes == 10
     assert images.channels == 1
@@ -53,21 +53,21 @@ def test_cifar_is_read_from_the_hubs_layout(name, column, classes, tmp_path):
     labels = [0, classes - 1, 4, 3, 2, 1, 5, 6, 7]
     write(tmp_path, train, labels, column, ["train"])
     write(tmp_path, test, [1, 2, 3], column, ["test"])
-    images = labelled.load(name, tmp_path, 4, 2)
+    images = classification.load(name, tmp_path, 4, 2)
     assert images.classes == classes
     assert numpy.array_equal(images.train.images, train[:4])
     assert images.train.labels.tolist() == labels[:4]
     assert numpy.array_equal(images.valid.images, train[7:])
     assert images.valid.labels.tolist() == labels[7:]
     assert numpy.array_equal(images.test.images, test)
-    everything = labelled.load(name, tmp_path, valid_images=2)
+    everything = classification.load(name, tmp_path, valid_images=2)
     assert numpy.array_equal(everything.train.images, train[:7])
 
 
 def test_images_are_normalised_by_those_to_learn_from(tmp_path):
     train = pictures(20, seed=1)
     write(tmp_path, train, [0] * 20)
-    images = labelled.load("cifar10", tmp_path, 8, 5)
+    images = classification.load("cifar10", tmp_path, 8, 5)
     values = train[:8].astype(numpy.float64)
     expected = (train - values.mean((0, 1, 2))) / values.std((0, 1, 2))
     made = images.normalised(images.test.images)
@@ -80,20 +80,20 @@ def test_a_channel_of_one_value_is_only_shifted(tmp_path):
     train = pictures(4)
     train[..., 1] = 77
     write(tmp_path, train, [0] * 4)
-    assert not labelled.load("cifar10", tmp_path).normalised(torch.from_numpy(train))[:, 1].any()
+    assert not classification.load("cifar10", tmp_path).normalised(torch.from_numpy(train))[:, 1].any()
 
 
 def test_an_unknown_name():
     with pytest.raises(UserError, match="dataset must be one of 'digits', 'cifar10', 'cifar100', got 'svhn'"):
-        labelled.load("svhn")
+        classification.load("svhn")
 
 
 def test_missing_files(tmp_path):
     with pytest.raises(UserError, match=r"--data-dir must hold train\*.parquet or cifar10/train\*.parquet: .* has neither"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
     write(tmp_path, pictures(2), [0, 1], splits=["train"])
     with pytest.raises(UserError, match=r"--data-dir must hold test\*.parquet"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
 
 
 def test_a_file_without_rows(tmp_path):
@@ -101,16 +101,16 @@ def test_a_file_without_rows(tmp_path):
     rows = pyarrow.parquet.read_table(tmp_path / "train.parquet")
     pyarrow.parquet.write_table(rows.slice(0, 0), tmp_path / "test.parquet")
     with pytest.raises(UserError, match=r"test.parquet cannot be read as parquet, or is empty"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
 
 
 def test_columns_that_are_missing(tmp_path):
     write(tmp_path, pictures(2), [0, 1])
     with pytest.raises(UserError, match="must have a column 'fine_label', got img, label"):
-        labelled.load("cifar100", tmp_path)
+        classification.load("cifar100", tmp_path)
     write(tmp_path, pictures(2), [0, 1], img="image")
     with pytest.raises(UserError, match="must have a column 'img', got image, label"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_picture_of_another_kind(picture, found, tmp_path):
     write(tmp_path, [*pictures(2), picture, *pictures(2)], [0, 1, 2, 3, 4])
     wanted = "the column 'img' must hold encoded colour pictures of 32 x 32 x 3 values"
     with pytest.raises(UserError, match=f"{wanted}: {found}") as raised:
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
     assert "\n" not in str(raised.value)
 
 
@@ -134,7 +134,7 @@ def test_a_column_without_pictures(tmp_path):
     for split in ("train", "test"):
         pyarrow.parquet.write_table(pyarrow.table({"img": [1, 2], "label": [0, 1]}), tmp_path / f"{split}.parquet")
     with pytest.raises(UserError, match="the column 'img' must hold encoded colour pictures"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_column_without_pictures(tmp_path):
 def test_labels_that_are_none(labels, got, tmp_path):
     write(tmp_path, pictures(2), labels)
     with pytest.raises(UserError, match=rf"the column 'label' must hold integers in \[0, 9\], got {got}$"):
-        labelled.load("cifar10", tmp_path)
+        classification.load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_labels_that_are_none(labels, got, tmp_path):
 )
 def test_more_images_than_there_are(counts, wanted):
     with pytest.raises(UserError, match=f"{wanted} must be at most the 1437 training images together"):
-        labelled.load("digits", None, *counts)
+        classification.load("digits", None, *counts)
 
 
 def test_the_hub_is_asked_for_cifar(monkeypatch, tmp_path):
@@ -165,15 +165,15 @@ def test_the_hub_is_asked_for_cifar(monkeypatch, tmp_path):
         return datasets.Dataset.from_parquet(str(tmp_path / f"{split}.parquet"))
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    assert len(labelled.load("cifar100", None).train) == 3
+    assert len(classification.load("cifar100", None).train) == 3
     assert asked == [("uoft-cs/cifar100", "train"), ("uoft-cs/cifar100", "test")]
-    labelled.load.cache_clear()
-    assert set(data.HUB) >= set(labelled.LABELS)
+    classification.load.cache_clear()
+    assert set(mnist.HUB) >= set(classification.LABELS)
 
 
 @pytest.mark.skipif("SPARSEOUT_DATA" not in os.environ, reason="SPARSEOUT_DATA names no folder with cifar10/")
 def test_the_real_cifar10():
-    images = labelled.load("cifar10", Path(os.environ["SPARSEOUT_DATA"]))
+    images = classification.load("cifar10", Path(os.environ["SPARSEOUT_DATA"]))
     assert images.train.images.shape == (50000, 32, 32, 3)
     assert images.test.images.shape == (10000, 32, 32, 3)
     assert torch.bincount(images.train.labels).tolist() == [5000] * 10

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparseout import Probe
-from sparseout.studies import language, text
-from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
-from sparseout.studies.config import UserError
-from sparseout.studies.engine import Engine
+from sparseout.errors import UserError
+from sparseout.studies import language
+from sparseout.studies.data import text
 from sparseout.studies.language import IGNORED, LanguageConfig
-from sparseout.studies.records import RunFolder
+from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
+from sparseout.training.engine import Engine
+from sparseout.training.folders import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import sparseout
 from sparseout import metrics
-from sparseout.studies.measure import RANKS, SAMPLE, Profile, measuring, regularised
+from sparseout.training.evaluation import RANKS, SAMPLE, Profile, measuring, regularised
 
 
 class Net(nn.Module):

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sparseout import Probe
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.probe import Summary
+from sparseout.runs.load import trained
 from sparseout.studies import autoencoder
-from sparseout.studies.trained import trained
 
 transformers = pytest.importorskip("transformers")
 

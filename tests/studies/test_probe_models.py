@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparseout import Probe, Sparseout, metrics
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.probe import Summary
 
 transformers = pytest.importorskip("transformers")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sparseout.cli import main
-from sparseout.probing import files
-from sparseout.studies.config import UserError
+from sparseout.cli.main import main
+from sparseout.cli.probe import files
+from sparseout.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sparseout.cli import main
-from sparseout.studies.records import read_lines
+from sparseout.cli.main import main
+from sparseout.training.folders import read_lines
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -7,10 +7,11 @@ import time
 import pytest
 from made import write_run
 
-from sparseout.report.files import write_whole
+from sparseout.errors import UserError
+from sparseout.records.files import write_whole
+from sparseout.records.json_lines import to_json
 from sparseout.studies.autoencoder import AutoencoderConfig
-from sparseout.studies.config import UserError
-from sparseout.studies.records import StudyFolder, to_json
+from sparseout.training.folders import StudyFolder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sparseout.cli import main
-from sparseout.studies import memory
+from sparseout.cli.main import main
+from sparseout.errors import UserError
 from sparseout.studies.autoencoder import AutoencoderConfig
-from sparseout.studies.catalogue import STUDIES
-from sparseout.studies.config import UserError
 from sparseout.studies.language import LanguageConfig
+from sparseout.studies.registry import STUDIES
+from sparseout.training import memory
 
 
 def refused(capsys, *arguments):

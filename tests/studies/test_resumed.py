@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 
 from sparseout.records import provenance
-from sparseout.studies import engine
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place
+from sparseout.runs.run import run_one
+from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
-from sparseout.studies.checkpoint import load_checkpoint, save_checkpoint
-from sparseout.studies.execution import Execution
-from sparseout.studies.place import Place
-from sparseout.studies.run import run_one
-from sparseout.studies.sweep import execute
+from sparseout.training import engine
+from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
 
 AXES = {"q": (1.5,), "epochs": (3,), "hidden": (4,), "batch_size": (300,)}
 RUN = STUDY.grid(AXES)[0]

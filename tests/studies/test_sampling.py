@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from sparseout.cli.sample import generate
+from sparseout.errors import UserError
 from sparseout.studies import language
-from sparseout.studies.config import UserError
 from sparseout.studies.language import LanguageConfig
-from sparseout.studies.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

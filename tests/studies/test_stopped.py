@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 from sparseout.report import files
-from sparseout.studies import execution
+from sparseout.runs import executors
+from sparseout.runs.options import Place
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
-from sparseout.studies.place import Place
-from sparseout.studies.records import StudyFolder
+from sparseout.training.folders import StudyFolder
 
 STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "64", "--epochs", "400", "--device", "cpu"]
 
@@ -46,7 +46,7 @@ def wait_until(found):
 COMMANDS = [
     ["-m", "sparseout"],
     ["-W", "ignore", "-m", "sparseout"],
-    ["-c", "from sparseout.cli import main; raise SystemExit(main())"],
+    ["-c", "from sparseout.cli.main import main; raise SystemExit(main())"],
     [str(Path(sys.executable).with_name("sparseout"))],
 ]
 
@@ -98,9 +98,9 @@ def die(connection, place):
 
 
 def test_a_worker_that_is_killed_fails_its_run_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "_execute", die)
+    monkeypatch.setattr(executors, "_execute", die)
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (_, ended, failed) = execution.in_processes([config], Place(tmp_path), 1)
+    _, (_, ended, failed) = executors.in_processes([config], Place(tmp_path), 1)
     assert ended == failed.config == config
     assert failed.reason.startswith("its process (")
     assert failed.reason.endswith(") died, as when memory runs out")
@@ -113,8 +113,8 @@ def wait(connection, place):
 
 
 def test_closing_the_steps_ends_the_workers_and_records_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "_execute", wait)
-    steps = execution.in_processes(STUDY.grid({"seed": (0, 1, 2)}), Place(tmp_path), 2)
+    monkeypatch.setattr(executors, "_execute", wait)
+    steps = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), Place(tmp_path), 2)
     assert next(steps).running == 2
     children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False).stdout.split()
     assert len(children) >= 2

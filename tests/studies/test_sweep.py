@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 from upath import UPath
 
-from sparseout.cli import main
-from sparseout.studies import sweep
+from sparseout.cli.main import main
+from sparseout.errors import UserError
+from sparseout.runs import sweep
+from sparseout.runs.executors import Execution
+from sparseout.runs.options import Place, location
+from sparseout.runs.spec import read_question
+from sparseout.runs.sweep import Seldom, execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
-from sparseout.studies.config import UserError
-from sparseout.studies.execution import Execution
-from sparseout.studies.place import Place, location
-from sparseout.studies.question import read_question
-from sparseout.studies.records import StudyFolder
-from sparseout.studies.sweep import Seldom, execute
+from sparseout.training.folders import StudyFolder
 
 QUESTION = 'study = "autoencoder"\nq = [1, 2]\nseed = [0, 1]\nhidden = 16\nepochs = 2\n'
 

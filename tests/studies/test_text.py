@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseout.studies import text
-from sparseout.studies.config import UserError
+from sparseout.errors import UserError
+from sparseout.studies.data import text
 
 PARTS = {"train": "the cat sat\n\nthe dog sat on the cat\n", "valid": "the <unk> sat\n", "test": "the dog\n"}
 

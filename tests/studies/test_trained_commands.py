@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from sparseout.cli import main
+from sparseout.cli.main import main
 
 LANGUAGE = ["--train-tokens", "3000", "--layers", "1", "--hidden", "8", "--embedding", "8", "--epochs", "1", "--batch-size", "4"]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseout.studies.wide_resnet import PLACEMENTS, WideResNet
+from sparseout.studies.models.wide_resnet import PLACEMENTS, WideResNet
 
 
 def network(depth=10, width=1, channels=3, classes=10, noise=nn.Identity, placement="before-conv2"):

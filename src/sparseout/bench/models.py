@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparseout.layers import Sparseout
 from sparseout.studies.autoencoder import Autoencoder
-from sparseout.studies.awd_lstm import AWDLSTM, Output
+from sparseout.studies.models.awd_lstm import AWDLSTM, Output
 
 Noise = Callable[[], nn.Module]  # makes a layer of noise
 

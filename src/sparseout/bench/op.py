@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseout.bench.timing import Clock, Spread, alternate, load
-from sparseout.functional import sparseout
+from sparseout.op.functional import sparseout
 
 P = 0.5
 EPS = 1e-6

@@ -7,8 +7,8 @@ import torch
 from sparseout.bench.op import P, Row
 from sparseout.bench.steps import Step
 from sparseout.bench.timing import Spread, alternate, load
+from sparseout.control import SparsityTarget
 from sparseout.layers import Sparseout
-from sparseout.target import SparsityTarget
 
 EVERY = 8  # steps of which a target measures one: its default, and what a mean is taken over
 Q = (1.6, 1.8)  # the bounds of q, within which the op costs the same, so that a q that moves changes nothing

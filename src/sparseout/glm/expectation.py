@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sparseout.checks import check_choice, check_generator, check_number, check_q
-from sparseout.functional import sparseout
 from sparseout.glm.families import Family, Name, predictor
 from sparseout.glm.penalty import check_arguments, check_p_below_1, odds, powers, second_order
+from sparseout.op.functional import sparseout
 
 Method = Literal["closed_form", "enumeration", "monte_carlo"]
 

@@ -14,8 +14,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from sparseout.functional import sparseout
 from sparseout.glm.problem import Problem
+from sparseout.op.functional import sparseout
 
 _BATCH = 32
 # The longest step of a coefficient, in the problem's units, where the loss is an exponential.

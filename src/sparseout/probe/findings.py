@@ -6,8 +6,8 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from sparseout.probe.layer_record import LayerRecord
 from sparseout.probe.measures import Settings
-from sparseout.probe.records import LayerRecord
 from sparseout.probe.selection import Layer
 from sparseout.probe.sums import Sums
 

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from torch._C import _functorch
 from torch.nn.utils.rnn import PackedSequence
 
-from sparseout.kernels import is_plain
+from sparseout.op.backends import is_plain
 
 
 class UnreadableError(Exception):

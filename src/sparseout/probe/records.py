@@ -10,88 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from sparseout.checks import check_choice
 from sparseout.extras import needed_for
-from sparseout.probe import tables
-from sparseout.probe.measures import MEASURES, Histogram, Settings
+from sparseout.probe.layer_record import LayerRecord
+from sparseout.probe.measures import Histogram, Settings
+from sparseout.records import tables
 
 if TYPE_CHECKING:
     import pandas
     from rich.table import Table
 
-    from sparseout.probe.comparison import Comparison
-
 FORMAT = "sparseout probe 1"
 _NESTED = ("near_zero", "near_zero_rms", "histogram")
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRecord:
-    """One layer in one mode. A measure that was not asked for, or does not exist, is None.
-
-    Attributes:
-        layer, type: the module's path in the model and its class.
-        mode: `"train"` or `"eval"`.
-        call: which of its calls in a forward pass this is, from 1; None where they are counted together.
-        value: `"output"`, or the `"clean input"` of a Dropout or Sparseout.
-        unit_dim: dimensions of the value that hold the units of a vector.
-        units: how many a vector has; None where vectors differ.
-        calls, vectors: how many were measured.
-        zero_vectors, single_vectors, nonfinite_vectors: how many were all zero (their Hoyer sparseness is 1), had one unit (they
-            have none), or had a NaN or Inf (which make means None).
-        padding: vectors left out because a mask says that they are no tokens; None where a mask could not be understood.
-        zeros, rms, mean, std: over all elements.
-        hoyer, gini, treves_rolls, kurtosis, participation_ratio: means over the vectors.
-        lifetime, dead, always_on: over the units; None where vectors differ in their number.
-        near_zero: fraction of `|x| < t` by threshold `t`.
-        near_zero_rms: fraction of `|x| < t rms`, read off the histogram, in proportion within a bin.
-        histogram: of the magnitudes.
-        unread_mask: why `padding` is None.
-    """
-
-    layer: str
-    type: str
-    mode: str
-    call: int | None
-    value: str
-    unit_dim: tuple[int, ...]
-    units: int | None
-    calls: int
-    vectors: int
-    zero_vectors: int
-    single_vectors: int
-    nonfinite_vectors: int
-    padding: int | None
-    zeros: float | None = None
-    hoyer: float | None = None
-    rms: float | None = None
-    gini: float | None = None
-    treves_rolls: float | None = None
-    kurtosis: float | None = None
-    participation_ratio: float | None = None
-    lifetime: float | None = None
-    dead: float | None = None
-    always_on: float | None = None
-    mean: float | None = None
-    std: float | None = None
-    near_zero: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    near_zero_rms: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    histogram: Histogram | None = None
-    unread_mask: str | None = None
-
-    @property
-    def key(self) -> tuple[str, str, int | None]:
-        """What tells a record from the others of a summary."""
-        return self.layer, self.mode, self.call
-
-    @property
-    def name(self) -> str:
-        """The layer, and which call where they are counted apart."""
-        return (self.layer or "(model)") + (f" #{self.call}" if self.call else "")
-
-    def measures(self) -> dict[str, float | None]:
-        """All measures that are single numbers, thresholds among them."""
-        result = {name: getattr(self, name) for name in MEASURES}
-        result |= {f"|x| < {t}": value for t, value in self.near_zero.items()}
-        return result | {f"|x| < {t} RMS": value for t, value in self.near_zero_rms.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +60,6 @@ class Summary:
 
     def compare(self, after: Summary) -> Comparison:
         """This summary and a later one, layer by layer: `after - before` of each measure."""
-        from sparseout.probe.comparison import Comparison
-
         return Comparison(self, after)
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,6 +151,96 @@ class Summary:
         return header, rows
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """`after - before` of each measure of each layer that both have, by name, mode and call.
+
+    Attributes:
+        before, after: the summaries.
+    """
+
+    before: Summary
+    after: Summary
+
+    @property
+    def pairs(self) -> list[tuple[LayerRecord, LayerRecord]]:
+        """The records that both have, in the order of `before`."""
+        after = {record.key: record for record in self.after.layers}
+        return [(record, after[record.key]) for record in self.before.layers if record.key in after]
+
+    @property
+    def only_before(self) -> list[str]:
+        """Names of the records that `after` lacks."""
+        return _missing(self.before, self.after)
+
+    @property
+    def only_after(self) -> list[str]:
+        """Names of the records that `before` lacks."""
+        return _missing(self.after, self.before)
+
+    def differences(self) -> list[dict[str, Any]]:
+        """For each pair its `layer`, `mode` and `call`, and by measure `[before, after, after - before]`, where both have it."""
+        rows = []
+        for before, after in self.pairs:
+            values = after.measures()
+            measures = {
+                name: [old, new, new - old]
+                for name, old in before.measures().items()
+                if old is not None and (new := values.get(name)) is not None
+            }
+            rows.append({"layer": before.layer, "mode": before.mode, "call": before.call, "measures": measures})
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        return {
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "differences": self.differences(),
+            "only_before": self.only_before,
+            "only_after": self.only_after,
+        }
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a layer and measure. Needs pandas."""
+        with needed_for("to_pandas()", "report"):
+            import pandas
+
+        rows = [
+            {"layer": row["layer"], "mode": row["mode"], "call": row["call"], "measure": name}
+            | dict(zip(("before", "after", "difference"), values, strict=True))
+            for row in self.differences()
+            for name, values in row["measures"].items()
+        ]
+        return pandas.DataFrame(rows)
+
+    def table(self, *measures: str) -> Table:
+        """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
+        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
+
+    def remarks(self) -> list[str]:
+        """Which layers could not be compared, and what keeps their measures from comparing."""
+        names = (("before", self.only_before), ("after", self.only_after))
+        lines = [f"only {side}: {', '.join(layers)}" for side, layers in names if layers]
+        return lines + [f"{side}: {line}" for side in ("before", "after") for line in getattr(self, side).reservations()]
+
+    def __str__(self) -> str:
+        return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])
+
+    def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+        both = [name for name in self.before.measured() if name in self.after.measured()]
+        names = [check_choice("measures", name, both) for name in measures] or tables.telling(both, most=2)
+        rows = []
+        for (before, _), row in zip(self.pairs, self.differences(), strict=True):
+            changes = (row["measures"].get(name) for name in names)
+            rows.append([before.name, *(_change(values) for values in changes)])
+        return ["layer", *names], rows
+
+
 def _record(data: dict[str, Any]) -> LayerRecord:
     histogram = data["histogram"] and Histogram(**_with_tuples(data["histogram"], "edges", "counts"))
     return LayerRecord(**{**_with_tuples(data, "unit_dim"), "histogram": histogram})
@@ -233,3 +249,12 @@ def _record(data: dict[str, Any]) -> LayerRecord:
 def _with_tuples(data: dict[str, Any], *names: str) -> dict[str, Any]:
     """`data` with the tuples that JSON made lists of."""
     return data | {name: tuple(data[name]) for name in names}
+
+
+def _missing(of: Summary, other: Summary) -> list[str]:
+    keys = {record.key for record in other.layers}
+    return [record.name for record in of.layers if record.key not in keys]
+
+
+def _change(values: list[float] | None) -> str:
+    return "-" if values is None else f"{tables.number(values[0])} → {tables.number(values[1])} ({values[2]:+.2g})"

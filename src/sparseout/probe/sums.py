@@ -11,8 +11,8 @@ import operator
 import torch
 from torch import Tensor
 
-from sparseout.kernels import is_plain
-from sparseout.kernels.cpu import LIBRARY
+from sparseout.native.library import LIBRARY
+from sparseout.op.backends import is_plain
 
 # Bins of |x|, eight an octave from 2^-64 to 2^64 and equally wide within it: a float64's exponent and the first three bits of its
 # mantissa. Below them lies the first bin; above them, with Inf and NaN, the last.
@@ -30,9 +30,6 @@ BLOCK = 2**18
 
 _Basic = ctypes.c_double * len(BASIC)
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-if LIBRARY is not None:
-    _number, _pointer = ctypes.c_int64, ctypes.c_void_p
-    LIBRARY.sparseout_basic_sums.argtypes = (ctypes.c_int, _pointer, _number, _number, ctypes.c_int, _pointer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, distributed
 
 from sparseout.probe.findings import Tally
-from sparseout.probe.masks import MaskStack
+from sparseout.probe.mask_stack import MaskStack
 from sparseout.probe.padding import MaskError, Masks
 from sparseout.probe.readable import UnreadableError, first, items
 from sparseout.probe.selection import Layer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparseout.errors import UserError
 
@@ -25,3 +27,17 @@ def lines(path: Path | UPath) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
         yield f"{path}, line {number}", line
+
+
+def to_json(record: Any) -> str:
+    """`record` in JSON, which has no NaN: those become null."""
+    return json.dumps(finite(record), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON can have it: None for each float in it that is NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

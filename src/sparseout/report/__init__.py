@@ -8,9 +8,9 @@ from typing import Any
 from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
+    from sparseout.records.files import Location
     from sparseout.report.driven import write_driven
     from sparseout.report.figure import write_figure
-    from sparseout.report.files import Location
     from sparseout.report.probe import write_probe
     from sparseout.report.study import write_page
     from sparseout.report.table import table

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.metrics import TOLERANCE
+from sparseout.records.files import Location
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
-from sparseout.report.files import Location
 from sparseout.report.settings import Setting, series, settings
-from sparseout.target.reach import TOLERANCE
 
 LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}

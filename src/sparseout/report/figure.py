@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.records.files import Location, write_whole
 from sparseout.report import statistics
-from sparseout.report.files import Location, write_whole
 from sparseout.report.settings import Series, series, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sparseout.report.files import Location, finite, write_whole
+from sparseout.records.files import Location, write_whole
+from sparseout.records.json_lines import finite
 
 
 @dataclasses.dataclass(frozen=True)

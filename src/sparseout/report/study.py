@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.records.files import Location
 from sparseout.records.identity import OF_A_TARGET
 from sparseout.report import page, statistics
-from sparseout.report.files import Location
 from sparseout.report.page import Cell, number, text
 from sparseout.report.settings import AXES, Series, Setting, finding, main_axis, series, settings, varying
 from sparseout.report.table import cells

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sparseout.studies import data
-from sparseout.studies.config import Config
-from sparseout.studies.learner import Learner, Loss
-from sparseout.studies.measure import measuring
-from sparseout.studies.records import Record
-from sparseout.studies.study import Study
+from sparseout.records.schema import Record
+from sparseout.studies.data import mnist
+from sparseout.training.config import Config
+from sparseout.training.evaluation import measuring
+from sparseout.training.learner import Learner, Loss
+from sparseout.training.study import Study
 
 BATCH = 1000  # test images at a time
 
@@ -35,7 +35,7 @@ class AutoencoderConfig(Config):
 
     study: ClassVar[str] = "autoencoder"
 
-    dataset: data.Name = "digits"
+    dataset: mnist.Name = "digits"
     hidden: int = 256
     epochs: int = 20
     batch_size: int = 128
@@ -75,7 +75,7 @@ class AutoencoderLearner(Learner):
 
     network: Autoencoder
 
-    def __init__(self, config: AutoencoderConfig, images: data.Images, network: Autoencoder, accelerator: Accelerator) -> None:
+    def __init__(self, config: AutoencoderConfig, images: mnist.Images, network: Autoencoder, accelerator: Accelerator) -> None:
         super().__init__(config, network, torch.optim.Adam(network.parameters(), lr=config.lr), accelerator)
         self.images = images.to(self.device)
 
@@ -97,24 +97,24 @@ class AutoencoderLearner(Learner):
         return evaluate(self.network, self.images, profile=True)
 
 
-def load(config: AutoencoderConfig, data_dir: Path | None) -> data.Images:
+def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
     """The images of `config.dataset`."""
-    return data.load(config.dataset, data_dir)
+    return mnist.load(config.dataset, data_dir)
 
 
-def model(config: AutoencoderConfig, images: data.Images) -> Autoencoder:
+def model(config: AutoencoderConfig, images: mnist.Images) -> Autoencoder:
     """The autoencoder of `config` for images of that size."""
     return Autoencoder(images.train.shape[1], config.hidden, config.noise_layer())
 
 
-def test_batches(images: data.Images) -> tuple[Tensor, ...]:
+def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:
     """The test images."""
     batches: tuple[Tensor, ...] = images.test.split(BATCH)
     return batches
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: data.Images, profile: bool = True) -> Record:
+def evaluate(network: nn.Module, images: mnist.Images, profile: bool = True) -> Record:
     """Mean binary cross entropy a pixel of the test images, in nats, and the sparsity of their clean representations."""
     network.eval()
     total = 0.0

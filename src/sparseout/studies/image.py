@@ -12,15 +12,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sparseout.checks import check_integer
-from sparseout.studies import labelled
-from sparseout.studies.augmentation import crop_and_flip
-from sparseout.studies.config import Config, UserError
-from sparseout.studies.labelled import LabelledImages, Part
-from sparseout.studies.learner import Learner, Loss
-from sparseout.studies.measure import measuring
-from sparseout.studies.records import Record
-from sparseout.studies.study import Study
-from sparseout.studies.wide_resnet import Placement, WideResNet, check_depth
+from sparseout.errors import UserError
+from sparseout.records.schema import Record
+from sparseout.studies.data import classification
+from sparseout.studies.data.augmentation import crop_and_flip
+from sparseout.studies.data.classification import LabelledImages, Part
+from sparseout.studies.models.wide_resnet import Placement, WideResNet, check_depth
+from sparseout.training.config import Config
+from sparseout.training.evaluation import measuring
+from sparseout.training.learner import Learner, Loss
+from sparseout.training.study import Study
 
 BATCH = 500  # held-out images at a time
 DECAYS = (3, 6, 8)  # tenths of the epochs, after each of which the learning rate falls to a fifth
@@ -50,7 +51,7 @@ class ImageConfig(Config):
     study: ClassVar[str] = "image"
 
     p: float = 0.3
-    dataset: labelled.Name = "digits"
+    dataset: classification.Name = "digits"
     train_images: int = 0
     valid_images: int = 0
     depth: int = 10
@@ -81,7 +82,7 @@ def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
     Raises:
         UserError: they cannot be used, or are fewer than a batch.
     """
-    data = labelled.load(config.dataset, data_dir, config.train_images, config.valid_images)
+    data = classification.load(config.dataset, data_dir, config.train_images, config.valid_images)
     if len(data.train) < config.batch_size:
         raise UserError(f"batch_size must be at most the {len(data.train)} training images, got {config.batch_size}")
     return data

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from sparseout.checks import check_integer, check_number, check_p
-from sparseout.records.schema import LARGEST
+from sparseout.errors import UserError
+from sparseout.records.schema import LARGEST, Record
 from sparseout.structured import LockedSparseout
-from sparseout.studies import text
-from sparseout.studies.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
-from sparseout.studies.config import Config, UserError
-from sparseout.studies.learner import Learner, Loss
-from sparseout.studies.measure import measuring
-from sparseout.studies.records import Record
-from sparseout.studies.study import Study
+from sparseout.studies.data import text
+from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
+from sparseout.training.config import Config
+from sparseout.training.evaluation import measuring
+from sparseout.training.learner import Learner, Loss
+from sparseout.training.study import Study
 
 Where = Literal["hidden", "output", "both"]
 SHORTEST = 5  # words of a sequence, as the authors' code has it

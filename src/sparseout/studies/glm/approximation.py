@@ -12,9 +12,9 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 from sparseout.glm import expected_loss, penalty
+from sparseout.records.schema import Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
-from sparseout.studies.records import Record
 
 Q = 1.5
 DATA = ("counts", "breast cancer", "digits")

@@ -14,9 +14,9 @@ from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 
 from sparseout.glm import SparseoutClassifier, SparseoutRegressor, expected_loss
+from sparseout.records.schema import Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
-from sparseout.studies.records import Record
 
 P, Q = 0.5, 1.5
 DATA = ("diabetes", "counts", "breast cancer", "digits")

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from sparseout.records.schema import Record
 from sparseout.report.figure import save
-from sparseout.studies.records import Record
 
 LABELS = {
     "breast cancer": "Breast cancer, Bernoulli",

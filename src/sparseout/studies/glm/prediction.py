@@ -21,9 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sparseout.glm import SparseoutClassifier, SparseoutRegressor
+from sparseout.records.schema import Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
-from sparseout.studies.records import Record
 
 BUNDLED = {"breast cancer": 200, "diabetes": 200, "digits": 300}  # samples to train on; the others are the test set
 SYNTHETIC = ("strong", "even", "weak")

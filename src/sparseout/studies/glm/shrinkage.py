@@ -12,10 +12,10 @@ from matplotlib import colormaps
 from rich.table import Table
 
 from sparseout.glm import SparseoutRegressor, penalty
+from sparseout.records.schema import Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.approximation import slope
 from sparseout.studies.glm.figures import table
-from sparseout.studies.records import Record
 
 P = 0.5
 QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)

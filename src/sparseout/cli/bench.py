@@ -1,0 +1,199 @@
+"""The command `sparseout bench`: cell after cell, model after model, each written as soon as it is measured."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from sparseout.bench import glm, op, probes, steps, target
+from sparseout.bench.figure import size, write_figure
+from sparseout.bench.models import MODELS
+from sparseout.bench.table import fit_table, op_table, probe_table, step_table, target_table
+from sparseout.bench.timing import load
+from sparseout.checks import check_choice, check_number, check_q
+from sparseout.errors import UserError
+from sparseout.native.library import AVAILABLE
+from sparseout.op import cpu
+from sparseout.records.files import write_whole
+from sparseout.records.json_lines import to_json
+from sparseout.records.provenance import provenance
+from sparseout.records.schema import Record
+from sparseout.runs.options import torch_device
+from sparseout.runs.progress import progress_bar, terminal
+
+Integers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
+Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]
+Dtypes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(op.DTYPES)} ...")]
+Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} ...")]
+Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PROBES)} ...")]
+
+
+# Each part's file, by name: its columns, and its rows as a table.
+PARTS = {
+    "op": (op.COLUMNS, op_table),
+    "steps": (steps.COLUMNS, step_table),
+    "target": (target.COLUMNS, target_table),
+    "probe": (probes.COLUMNS, probe_table),
+    "glm": (glm.COLUMNS, fit_table),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What to measure.
+
+    Attributes:
+        sizes: elements of the op's input; none skips the op
+        dtypes: of the op's input
+        q: of Sparseout and of the plain expressions. The default is thinned to about ten minutes in all: Sparseout has every q
+            in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
+            and 1.7 elsewhere. Other values are measured everywhere
+        models: whose training steps to measure; none skips the steps
+        targets: models whose training steps to measure without a sparsity target and with one; none skips them
+        probes: that watch a transformer's forward passes; none skips them
+        samples: of 200 features, to fit generalized linear models to; none skips the fits
+        seconds: to measure for, each dtype and size, model, mode of the transformer, and fit; three rounds at least
+    """
+
+    sizes: Integers = op.SIZES
+    dtypes: Dtypes = tuple(op.DTYPES)
+    q: Floats = op.QS
+    models: Models = tuple(MODELS)
+    targets: Models = tuple(MODELS)
+    probes: Probes = tuple(probes.PROBES)
+    samples: Integers = (100_000,)
+    seconds: float = 8.0
+
+    def check(self) -> None:
+        """Raise `UserError` unless every value is in its range."""
+        try:
+            for elements in self.sizes:
+                check_number("sizes", elements, 1, 2**40, "integers of at least 1")
+            for samples in self.samples:
+                check_number("samples", samples, 100, 2**40, "integers of at least 100")
+            for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("targets", MODELS), ("probes", probes.PROBES)):
+                for value in getattr(self, name):
+                    check_choice(name, value, list(allowed))
+            for q in self.q:
+                check_q(q)
+            check_number("seconds", self.seconds, 0, 86_400, "a number of at least 0")
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if not self.q:
+            raise UserError("q needs at least one value")
+        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.samples):
+            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this, without the places of its output and its device."""
+        words = []
+        for name, value in dataclasses.asdict(self).items():
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(["sparseout", "bench", *words])
+
+
+def bench(
+    selection: Annotated[Selection, tyro.conf.arg(name="")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+) -> None:
+    """Time the op beside Dropout, plain torch, relu and a copy; then training steps, what a target and a probe add, and fits.
+
+    The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
+
+    Args:
+        selection: what to measure
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png; it is emptied of them
+        device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
+    """
+    selection.check()
+    if device.partition(":")[0] == "meta":
+        raise UserError("device must be cpu or cuda, got meta: it computes nothing")
+    where = torch_device(device)
+    if where.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
+    console = terminal()
+    folder = _Folder(out, selection, where)
+    models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
+    watching = tuple(dict.fromkeys(selection.probes))
+    modes = probes.MODES if watching else ()
+    cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
+    with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
+        torch.manual_seed(0)
+        task = progress.add_task("", total=len(cells) + len(models) + len(targets) + len(modes) + len(selection.samples))
+        for dtype, elements in cells:
+            progress.update(task, description=f"{dtype}, {size(elements)} elements")
+            folder.add("op", op.measure(dtype, elements, selection.q, where, selection.seconds))
+            progress.advance(task)
+        for model in models:
+            progress.update(task, description=f"steps of {model}")
+            folder.add("steps", steps.measure(model, where, selection.seconds))
+            progress.advance(task)
+        for model in targets:
+            progress.update(task, description=f"steps of {model} with a target")
+            folder.add("target", target.measure(model, where, selection.seconds))
+            progress.advance(task)
+        for mode in modes:
+            progress.update(task, description=f"probes of a transformer, {mode}")
+            folder.add("probe", probes.measure(mode, watching, where, selection.seconds))
+            progress.advance(task)
+        for samples in selection.samples:
+            progress.update(task, description=f"fits to {samples:,} samples")
+            folder.add("glm", glm.measure(samples, selection.seconds))
+            progress.advance(task)
+    write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
+    for part, (_, table) in PARTS.items():
+        if rows := folder.rows[part]:
+            console.print(table(rows))
+    for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
+        console.print(note, soft_wrap=True)
+    files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
+    console.print(f"Numbers: {files}\nFigure: {out / 'bench.png'}", soft_wrap=True)
+
+
+class _Folder:
+    """The output: emptied of an earlier benchmark, then rewritten whole with every cell and model, so that none is lost."""
+
+    def __init__(self, path: Path, selection: Selection, device: torch.device) -> None:
+        self.path = path
+        self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "bench.png").unlink(missing_ok=True)
+            write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
+            for part in PARTS:
+                self.add(part, [])
+        except OSError as error:
+            raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
+
+    def add(self, part: str, rows: Sequence[op.Row]) -> None:
+        """Add rows to one of the parts' files."""
+        self.rows[part] += rows
+        write_whole(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
+
+
+def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _provenance(selection: Selection, device: torch.device) -> Record:
+    """The studies' provenance, and what else a time depends on."""
+    return {
+        **provenance(selection.command, device),
+        "threads": torch.get_num_threads(),
+        "instruction_set": AVAILABLE[cpu.used] if AVAILABLE else "none",
+        "load_before": load(),
+    }

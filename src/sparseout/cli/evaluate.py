@@ -1,0 +1,95 @@
+"""The command `sparseout evaluate`: trained runs judged again on their study's test data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from sparseout.errors import FolderError, UserError
+from sparseout.records.files import is_file
+from sparseout.records.json_lines import finite
+from sparseout.records.schema import Record
+from sparseout.records.tables import rich_table
+from sparseout.report.table import COLUMNS
+from sparseout.runs.load import Trained, trained
+from sparseout.runs.options import torch_device
+from sparseout.runs.progress import say_left_out, terminal
+from sparseout.runs.run import isolated
+from sparseout.training.folders import STUDY, StudyFolder, read_study
+
+
+def evaluate(
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]],
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+    json_lines: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Evaluate trained runs on their study's test data, beside what was recorded when they were trained.
+
+    Args:
+        runs: folders of complete runs, or of studies, of which all complete runs are taken
+        data_dir: folder with the data set's files, as the study's --data-dir
+        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+        json_lines: print a line of JSON for each run in place of the table
+    """
+    console = terminal()
+    where = torch_device(device)
+    rows: list[tuple[Record, Record]] = []
+    for run in _trained(runs, data_dir):
+        with isolated(run.config, where):
+            found = run.study.evaluate(run.network.to(where), run.data)
+        rows.append((run.summary, found))
+        if json_lines:
+            record = {"study": run.config.study, "run": run.config.run, **found}
+            print(json.dumps(finite(record), allow_nan=False), flush=True)
+    if not json_lines:
+        console.print(_table(rows))
+
+
+def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[Trained]:
+    """The complete runs that `folders` are or hold. One of a study that cannot be used is left out, and said to be."""
+    if not folders:
+        raise UserError("runs needs at least one folder, of a run or of a study")
+    for folder in folders:
+        if not is_file(folder / STUDY):
+            yield trained(folder, data_dir)
+            continue
+        study = StudyFolder(folder, read_study(folder))
+        complete, left_out = sorted(study.complete()), list(study.left_out.values())
+        count = 0
+        for name in complete:
+            try:
+                run = trained(folder / name, data_dir)
+            except FolderError as error:
+                left_out.append(str(error))
+                continue
+            count += 1
+            yield run
+        say_left_out(left_out)
+        if not count:
+            raise UserError(f"{folder} holds no complete run")
+
+
+def _table(rows: list[tuple[Record, Record]]) -> Table:
+    """A row a run: each score now, and by how much one differs at most from the record."""
+    scores = [name for name in COLUMNS if any(name in found for _, found in rows)]
+    shown = []
+    for summary, found in rows:
+        known = [name for name in scores if found.get(name) is not None and summary.get(name) is not None]
+        differences = [abs(found[name] - summary[name]) / max(abs(summary[name]), 1e-12) for name in known]
+        values = ["-" if found.get(name) is None else f"{found[name]:.4f}" for name in scores]
+        shown.append([summary["run"], *values, _largest(differences)])
+    caption = "On the test data; the difference is the largest, relative to the run's summary.json."
+    return rich_table(["run", *(name.replace("_", " ") for name in scores), "difference"], shown, caption=caption)
+
+
+def _largest(differences: list[float]) -> str:
+    if not differences or any(map(math.isnan, differences)):
+        return "not known"
+    return f"{max(differences):.0e}" if max(differences) else "none"

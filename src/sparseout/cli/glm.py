@@ -1,0 +1,96 @@
+"""The command `sparseout study glm`: four experiments on the theorem, each a file of rows and a figure."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sparseout.errors import UserError
+from sparseout.records.files import write_whole
+from sparseout.records.json_lines import to_json
+from sparseout.records.provenance import provenance
+from sparseout.records.schema import Record
+from sparseout.runs.progress import progress_bar, terminal
+from sparseout.training.folders import read_lines
+
+EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
+
+
+def glm(
+    experiments: Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(EXPERIMENTS)} ...")] = EXPERIMENTS,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/glm"),
+) -> None:
+    """Hold the theorem of generalized linear models against data: where training ends, how good it is, and what it is good for.
+
+    Killed at any moment, it goes on where it stopped when the same command is given again. docs/theory.md says what was found.
+
+    Args:
+        experiments: which to run
+        out: folder for each experiment's rows (.jsonl) and figure (.png), and provenance.json
+    """
+    for name in experiments:
+        if name not in EXPERIMENTS:
+            raise UserError(f"experiments must be some of {', '.join(map(repr, EXPERIMENTS))}, got {name!r}")
+    console = terminal()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out must be a folder that can be written: {out}: {error.strerror}") from error
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another order round differently
+    try:
+        for name in dict.fromkeys(experiments):
+            experiment = importlib.import_module(f"sparseout.studies.glm.{name}")
+            _run(name, experiment, out, console)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
+    """Run the parts that are not in the experiment's file yet, and draw what it holds."""
+    path = out / f"{name}.jsonl"
+    rows = _read(path)
+    sources = next(iter(_read(out / "provenance.json")), {})
+    parts = experiment.parts()
+    if unknown := [row for row in rows if row.get("part") not in [*parts]]:
+        raise UserError(f"{path}: part: must be one of {', '.join(map(repr, parts))}, got {unknown[0].get('part')!r}")
+    done = {row["part"] for row in rows}
+    with progress_bar(console) as progress:
+        task = progress.add_task(name, total=len(parts), completed=len(done))
+        for part, measure in parts.items():
+            if part in done:
+                continue
+            rows += [{"part": part, **row} for row in measure()]
+            write_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
+            sources[name] = provenance(f"sparseout study glm --experiments {name}", torch.device("cpu"))
+            write_whole(out / "provenance.json", (to_json(sources) + "\n").encode())
+            progress.advance(task)
+    console.print(_draw(experiment, rows, path))
+    console.print(f"Rows: {path}\nFigure: {out / f'{name}.png'}", soft_wrap=True)
+
+
+def _read(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    try:
+        return read_lines(path)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read as JSON lines ({error}): delete it to run that again") from error
+
+
+def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:
+    """Write the experiment's figure beside its rows in `path`, and return their table."""
+    from sparseout.studies.glm.figures import write_figure
+
+    try:
+        write_figure(experiment.draw, rows, path.with_suffix(".png"))
+        return cast(Table, experiment.summary(rows))
+    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} must have the rows of {path.stem} ({reason}): delete it to run that again") from error

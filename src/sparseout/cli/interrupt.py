@@ -1,0 +1,26 @@
+"""Ctrl-C while the command starts: importing torch takes seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def stop(*_: object) -> None:
+    """Handle Ctrl-C while the command imports its modules: print one line, where Python would print a traceback."""
+    os.write(2, b"sparseout: stopped\n")
+    os._exit(130)
+
+
+def _is_command() -> bool:
+    """Return whether this process is the command: its script, `python -m sparseout`, or `python -c` with `sparseout.cli`."""
+    script = os.path.basename(sys.argv[0]) if sys.argv else ""
+    options = list(zip(sys.orig_argv, sys.orig_argv[1:], strict=False))
+    return script == "sparseout" or any(
+        (option, value) == ("-m", "sparseout") or (option == "-c" and "sparseout.cli.main" in value) for option, value in options
+    )
+
+
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop)

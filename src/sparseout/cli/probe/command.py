@@ -1,0 +1,104 @@
+"""`sparseout probe TARGET`: run a model on data, and show how sparse its activations are."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sparseout import report
+from sparseout.cli.probe.find import find
+from sparseout.cli.probe.subject import Subject
+from sparseout.errors import UserError
+from sparseout.probe import Comparison, Probe, Summary
+from sparseout.records.files import write_whole
+from sparseout.runs.options import torch_device
+from sparseout.runs.progress import terminal
+
+
+def probe(
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")],
+    data: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")] = (),
+    batches: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    batch_size: int = 32,
+    layers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
+    measures: Literal["basic", "all"] = "all",
+    every: int = 1,
+    before: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+) -> None:
+    """Show how sparse a model's activations are on real input.
+
+    Args:
+        target: hf:NAME_OR_FOLDER (a transformers model in the hub's cache or a folder), package.module:factory (a function of
+            yours that returns a model, or a model and its batches), or run:FOLDER (a model that a study trained)
+        data: text files, a line a sample, or pictures, or folders of them; a .npy file for a factory; the data's folder for a run
+        batches: how many batches at most; default: all
+        batch_size: samples a batch
+        layers: names or patterns such as 'encoder.*.act'; default: activation functions, dropouts and recurrent layers
+        measures: 'basic' is the fraction of zeros, Hoyer sparseness and RMS
+        every: measure one batch in so many
+        before: a summary that --json wrote earlier; compare with it
+        html: write a report to this file; it needs no network
+        json: write the summary to this file
+        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+    """
+    for name, value in (("batches", batches), ("batch-size", batch_size), ("every", every)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
+    earlier = _read(before) if before else None
+    for path in filter(None, (html, json)):
+        if path.is_dir() or not path.parent.is_dir():
+            why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"{path} cannot be written: {why}")
+    console = terminal()
+    place = torch_device(device)
+    found = find(target, data, batch_size)
+    found.model.to(place)
+    try:
+        watching = Probe(found.model, layers or None, measures=measures, every=every)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    console.print(repr(watching), soft_wrap=True)
+    _run(found, watching, batches, place, console)
+    summary = watching.summary()
+    shown: Summary | Comparison = earlier.compare(summary) if earlier else summary
+    console.print(shown.table())
+    for remark in found.remarks:
+        console.print(remark, soft_wrap=True)
+    if json:
+        write_whole(json, summary.to_json().encode())
+    if html:
+        report.write_probe(shown, html, title=target, history=found.history)
+        console.print(f"Report: {html}", soft_wrap=True)
+
+
+def _run(target: Subject, probe: Probe, batches: int | None, device: torch.device, console: Console) -> None:
+    """Run the model on its batches, with a progress bar.
+
+    Raises:
+        UserError: there is no batch, or the model cannot take one.
+    """
+    total = target.count if batches is None else min(batches, target.count or batches)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    ran = False
+    with probe, torch.inference_mode(), Progress(*columns, console=console, transient=True) as progress:
+        for batch in progress.track(itertools.islice(target.batches, batches), total=total, description="batches"):
+            target.run(batch, device)
+            ran = True
+    if not ran:
+        raise UserError("the target gives no batch to run the model on")
+
+
+def _read(path: Path) -> Summary:
+    try:
+        return Summary.read(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--before must be a summary that --json wrote: {error}") from error

@@ -1,0 +1,56 @@
+"""`package.module:factory`: a model that a function of the user's own module makes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence, Sized
+from pathlib import Path
+
+from torch import nn
+
+from sparseout.cli.probe import files
+from sparseout.cli.probe.subject import KINDS, Subject, first_line
+from sparseout.errors import UserError
+
+
+def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Subject:
+    """Import `module`, which runs it, and call its `factory()`: it returns a model, or a model and its batches.
+
+    Raises:
+        UserError: there is no such function, it fails, or it returns something else.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            raise UserError(f"there is no module {error.name!r}: TARGET must be {KINDS}") from error
+        raise UserError(f"{module} cannot be imported: {_told(error)}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(make := getattr(found, factory, None)):
+        functions = [name for name, value in vars(found).items() if callable(value)]
+        close = difflib.get_close_matches(factory, functions, n=3)
+        raise UserError(f"{module} has no function {factory!r}{': did you mean ' + ' or '.join(close) + '?' if close else ''}")
+    try:
+        made = make()
+    except Exception as error:
+        raise UserError(f"{module}:{factory}() failed: {_told(error)}") from error
+    model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{module}:{factory}() must return a torch.nn.Module, or one and its batches, got {type(model).__name__}")
+    if data:
+        batches = [part for file in files.listed(data) for part in files.array(file).split(batch_size)]
+    if batches is None:
+        raise UserError(f"{module}:{factory}() returns a model alone: give its input with --data, a .npy file of samples")
+    return Subject(model.eval(), batches, len(batches) if isinstance(batches, Sized) else None)
+
+
+def _told(error: Exception) -> str:
+    """What failed in the user's code, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"

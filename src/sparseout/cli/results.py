@@ -1,0 +1,209 @@
+"""The command `sparseout results`: what a study's runs found, as a listing, as statistics, and as files for other tools."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from sparseout.errors import UserError
+from sparseout.records.files import Location, is_file, write_whole
+from sparseout.records.identity import RESULTS
+from sparseout.records.json_lines import lines
+from sparseout.records.schema import Record, read_summary
+from sparseout.report import statistics
+from sparseout.report.settings import Series, Setting, finding, series, settings, varying
+from sparseout.report.table import COLUMNS, with_reach
+from sparseout.runs.options import location
+from sparseout.runs.progress import say_left_out, terminal
+from sparseout.training.folders import RESULTS as RESULTS_FILE
+from sparseout.training.folders import STUDY, StudyFolder, read_study
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def results(
+    folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|URL")]],
+    where: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = (),
+    score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
+    runs: bool = False,
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+) -> None:
+    """List the complete runs of a study: by setting, with the mean over seeds, its 95 % interval, and what the data support.
+
+    Args:
+        folder: of a study or a sweep, or of a results.jsonl
+        where: only runs with these settings; several values of one are parted by commas
+        score: to compare by; by default the study's own, the first of these that its records have
+        runs: list each run instead
+        csv: write a row a run to this file
+        parquet: the same, in Parquet
+    """
+    console = terminal()
+    found, failures, left_out = read(location(folder))
+    say_left_out(left_out)
+    records = filtered(found, where)
+    if not records:
+        raise UserError(f"{folder} has no complete run" + (f" where {' and '.join(where)}" if found else ""))
+    for path, write in ((csv, _csv), (parquet, _parquet)):
+        if path:
+            try:
+                write_whole(path, write(frame(records)))
+            except OSError as error:
+                raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+            console.print(f"{len(records)} runs: {path}", soft_wrap=True)
+    if csv or parquet:
+        return
+    if runs:
+        header, rows = _runs(records)
+        _print(header, rows)
+        return
+    groups = settings(records)
+    score = score or statistics.score_of(records)
+    if not any(score in record for record in records):
+        have = [name for name in statistics.SCORES if any(name in record for record in records)]
+        raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
+    curves = series(groups)
+    named = labelled(curves)
+    _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
+    for curve in curves:
+        if curve.axis == "target_sparsity":
+            console.print(finding(curve), soft_wrap=True)
+    for comparison in statistics.compare(groups, score):
+        console.print(comparison.sentence(), soft_wrap=True)
+    console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
+    for failure in failures:
+        text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"
+        console.print(text, soft_wrap=True)
+
+
+def read(folder: Location) -> tuple[list[Record], list[Record], list[str]]:
+    """The summaries of the complete runs in a folder, what is known of those that failed, and what is left out and why.
+
+    Raises:
+        UserError: it is no study's folder, and has no results.jsonl.
+    """
+    if is_file(folder / STUDY):
+        study = StudyFolder(folder, read_study(folder))
+        summaries, failures = study.summaries(), study.failures()
+        return summaries, failures, list(study.left_out.values())
+    if not is_file(folder / RESULTS_FILE):
+        raise UserError(f"{folder} must be the folder of a study, with its {STUDY} or its {RESULTS_FILE}")
+    summaries, left_out = read_results(folder / RESULTS_FILE)
+    return summaries, [], left_out
+
+
+def read_results(path: Location) -> tuple[list[Record], list[str]]:
+    """The summaries in a view of a study, each run once, and which lines are left out and why.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    found: dict[str, Record] = {}
+    left_out = []
+    for name, line in lines(path):
+        try:
+            record = read_summary(line, name)
+            if record["run"] in found:
+                raise UserError(f"{name}: run: {record['run']} is there before")
+            found[record["run"]] = record
+        except UserError as error:
+            left_out.append(str(error))
+    return list(found.values()), left_out
+
+
+def filtered(records: Sequence[Record], where: Sequence[str]) -> list[Record]:
+    """The records that have the settings which `where` names.
+
+    Raises:
+        UserError: a condition is none, or names no setting.
+
+    >>> filtered([{"q": 1.5, "seed": 0}, {"q": 2.0, "seed": 0}], ["q=2,2.5", "seed=0"])
+    [{'q': 2.0, 'seed': 0}]
+    """
+    known = list(dict.fromkeys(name for record in records for name in record if name not in RESULTS))
+    tests: list[Callable[[Record], bool]] = []
+    for condition in where:
+        name, equals, values = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where must be NAME=VALUE, got {condition!r}")
+        if records and name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.0)[0]
+            raise UserError(f"--where must name a setting, got {name!r}: did you mean {close}?")
+        wanted = [_value(value) for value in values.split(",")]
+        tests.append(lambda record, name=name, wanted=wanted: record.get(name) in wanted)  # type: ignore[misc]
+    return [record for record in records if all(test(record) for test in tests)]
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null where it is one, else the text."""
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
+
+def labelled(curves: Sequence[Series]) -> list[tuple[str, Setting]]:
+    """The settings in the order of their curves, each with what sets it apart."""
+    several = len(curves) > 1
+    found = []
+    for curve in curves:
+        for setting in curve.settings:
+            name = setting.name if curve.axis else ""
+            found.append((", ".join(filter(None, (name, curve.label if several or not name else ""))), setting))
+    return found
+
+
+def frame(records: Sequence[Record]) -> pandas.DataFrame:
+    """A row a run and a column a value, nested ones named with dots; without the activity by rank, which is a list."""
+    import pandas
+
+    return pandas.DataFrame([_flat(record) for record in records])
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Record:
+    flat: Record = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            flat[prefix + name] = value
+    return flat
+
+
+def _csv(rows: pandas.DataFrame) -> bytes:
+    text: str = rows.to_csv(index=False)
+    return text.encode()
+
+
+def _parquet(rows: pandas.DataFrame) -> bytes:
+    content: bytes = rows.to_parquet(index=False)
+    return content
+
+
+def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """A row a run: its name, what varies, and its results. A run that was driven shows the last `q`."""
+    names = varying(settings(records))
+    names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
+    shown = [name for name in COLUMNS if any(name in record for record in records)]
+    header = ["run", "q", *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]
+    rows = []
+    for record in sorted(records, key=lambda record: (*(str(record.get(name)) for name in names), record["q"], record["seed"])):
+        numbers = ["-" if (value := record.get(name)) is None else f"{value:.4g}" for name in shown]
+        varied = [str(record.get(name, "-")) for name in names]
+        rows.append([record["run"], f"{record.get('control', record)['q']:.4g}", *varied, str(record["seed"]), *numbers])
+    return header, rows
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as what is in them: the terminal library's own table takes seconds for thousands of rows."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join((row[0].ljust(len(first)), *others)))

@@ -1,0 +1,114 @@
+"""The command `sparseout sample`: text from a trained language model, a word after a word."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from sparseout.checks import check_integer, check_number
+from sparseout.errors import UserError
+from sparseout.runs.load import trained
+from sparseout.runs.options import torch_device
+from sparseout.studies.data.text import EOS, UNK
+from sparseout.studies.models.awd_lstm import AWDLSTM
+
+
+def sample(
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]],
+    prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "",
+    length: Annotated[int, tyro.conf.arg(metavar="INT")] = 100,
+    temperature: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 1.0,
+    seed: Annotated[int, tyro.conf.arg(metavar="INT")] = 0,
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+) -> None:
+    """Print text that a trained language model draws, after the prompt.
+
+    Args:
+        run: folder of a complete run of the study language
+        prompt: words to go on from, parted by blanks
+        length: words to draw, line ends included
+        temperature: positive; less than 1 makes likely words likelier
+        seed: of the draws
+        data_dir: folder with the data set's files, as the study's --data-dir
+        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+    """
+    _check(length, temperature)
+    try:
+        check_integer("seed", seed, 0, 2**63 - 1)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    where = torch_device(device)
+    found = trained(run, data_dir)
+    if not isinstance(found.network, AWDLSTM):
+        raise UserError(f"run must be of the study 'language', {run} is of {found.config.study!r}")
+    generator = torch.Generator().manual_seed(seed)
+    text = generate(found.network.to(where), found.data.vocabulary, prompt, length, temperature, generator)
+    print(f"{prompt} {text}".strip())
+
+
+@torch.no_grad()
+def generate(
+    network: AWDLSTM,
+    vocabulary: Sequence[str],
+    prompt: str = "",
+    length: int = 100,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> str:
+    """Words drawn from `softmax(logits / temperature)`, each after those before it.
+
+    Args:
+        network: the language model, which is put into evaluation mode.
+        vocabulary: its words.
+        prompt: words to go on from, parted by white space; those that the model does not know are `<unk>`. Without one, the text
+            begins as after the end of a line.
+        length: words to draw, line ends included.
+        temperature: positive; less than 1 makes likely words likelier.
+        generator: of the draws, on the CPU; None is the default one.
+
+    Returns:
+        The words drawn, parted by blanks, with `<eos>` as a line's end.
+
+    Raises:
+        UserError: length or temperature is out of its range, or the prompt has a word that is unknown to a model without `<unk>`.
+
+    >>> network = AWDLSTM(words=3, embedding=4, hidden=4, noises=[torch.nn.Identity()])
+    >>> generate(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
+    '\\nb a\\na\\n\\nb'
+    """
+    _check(length, temperature)
+    network.eval()
+    device = network.bias.device
+    indices = _indices(prompt.split() or [EOS], vocabulary)
+    output = network(torch.tensor(indices, device=device)[:, None])
+    drawn = []
+    for _ in range(length):
+        logits: Tensor = output.logits[-1, 0].double().cpu() / temperature
+        word = torch.multinomial(logits.softmax(0), 1, generator=generator)
+        drawn.append(vocabulary[int(word)])
+        output = network(word.to(device)[:, None], output.hidden)
+    return "\n".join(line.strip() for line in " ".join(drawn).split(EOS))
+
+
+def _check(length: int, temperature: float) -> None:
+    try:
+        check_integer("length", length, 1, 2**31 - 1)
+        check_number("temperature", temperature, sys.float_info.min, sys.float_info.max, "a positive number")
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def _indices(words: Sequence[str], vocabulary: Sequence[str]) -> list[int]:
+    """The words' places in the vocabulary."""
+    places = {word: place for place, word in enumerate(vocabulary)}
+    unknown = [word for word in words if word not in places]
+    if unknown and UNK not in places:
+        raise UserError(f"prompt must have words of the model's vocabulary, which lacks {unknown[0]!r}")
+    return [places.get(word, places.get(UNK, 0)) for word in words]

@@ -1,0 +1,39 @@
+"""Finds and loads the shared library of compiled code, and declares the types of its functions' arguments.
+
+The library has a plain C interface: it contains no torch or Python headers, so one build works with every version of both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.resources
+
+_FILES = ("libsparseout_cpu.so", "libsparseout_cpu.dll")
+_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+_number, _int, _int64, _uint64, _pointer = ctypes.c_double, ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Return the library and an empty string, or None and the reason why there is no library."""
+    folder = importlib.resources.files(__package__)
+    names = [name for name in _FILES if folder.joinpath(name).is_file()]
+    if not names:
+        return None, "there is no compiled kernel: no C compiler was found when sparseout was installed"
+    try:
+        with importlib.resources.as_file(folder.joinpath(names[0])) as path:
+            library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return None, f"the compiled kernel cannot be loaded: {error}"
+    library.sparseout_run.argtypes = (
+        *(_int, _pointer, _pointer, _pointer, _int64, _pointer, _int),  # dtype, grad, input, output, count, layout, dimensions
+        *(_uint64, _uint64, _int, _number, _number, _number, _number),  # seed, threshold, product, p, exponent, eps, coefficient
+        *(_int, _int),  # threads, instruction set
+    )
+    library.sparseout_run.restype = None
+    library.sparseout_basic_sums.argtypes = (_int, _pointer, _int64, _int64, _int, _pointer)
+    return library, ""
+
+
+LIBRARY, MISSING = _load()
+AVAILABLE = _INSTRUCTION_SETS[: LIBRARY.sparseout_instruction_sets()] if LIBRARY else ()

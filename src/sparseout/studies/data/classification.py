@@ -1,0 +1,144 @@
+"""Images with labels: scikit-learn's digits, which need no network, and CIFAR-10 and CIFAR-100 in the hub's parquet layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sparseout.errors import UserError
+from sparseout.studies.data.mnist import DIGITS_TEST, check_column, decode, naming, read_split
+
+if TYPE_CHECKING:
+    import datasets
+
+Name = Literal["digits", "cifar10", "cifar100"]
+LABELS = {"cifar10": ("label", 10), "cifar100": ("fine_label", 100)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Images and their classes: `images` uint8 `(samples, height, width, channels)`, `labels` int64 `(samples,)`."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice | list[int]) -> Part:
+        return Part(self.images[rows], self.labels[rows])
+
+    def to(self, device: torch.device) -> Part:
+        """The same on `device`."""
+        return Part(self.images.to(device), self.labels.to(device))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """A data set for classification.
+
+    Attributes:
+        train: to learn from.
+        valid: to choose by; it may have no image.
+        test: to judge by.
+        classes: number of the labels' values.
+        mean, std: of each channel over the pixels of `train`, float32.
+    """
+
+    train: Part
+    valid: Part
+    test: Part
+    classes: int
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for coloured ones."""
+        return self.train.images.shape[-1]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """`(x - mean) / std`: a network's input `(samples, channels, height, width)`, in `torch.channels_last` memory."""
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        return ((images - mean) / std).permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device) -> LabelledImages:
+        """The same on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test", "mean", "std")}
+        return dataclasses.replace(self, **moved)
+
+
+@functools.cache
+def load(name: str, data_dir: Path | None = None, train_images: int = 0, valid_images: int = 0) -> LabelledImages:
+    """Load a data set.
+
+    Args:
+        name: `"digits"`, 1,797 grey images of 8 x 8, of which the last fifth (360) is the test set; `"cifar10"` or `"cifar100"`
+            with its fine labels, 60,000 of 32 x 32 in colour, of which 10,000 are the test set.
+        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a folder `name` that has them; `"digits"` needs none.
+            Default: the Hugging Face hub or its cache.
+        train_images: how many to learn from, the first ones; 0 is all that are not `valid_images`.
+        valid_images: how many to hold out, the last ones of the training images.
+
+    Raises:
+        UserError: the data set is unknown, missing, unreadable, of other images or labels, or too small.
+    """
+    if name not in get_args(Name):
+        raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
+    if name == "digits":
+        learned, test = _digits()
+        learned = learned[_rows(len(learned), train_images, valid_images)]
+    else:
+        with naming(name, "train", data_dir):
+            split = read_split(name, "train", data_dir)
+            learned = _part(split.select(_rows(len(split), train_images, valid_images)), *LABELS[name])
+        with naming(name, "test", data_dir):
+            test = _part(read_split(name, "test", data_dir), *LABELS[name])
+    end = len(learned) - valid_images
+    classes = 10 if name == "digits" else LABELS[name][1]
+    return LabelledImages(learned[:end], learned[end:], test, classes, *_moments(learned.images[:end]))
+
+
+def _rows(count: int, train_images: int, valid_images: int) -> list[int]:
+    """The rows to learn from, then those to hold out, of `count`."""
+    rest = count - valid_images
+    if rest < max(train_images, 1):
+        wanted = f"train_images {train_images or 'of at least 1'} and valid_images {valid_images}"
+        raise UserError(f"{wanted} must be at most the {count} training images together")
+    return [*range(train_images or rest), *range(rest, count)]
+
+
+def _digits() -> tuple[Part, Part]:
+    from sklearn.datasets import load_digits
+
+    values, labels = map(torch.from_numpy, load_digits(return_X_y=True))
+    everything = Part(values.view(-1, 8, 8, 1).to(torch.uint8), labels)
+    return everything[:-DIGITS_TEST], everything[-DIGITS_TEST:]
+
+
+def _part(split: datasets.Dataset, column: str, classes: int) -> Part:
+    check_column(split, "img")
+    check_column(split, column)
+    wanted = f"the column {column!r} must hold integers in [0, {classes - 1}]"
+    values = split.select_columns(column)[:][column]
+    if not all(type(value) is int for value in values):
+        raise UserError(f"{wanted}, got a {next(type(value).__name__ for value in values if type(value) is not int)}")
+    labels = torch.tensor(values, dtype=torch.int64)
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise UserError(f"{wanted}, got {wrong[0]}")
+    return Part(decode(split, "img", (32, 32, 3)), labels)
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, from counts of its 256 values; a constant channel's deviation is 1."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(-1)]).double()
+    values, total = torch.arange(256.0, dtype=torch.float64), counts.sum(1)
+    mean = counts @ values / total
+    std = ((counts * (values - mean[:, None]) ** 2).sum(1) / total).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1).float()

@@ -1,0 +1,176 @@
+"""The studies' images: scikit-learn's digits, which need no network, and MNIST in the hub's parquet layout."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy
+import torch
+from torch import Tensor
+
+from sparseout.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+Name = Literal["digits", "mnist"]
+HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+MOST_ROWS, MOST_BYTES = 1_000_000, 2**33  # of a parquet file, decompressed; the largest data set has 60,000 and 200 MB
+DIGITS_TEST = 360  # the last fifth of the digits
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Flattened grey images with values in [0, 1]: float32 tensors `(samples, pixels)`."""
+
+    train: Tensor
+    test: Tensor
+
+    def to(self, device: torch.device) -> Images:
+        """The same images on `device`."""
+        return Images(self.train.to(device), self.test.to(device))
+
+
+def load(name: str, data_dir: Path | None = None) -> Images:
+    """Load a data set.
+
+    Args:
+        name: `"digits"`, 8 x 8, of which the last fifth (360 images) is the test set; or `"mnist"`, 28 x 28.
+        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a folder `name` that has them; `"digits"` needs none.
+            Default: the Hugging Face hub or its cache.
+
+    Raises:
+        UserError: the data set is unknown, missing or unreadable.
+    """
+    if name not in get_args(Name):
+        raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
+    return _digits() if name == "digits" else _mnist(data_dir)
+
+
+@functools.cache
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().data).float() / 16
+    return Images(images[:-DIGITS_TEST], images[-DIGITS_TEST:])
+
+
+@functools.cache
+def _mnist(data_dir: Path | None) -> Images:
+    train, test = (_decoded(split, data_dir) for split in ("train", "test"))
+    return Images(train.flatten(1).float() / 255, test.flatten(1).float() / 255)
+
+
+def _decoded(split: str, data_dir: Path | None) -> Tensor:
+    with naming("mnist", split, data_dir):
+        return decode(read_split("mnist", split, data_dir), "image", (28, 28))
+
+
+@contextlib.contextmanager
+def naming(name: str, split: str, data_dir: Path | None) -> Iterator[None]:
+    """Name the files of a split in what is wrong with their content."""
+    try:
+        yield
+    except UserError as error:
+        files = _files(name, split, data_dir) if data_dir else []
+        if files and str(data_dir) not in str(error):
+            raise UserError(f"{', '.join(map(str, files))}: {error}") from error
+        raise
+
+
+def _files(name: str, split: str, data_dir: Path) -> list[Path]:
+    return sorted([*data_dir.glob(f"{split}*.parquet"), *data_dir.glob(f"{name}/{split}*.parquet")])
+
+
+def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset:
+    """The rows of a split, `"train"` or `"test"`, of a data set in the hub's parquet layout.
+
+    Args:
+        name: a key of `HUB`.
+        split: which one.
+        data_dir: folder with `SPLIT*.parquet` or with `NAME/SPLIT*.parquet`. Default: the Hugging Face hub or its cache.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    import datasets
+    import huggingface_hub.utils
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    huggingface_hub.utils.logging.set_verbosity_error()
+    if data_dir is None:
+        try:
+            return datasets.load_dataset(HUB[name], split=split)
+        except OSError as error:
+            raise UserError(
+                f"{name} could not be loaded from the hub ({error}): "
+                "give --data-dir, a folder with its train.parquet and test.parquet"
+            ) from error
+    files = _files(name, split, data_dir)
+    if not files:
+        raise UserError(f"--data-dir must hold {split}*.parquet or {name}/{split}*.parquet: {data_dir} has neither")
+    for file in files:
+        _check_parquet(file)
+    try:
+        return datasets.Dataset.from_parquet(list(map(str, files)))
+    except Exception as error:  # hostile bytes may raise anything
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{files[0]} cannot be read as parquet, or is empty: {reason}") from error
+
+
+def _check_parquet(file: Path) -> None:
+    """Refuse a file that claims more than any of the data sets has, before it is decompressed."""
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.read_metadata(file)
+        size = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
+    except Exception as error:  # hostile bytes may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be read as parquet, or is empty: {reason}") from error
+    if found.num_rows > MOST_ROWS or not 0 <= size <= MOST_BYTES:
+        allowed = f"at most {MOST_ROWS:,} rows and {MOST_BYTES:,} bytes"
+        raise UserError(f"{file} must be parquet that claims {allowed}, got {found.num_rows:,} rows and {size:,} bytes")
+
+
+def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tensor:
+    """The encoded pictures in a column, as uint8 `(rows, *shape)`: `(height, width)` for grey, `(height, width, 3)` for colour.
+
+    Raises:
+        UserError: there is no such column, or it holds anything else.
+    """
+    import datasets
+    import PIL.Image
+
+    check_column(split, column)
+    pixels = numpy.empty((len(split), *shape), dtype=numpy.uint8)
+    row, mode = 0, "L" if len(shape) == 2 else "RGB"
+    try:
+        for batch in split.select_columns(column).cast_column(column, datasets.Image(decode=False)).iter(1000):
+            for picture in batch[column]:
+                with PIL.Image.open(io.BytesIO(picture["bytes"])) as image:
+                    bands = len(image.getbands())
+                    size = (image.height, image.width, bands)[: 2 + (bands > 1)]  # known before anything is decompressed
+                    if size != shape:
+                        raise ValueError(f"that of row {row} has {' x '.join(map(str, size))}")
+                    if image.mode != mode:  # whose values are other colours, or more than a byte
+                        raise ValueError(f"that of row {row} has the mode {image.mode!r}, not {mode!r}")
+                    pixels[row] = numpy.asarray(image)
+                row += 1
+    except Exception as error:  # a decoder fails of hostile bytes in more ways than it documents
+        kind = f"{'grey' if len(shape) == 2 else 'colour'} pictures of {' x '.join(map(str, shape))} values"
+        raise UserError(f"the column {column!r} must hold encoded {kind}: {error}") from error
+    return torch.from_numpy(pixels)
+
+
+def check_column(split: datasets.Dataset, column: str) -> None:
+    """Refuse a split without that column."""
+    if column not in split.column_names:
+        raise UserError(f"the parquet files must have a column {column!r}, got {', '.join(split.column_names)}")

@@ -1,0 +1,322 @@
+"""What a run leaves on disk: a folder of plain files, each written whole or not at all, and the study's view of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from sparseout.errors import UserError
+from sparseout.records.files import (
+    Contents,
+    Location,
+    clear_half_written,
+    content_of,
+    folders_with,
+    is_file,
+    read_bytes,
+    read_files,
+    write_whole,
+)
+from sparseout.records.identity import folder_of, run_of, settings_of
+from sparseout.records.json_lines import lines, to_json
+from sparseout.records.provenance import dated
+from sparseout.records.schema import Epoch, Failure, Marker, Record, read, read_settings, read_summary
+from sparseout.training.config import Config
+
+CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.json"
+STUDY = "study.json"
+EPOCHS = "metrics.jsonl"
+RESULTS = "results.jsonl"
+WEIGHTS = "weights.safetensors"
+SUMMARY = "summary.json"
+FAILURE = "failure.json"
+
+
+class StudyFolder:
+    """A study's output: `study.json` says whose it is, each run has a folder, `results.jsonl` is the view of them.
+
+    Any number of processes may write runs into it. Nothing is made before `open`.
+
+    Attributes:
+        left_out: of each run's folder whose content is damaged or is another run's, by its name, what is wrong with it.
+
+    Raises:
+        UserError: `path` holds something else.
+    """
+
+    def __init__(self, path: Location, study: str) -> None:
+        self.path = path
+        self.study = study
+        self.left_out: dict[str, str] = {}
+        self._records: dict[str, Record] = {}
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out must be a folder, got the file {path}")
+        if self._is_marked():
+            found = read_study(path)
+            if found != study:
+                raise UserError(f"--out must be a folder of the study {study!r}: {path} holds the study {found!r}")
+        elif path.is_dir() and any(not entry.name.endswith(".part") for entry in path.iterdir()):
+            raise UserError(f"--out must be a new folder, an empty one, or this study's: {path} holds something else")
+
+    def _is_marked(self) -> bool:
+        return is_file(self.path / STUDY)
+
+    def open(self) -> None:
+        """Make the folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self._is_marked():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / STUDY, to_json({"study": self.study}).encode())
+        except OSError as error:
+            raise UserError(f"--out must be a folder that can be written: {self.path}: {error.strerror or error}") from error
+
+    def run(self, config: Config) -> RunFolder:
+        """The folder of one run."""
+        return RunFolder(self.path / config.folder, config)
+
+    def complete(self) -> dict[str, Record]:
+        """The summaries of all complete runs, by their folders' names; one that was read is not read again."""
+        found = set(folders_with(self.path, SUMMARY))
+        self._records = {name: record for name, record in self._records.items() if name in found}
+        self.left_out = {}
+        for name, contents in read_files(self.path, sorted(found - set(self._records)), (SUMMARY, CONFIG)):
+            try:
+                record = _named_summary(self.path / name, contents)
+                if record["study"] != self.study:
+                    raise UserError(f"{self.path / name} holds a run of the study {record['study']!r}")
+                self._records[name] = record
+            except UserError as error:
+                self.left_out[name] = str(error)
+        return self._records
+
+    def summaries(self) -> list[Record]:
+        """The summaries of all complete runs, sorted by run."""
+        return sorted(self.complete().values(), key=lambda record: str(record["run"]))
+
+    def failures(self) -> list[Record]:
+        """What is known of the runs that failed, and were not completed since."""
+        complete = self.complete()
+        names = sorted(name for name in folders_with(self.path, FAILURE) if name not in complete and name not in self.left_out)
+        failures = []
+        for name, contents in read_files(self.path, names, (FAILURE,)):
+            try:
+                record = read(content_of(self.path / name, contents, FAILURE), Failure, self.path / name / FAILURE)
+                if not name.endswith(f"-{record['run']}"):
+                    raise UserError(f"{self.path / name / FAILURE}: run: must be that of the folder, got {record['run']!r}")
+                failures.append(record)
+            except UserError as error:
+                self.left_out[name] = str(error)
+        return failures
+
+    def histories(self) -> Histories:
+        """Each complete run's epochs, by run, read when they are asked for."""
+        return Histories(self.path, {str(record["run"]): name for name, record in self.complete().items()})
+
+    def write_question(self, question: bytes) -> None:
+        """Keep the file that asked for the runs, as `sweep.toml`."""
+        write_whole(self.path / "sweep.toml", question)
+
+    def write_results(self) -> list[Record]:
+        """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
+        records = self.summaries()
+        for name in folders_with(self.path, CHECKPOINT):
+            if name in self._records and is_file(self.path / name / CHECKPOINT):
+                (self.path / name / CHECKPOINT).unlink(missing_ok=True)
+        write_whole(self.path / RESULTS, "".join(to_json(record) + "\n" for record in records).encode())
+        return records
+
+
+class Histories(Mapping[str, list[Record]]):
+    """The epochs of runs, by run; none where they cannot be read.
+
+    Args:
+        path: the study's folder.
+        folders: the names of the runs' folders in it, by run.
+
+    Attributes:
+        left_out: of each run whose epochs could not be read, by its folder, what is wrong with them.
+    """
+
+    def __init__(self, path: Location, folders: Mapping[str, str]) -> None:
+        self.path = path
+        self.folders = folders
+        self.left_out: dict[str, str] = {}
+
+    def __getitem__(self, run: str) -> list[Record]:
+        folder = self.folders[run]
+        try:
+            return read_epochs(self.path / folder)
+        except UserError as error:
+            self.left_out[folder] = str(error)
+            return []
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folders)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+
+class RunFolder:
+    """One run's files: `config.json`, `metrics.jsonl`, `weights.safetensors`, and last of all `summary.json`.
+
+    Two processes that train the same run, such as one that a cluster has given up and its successor, write the same content:
+    each file is written whole, from what its writer knows, and never from what it finds.
+    """
+
+    def __init__(self, path: Location, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._epochs: list[bytes] = []
+
+    def is_complete(self) -> bool:
+        """Whether the run has ended: its summary is written last.
+
+        Raises:
+            UserError: the folder holds another run, or this one's summary is damaged.
+        """
+        ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
+        if SUMMARY in contents:
+            return bool(_named_summary(self.path, contents))
+        try:
+            settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
+        except UserError:
+            return False  # `open` writes settings that are damaged again
+        if settings is not None and (found := run_of(settings)) != self.config.run:
+            raise UserError(f"{self.path} holds the run {found}, not {self.config.run}: rename it, or delete it")
+        return False
+
+    def open(self) -> None:
+        """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.path, Path):
+            clear_half_written(self.path)
+        write_whole(self.path / CONFIG, to_json({**self.config.to_dict(), "run": self.config.run}).encode())
+        (self.path / FAILURE).unlink(missing_ok=True)
+
+    def keep_epochs(self, count: int) -> None:
+        """Cut `metrics.jsonl` to its first `count` epochs.
+
+        Raises:
+            UserError: it does not have them.
+        """
+        path = self.path / EPOCHS
+        kept = list(itertools.islice(lines(path), count)) if count else []
+        if len(_epochs(kept)) < count:
+            raise UserError(f"{path} must have the {count} epochs of the checkpoint, got {len(kept)}: delete its folder")
+        self._epochs = [line + b"\n" for _, line in kept]
+        write_whole(path, b"".join(self._epochs))
+
+    def add_epoch(self, metrics: Record) -> None:
+        """Add an epoch to `metrics.jsonl`."""
+        self._epochs.append(f"{to_json(metrics)}\n".encode())
+        write_whole(self.path / EPOCHS, b"".join(self._epochs))
+
+    def write_failure(self, reason: str, command: str, trace: str) -> None:
+        """Record why the run ended before its end, and the command that repeats it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"run": self.config.run, "reason": reason, "command": command, "traceback": trace}
+        write_whole(self.path / FAILURE, to_json(record).encode())
+
+    def write_summary(self, results: Record, seconds: float, trained_by: Sequence[Record]) -> Record:
+        """End the run: its settings, its results, how long it took, and each `origin` that trained it, from the first."""
+        config = self.config.to_dict()
+        summary = {
+            "study": config.pop("study"),
+            "run": self.config.run,
+            **config,
+            **results,
+            "seconds": round(seconds, 3),
+            "provenance": {**trained_by[-1], **dated(self.config.command), "trained_by": list(trained_by)},
+        }
+        write_whole(self.path / SUMMARY, to_json(summary).encode())
+        return summary
+
+
+def read_study(path: Location) -> str:
+    """The study whose folder this is, by its `study.json`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return str(read_file(path / STUDY, Marker)["study"])
+
+
+def read_file(path: Location, kind: type) -> Record:
+    """The record of a `kind` in a file.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    return read(content_of(path.parent, {path.name: read_bytes(path)}, path.name), kind, path)
+
+
+def read_run(folder: Location) -> Record:
+    """The summary of the complete run in `folder`, whatever that is called.
+
+    Raises:
+        UserError: the folder is damaged, or its settings and its results are not of one run.
+    """
+    ((_, contents),) = read_files(folder.parent, [folder.name], (SUMMARY, CONFIG))
+    return _summary(folder, contents)
+
+
+def read_lines(path: Location) -> list[Record]:
+    """The records of a JSON-lines file.
+
+    Raises:
+        UserError: a line is none.
+    """
+    return [read(line, dict, name) for name, line in lines(path)]
+
+
+def read_epochs(folder: Location) -> list[Record]:
+    """The epochs of the run in `folder`.
+
+    Raises:
+        UserError: they cannot be read, or are not those from the first on.
+    """
+    return _epochs(lines(folder / EPOCHS))
+
+
+def _epochs(numbered: Iterable[tuple[str, bytes]]) -> list[Record]:
+    epochs = []
+    for number, (name, line) in enumerate(numbered, 1):
+        epochs.append(read(line, Epoch, name))
+        if epochs[-1]["epoch"] != number:
+            raise UserError(f"{name}: epoch: must be {number}, got {epochs[-1]['epoch']}")
+    return epochs
+
+
+def _summary(folder: Location, contents: Contents) -> Record:
+    """The summary of the complete run in `folder`, where its settings and its results, among `contents`, agree."""
+    summary = read_summary(content_of(folder, contents, SUMMARY), folder / SUMMARY)
+    if CONFIG in contents:
+        run = run_of(read_settings(content_of(folder, contents, CONFIG), folder / CONFIG))
+        if run != summary["run"]:
+            raise UserError(f"{folder} holds two runs: {CONFIG} is of {run}, {SUMMARY} of {summary['run']}")
+    return summary
+
+
+def _named_summary(folder: Location, contents: Contents) -> Record:
+    """The same where the folder's name agrees too."""
+    summary = _summary(folder, contents)
+    check_name(folder, settings_of(summary))
+    return summary
+
+
+def check_name(folder: Location, settings: Record) -> None:
+    """Check that a folder is called as the run with these settings.
+
+    Raises:
+        UserError: it is not.
+    """
+    if folder.name != (name := folder_of(settings)):
+        raise UserError(f"{folder} holds the run {run_of(settings)}, whose folder is called {name}: rename it, or delete it")
