@@ -19,8 +19,7 @@ test-slow: $(VENV)/installed  ## all tests, those that take minutes too, with fi
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/installed  ## the library half's tests on the oldest torch, in an environment of its own
-	$(OLDEST)/bin/python -m pytest tests/library src/sparseout --ignore src/sparseout/report --ignore src/sparseout/studies \
-		--ignore src/sparseout/bench
+	$(OLDEST)/bin/python -m pytest tests/library src/sparseout $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(VENV)/bin/sparseout study autoencoder --dataset mnist $(if $(DATA),--data-dir $(DATA)) --epochs 4 --seed 0 1 2 \

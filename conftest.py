@@ -8,8 +8,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-collect_ignore = [] if importlib.util.find_spec("triton") else ["src/sparseout/kernels/gpu_kernel.py"]
+collect_ignore = [] if importlib.util.find_spec("triton") else ["src/sparseout/op/gpu_kernel.py"]
 if not importlib.util.find_spec("sklearn"):
     collect_ignore += [f"src/sparseout/glm/{name}.py" for name in ("estimators", "paths", "problem", "solvers")]
 if not importlib.util.find_spec("transformers"):
-    collect_ignore += ["src/sparseout/target/callback.py"]
+    collect_ignore += ["src/sparseout/control/transformers_callback.py"]

@@ -28,7 +28,7 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
     assert gpu_line == f"gpu        not here: {backends.gpu.MISSING}" if backends.gpu.MISSING else "takes GPU tensors" in gpu_line
     assert reference_line == "reference  takes all others: plain torch"
     monkeypatch.setattr(backends, "AVAILABLE", ())
-    monkeypatch.setattr(cpu, "MISSING", "no compiler")
+    monkeypatch.setattr(backends, "MISSING", "no compiler")
     monkeypatch.setattr(backends, "ASKED", "reference")
     sparseout.backends()
     lines = capsys.readouterr().out.splitlines()
@@ -38,7 +38,7 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
 
 def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
     x = torch.randn(50)
-    monkeypatch.setattr(cpu, "MISSING", "there is no compiled kernel")
+    monkeypatch.setattr(backends, "MISSING", "there is no compiled kernel")
     assert backends.choose(x) == "reference"
     ours = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(ours, sparseout.sparseout(x, 0.5, 1.5, backend="reference", generator=torch.Generator().manual_seed(1)))
@@ -47,7 +47,7 @@ def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
 
 
 def test_the_environment_insists_on_a_backend():
-    program = "import torch, sparseout; from sparseout import kernels; print(kernels.choose(torch.ones(3)))"
+    program = "import torch, sparseout; from sparseout.op import backends; print(backends.choose(torch.ones(3)))"
     assert run(program, "reference").stdout.strip() == "reference"
     assert run(program, "").stdout.strip() == run(program + "  # again", "").stdout.strip()
     for backend, reason in (("gpu", "which cannot be used here: input is on cpu"), ("fast", "must be one of 'cpu', 'gpu'")):

@@ -58,9 +58,9 @@ def by_target(model, batch):
 
 def by_probe(model, batch):
     pytest.importorskip("rich")
-    from sparseout.cli.probe.target import Target
+    from sparseout.cli.probe.subject import Subject
 
-    Target(model, [batch], 1).run(batch, torch.device("cpu"))
+    Subject(model, [batch], 1).run(batch, torch.device("cpu"))
 
 
 CASES = [
