@@ -135,7 +135,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 FULL = """
 import resource, signal, torch
 from pathlib import Path
-from sparseout.studies.checkpoint import save_checkpoint
+from sparseout.training.checkpoint import save_checkpoint
 save_checkpoint(Path("checkpoint"), "abc", {"x": torch.zeros(100)})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))

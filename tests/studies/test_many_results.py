@@ -16,8 +16,8 @@ SEEDS = 250
 PROGRAM = """
 import pathlib, sys
 from sparseout import report
-from sparseout.cli import main
-from sparseout.studies.records import StudyFolder
+from sparseout.cli.main import main
+from sparseout.training.folders import StudyFolder
 
 out = pathlib.Path(sys.argv[1])
 assert main(["results", str(out)]) == 0

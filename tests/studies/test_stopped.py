@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparseout.cli.main import main
-from sparseout.report import files
+from sparseout.records import files
 from sparseout.runs import executors
 from sparseout.runs.options import Place
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig

@@ -266,25 +266,25 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path):
 import os, signal, sys, threading, time
 from pathlib import Path
 from rich.console import Console
-from sparseout.studies import execution
+from sparseout.runs import executors
 from sparseout.studies.autoencoder import STUDY
-from sparseout.studies.place import Place
-from sparseout.studies.sweep import execute
+from sparseout.runs.options import Place
+from sparseout.runs.sweep import execute
 
 def shoot(processes):
     while not list(Path({str(tmp_path)!r}).glob("*seed0*/checkpoint.safetensors")):
         time.sleep(0.05)
     os.kill(min(processes._pids), signal.SIGKILL)
 
-original = execution.Processes.__init__
+original = executors.Processes.__init__
 def hooked(self, place):
     original(self, place)
     threading.Thread(target=shoot, args=(self,), daemon=True).start()
-execution.Processes.__init__ = hooked
+executors.Processes.__init__ = hooked
 if __name__ == "__main__":
     configs = STUDY.grid({{"seed": (0, 1), "epochs": (60,), "hidden": (64,)}})
     place = Place(Path({str(tmp_path)!r}), device="cpu")
-    records, failures = execute(configs, place, execution.Execution(jobs=2), Console(quiet=True))
+    records, failures = execute(configs, place, executors.Execution(jobs=2), Console(quiet=True))
     print(len(records), [failure.reason for failure in failures])
 """
     script = tmp_path.parent / "shoot.py"
