@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from made import summary, write_run, write_study
 from safetensors.torch import save_file
 
 from sparseout.cli import main
+from sparseout.errors import UserError
 from sparseout.probe import read_history
+from sparseout.records import schema
+from sparseout.records.json_lines import lines
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.checkpoint import save_checkpoint
-from sparseout.studies.glm import approximation
+from sparseout.studies.glm import approximation, convergence, prediction, shrinkage
 from sparseout.studies.place import location
 from sparseout.studies.records import StudyFolder
 
@@ -331,11 +335,35 @@ GLM = ('{"part": "counts"}', '{"part": ["counts"]}', '{"part": "x"}', "[]", '{"p
 def test_garbage_in_an_experiments_rows_is_refused_by_name(line, tmp_path, capsys, monkeypatch):
     """Rows that are no JSON, of a part that there is not, or without what the figure shows."""
     monkeypatch.setattr(approximation, "parts", lambda: {"counts": list})
-    (tmp_path / "approximation.jsonl").write_text(f"{line}\n")
+    row = {"part": "counts", "data": "counts", "family": "poisson", "p": 0.5, "t": 1, "quadratic": 1, "exact": 1}
+    (tmp_path / "approximation.jsonl").write_text(f"{json.dumps(row)}\n{line}\n")
     code, _, err = run(capsys, "study", "glm", "--experiments", "approximation", "--out", tmp_path)
     assert code == 2
-    assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}")
+    assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}, line 2")
     assert err.count("\n") == 1
+    assert "Error" not in err
+
+
+EXPERIMENTS = (approximation, convergence, prediction, shrinkage)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_published_rows_of_an_experiment_are_its_rows(experiment):
+    name = experiment.__name__.rpartition(".")[2]
+    published = list(lines(Path(__file__).parents[2] / "results" / "glm" / f"{name}.jsonl"))
+    assert {schema.read(line, experiment.Row, at)["part"] for at, line in published} == set(experiment.parts())
+    for field in experiment.Row.__struct_fields__:
+        holder = next((at, json.loads(line)) for at, line in published if field in json.loads(line))
+        with pytest.raises(UserError, match=rf"line \d+: {field}: expected"):
+            schema.read(json.dumps({**holder[1], field: []}).encode(), experiment.Row, holder[0])
+
+
+@pytest.mark.parametrize("content", ['{"shrinkage": 3}', "[]", '{"shrinkage": {}}', "{"])
+def test_garbage_in_an_experiments_provenance_is_refused_by_name(content, tmp_path, capsys):
+    (tmp_path / "provenance.json").write_text(content)
+    code, _, err = run(capsys, "study", "glm", "--experiments", "shrinkage", "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"sparseout: {tmp_path / 'provenance.json'}")
 
 
 HISTORY = [

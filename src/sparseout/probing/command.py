@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sparseout import report
 from sparseout.probe import Comparison, Probe, Summary
 from sparseout.probing.target import Target, find
-from sparseout.report.files import write_whole
+from sparseout.report.files import check_writable, write_whole
 from sparseout.studies.config import UserError
 from sparseout.studies.place import torch_device
 from sparseout.studies.progress import terminal
+
+MOST = 2**31 - 1  # batches, or samples in one
 
 
 def probe(
@@ -52,11 +54,10 @@ def probe(
     for name, value in (("batches", batches), ("batch-size", batch_size), ("every", every)):
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
+        if value is not None and value > MOST:
+            raise UserError(f"--{name} must be at most {MOST}, got {value}")
     earlier = _read(before) if before else None
-    for path in filter(None, (html, json)):
-        if path.is_dir() or not path.parent.is_dir():
-            why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise UserError(f"{path} cannot be written: {why}")
+    check_writable({"--html": html, "--json": json})
     console = terminal()
     place = torch_device(device)
     found = find(target, data, batch_size)

@@ -15,7 +15,7 @@ from sparseout.errors import FolderError, UserError
 from sparseout.probe.tables import rich_table
 from sparseout.report.files import finite
 from sparseout.report.table import COLUMNS
-from sparseout.studies.place import torch_device
+from sparseout.studies.place import check_data_dir, torch_device
 from sparseout.studies.progress import say_left_out, terminal
 from sparseout.studies.records import STUDY, Record, StudyFolder, is_file, read_study
 from sparseout.studies.run import isolated
@@ -38,6 +38,7 @@ def evaluate(
     """
     console = terminal()
     where = torch_device(device)
+    check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
     for run in _trained(runs, data_dir):
         with isolated(run.config, where):

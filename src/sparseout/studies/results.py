@@ -15,7 +15,7 @@ from sparseout.records.identity import RESULTS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import read_summary
 from sparseout.report import statistics
-from sparseout.report.files import Location, write_whole
+from sparseout.report.files import Location, check_writable, write_whole
 from sparseout.report.settings import Series, Setting, finding, series, settings, varying
 from sparseout.report.table import COLUMNS, with_reach
 from sparseout.studies.place import location
@@ -46,6 +46,7 @@ def results(
         parquet: the same, in Parquet
     """
     console = terminal()
+    check_writable({"--csv": csv, "--parquet": parquet})
     found, failures, left_out = read(location(folder))
     say_left_out(left_out)
     records = filtered(found, where)
@@ -65,7 +66,7 @@ def results(
         _print(header, rows)
         return
     groups = settings(records)
-    score = score or statistics.score_of(records)
+    score = score if score is not None else statistics.score_of(records)
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
