@@ -1,5 +1,6 @@
 """Whatever the files of a command hold, it ends in a line that names the file, and one bad run's folder stops no other."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -312,6 +313,20 @@ def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, ca
     ]
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["q"] for record in records) == [2.0, 5.0]
+    page = html.unescape((out / "report.html").read_text())
+    for name in (configs[1.0].folder, configs[3.0].folder, "backup of q5"):
+        assert f"<li>{out / name}" in page, f"the page says nothing of {name}"
+
+
+def test_the_page_says_which_epochs_are_left_out(trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "<b>study")
+    (run_folder,) = out.glob("q1-*")
+    flags = ["--q", "1", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
+    assert "left-out" not in (out / "report.html").read_text()
+    (run_folder / "metrics.jsonl").write_text("[]\n")
+    assert main(["study", "autoencoder", *flags]) == 0
+    assert f"<li>{html.escape(str(run_folder / 'metrics.jsonl'))}, line 1: Expected" in (out / "report.html").read_text()
 
 
 def test_names_in_a_store_are_no_patterns():

@@ -207,7 +207,7 @@ def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp
     (tmp_path / name).mkdir()
     flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
     line = refused(capsys, "study", "autoencoder", *flags)
-    assert line == f"--out must be a folder that can be written: {tmp_path / name} is a folder, where a file belongs"
+    assert line == f"--out must be a folder that can be written: {tmp_path / name} is a folder, not a file"
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", name}
 
 

@@ -11,7 +11,7 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 from sparseout import reference
-from sparseout.kernels import cpu, gpu
+from sparseout.kernels import cpu, gpu, unit
 
 Backend = Literal["cpu", "gpu", "reference"]
 
@@ -99,7 +99,9 @@ def backward(
         if backend == "cpu":
             return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims, float(scale))
         assert isinstance(seed, Tensor)
+        check_kept(input)
         return gpu.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
+    check_kept(input)
     return reference.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
 
 
@@ -139,6 +141,12 @@ def is_freed(tensor: Tensor) -> bool:
         return tensor.data_ptr() == 0 and tensor.numel() > 0
     except RuntimeError:  # a transform's tensor has no storage
         return False
+
+
+def check_kept(input: Tensor | None) -> None:
+    """Raise if the memory of an input that a backward pass needs was freed since the forward pass."""
+    if input is not None and is_freed(input):
+        raise RuntimeError(unit.FREED)
 
 
 def _why_not(backend: str, input: Tensor) -> str | None:

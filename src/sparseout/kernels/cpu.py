@@ -95,10 +95,13 @@ def _run(
         and (input is None or input.is_contiguous())
         and not shared_dims
     )
+    at = None if input is None else input.data_ptr()
+    if not at and input is not None and input.numel():
+        raise RuntimeError(unit.FREED)
     LIBRARY.sparseout_run(
         _KINDS[output.dtype],
         None if grad is None else grad.data_ptr(),
-        None if input is None else input.data_ptr(),
+        at,
         output.data_ptr(),
         output.numel(),
         None if contiguous else _layout(grad, input, output, shared_dims),

@@ -74,9 +74,7 @@ class StudyFolder:
         """
         for name in VIEWS:
             if (self.path / name).is_dir():
-                raise UserError(
-                    f"--out must be a folder that can be written: {self.path / name} is a folder, where a file belongs"
-                )
+                raise UserError(f"--out must be a folder that can be written: {self.path / name} is a folder, not a file")
         if self._is_marked():
             return
         try:
