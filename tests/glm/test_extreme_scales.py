@@ -123,6 +123,68 @@ def test_a_line_search_that_finds_no_step_says_what_helps():
         SparseoutRegressor(family="gamma", fit_intercept=False).fit(X, y * 1e200)
 
 
+@pytest.mark.parametrize("method", ["marginal", "stochastic"])
+@pytest.mark.parametrize(
+    ("estimator", "targets"),
+    [
+        *(
+            (lambda family=family, **options: SparseoutRegressor(family=family, **options), abs)
+            for family in ("poisson", "gamma")
+        ),
+        (SparseoutRegressor, lambda y: y),
+        (SparseoutClassifier, lambda y: y > 0),
+    ],
+    ids=["poisson", "gamma", "gaussian", "classes"],
+)
+def test_a_warm_start_from_nan_is_refused_by_name(estimator, targets, method):
+    X, y = data("gaussian")
+    y = targets(y)
+    model = estimator(method=method, warm_start=True, tol=1e-1, max_iter=100, alpha=0.1).fit(X, y)
+    model.coef_ = model.coef_ * numpy.nan
+    with pytest.raises(ValueError, match="coef_ and intercept_ must be finite to start from with warm_start=True"):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("max_iter", [1.5, 0, True, float("nan"), "3"])
+def test_a_number_of_iterations_is_an_integer(max_iter):
+    with pytest.raises((TypeError, ValueError), match="max_iter must be an integer of at least 1, got"):
+        SparseoutRegressor(max_iter=max_iter).fit(*data("gaussian"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("q", [0, 1, 2])
+def test_features_of_zeros_have_coefficients_of_zero(q):
+    X, y = data("gaussian")
+    model = SparseoutRegressor(q=q).fit(X * 0, y)
+    assert (model.coef_ == 0).all()
+    assert model.intercept_ == pytest.approx(y.mean())
+
+
+ODD = {
+    "NaN in X": (lambda X, y: (X * numpy.where(X > 1, numpy.nan, 1), y), "Input X contains NaN"),
+    "infinity in X": (lambda X, y: (X * numpy.where(X > 1, numpy.inf, 1), y), "Input X contains infinity"),
+    "NaN in y": (lambda X, y: (X, y * numpy.nan), "Input y contains NaN"),
+    "no sample": (lambda X, y: (X[:0], y[:0]), r"Found array with 0 sample\(s\)"),
+    "no feature": (lambda X, y: (X[:, :0], y), r"Found array with 0 feature\(s\)"),
+    "two columns of targets": (lambda X, y: (X, numpy.c_[y, y]), "y should be a 1d array"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("method", ["marginal", "stochastic"])
+def test_odd_data_is_refused(kind, method):
+    change, message = ODD[kind]
+    with pytest.raises(ValueError, match=message):
+        SparseoutRegressor(method=method).fit(*change(*data("gaussian")))
+
+
+def test_one_sample_is_its_intercept():
+    X, y = data("gaussian")
+    model = SparseoutRegressor(p=0.3).fit(X[:1], y[:1])
+    assert model.intercept_ == pytest.approx(y[0])
+    assert abs(model.coef_).max() < 1e-12
+
+
 # Minima at infinity
 
 X, _ = data("gaussian")

@@ -156,7 +156,7 @@ def test_the_command_resumes_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     [
         (["--experiments", "alchemy"], "experiments must be some of 'convergence', .*, got 'alchemy'"),
         (["--out", "FILE"], "--out must be a folder that can be written: "),
-        (["--experiments", "shrinkage", "--out", "DAMAGED"], "shrinkage.jsonl cannot be read as JSON lines"),
+        (["--experiments", "shrinkage", "--out", "DAMAGED"], "shrinkage.jsonl, line 1 cannot be read as JSON"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_code_2(flags, message, tmp_path, capsys):

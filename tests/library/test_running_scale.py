@@ -372,3 +372,42 @@ def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, us
         results.append([*(x.grad for x in inputs), layer.running_rms])
     torch.testing.assert_close(*results)
     torch._dynamo.reset()
+
+
+OP = torch.ops.sparseout.running_rms
+SEED = torch.zeros(1, dtype=torch.int64)
+ONE = torch.ones(())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.ones(3).long(), ONE, SEED), TypeError, "input must be float16, .*, got int64"),
+        ((torch.ones(3, dtype=torch.complex64), ONE, SEED), TypeError, "input must be float16, .*, got complex64"),
+        ((torch.ones(3).to_sparse(), ONE, SEED), TypeError, "input must be a dense tensor, got a sparse_coo one"),
+        ((torch.ones(3), ONE.long(), SEED), TypeError, "value must be float16, .*, got int64"),
+        ((torch.ones(3), torch.ones(2), SEED), ValueError, r"value must be a 0-d tensor, got one of shape \(2,\)"),
+        ((torch.ones(3), ONE, SEED.int()), TypeError, r"seed must be int64 of shape \(1,\), got int32 of shape \(1,\)"),
+        (
+            (torch.ones(3), ONE, torch.zeros(2).long()),
+            TypeError,
+            r"seed must be int64 of shape \(1,\), got int64 of shape \(2,\)",
+        ),
+        ((torch.ones(3), ONE.to("meta"), SEED), ValueError, "value must be on the device of input, cpu, got one on meta"),
+        ((torch.ones(3, device="meta"), ONE, SEED), ValueError, "value must be on the device of input, meta, got one on cpu"),
+        ((torch.ones(3), ONE, SEED.to("meta")), ValueError, "seed must be on the device of input, cpu, got one on meta"),
+    ],
+)
+def test_the_operator_refuses_what_it_cannot_measure(arguments, error, message):
+    with pytest.raises(error, match=message):
+        OP(*arguments, True)
+    assert ONE == 1
+
+
+def test_the_operator_takes_empty_scalar_and_meta_tensors():
+    for x, known, after in ((torch.ones(0, 3), 2.0, 2.0), (torch.ones(0), 0.0, 0.0), (torch.tensor(3.0), 0.0, 3.0)):
+        value = torch.tensor(known)
+        assert OP(x, value, SEED, True) == (known or after or 1.0)
+        assert value == after
+    found = OP(torch.ones(3, device="meta"), ONE.to("meta"), SEED.to("meta"), True)
+    assert (found.shape, found.device.type) == ((), "meta")

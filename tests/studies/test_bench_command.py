@@ -215,15 +215,15 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sizes", "0"], "sparseout: sizes must be integers of at least 1, got 0"),
+        (["--sizes", "0"], "sparseout: sizes must be integers in [1, 2^40], got 0"),
         (["--dtypes", "int8"], "sparseout: dtypes must be one of 'float32', 'bfloat16', 'float16', 'float64', got 'int8'"),
         (["--q", "-1"], "sparseout: q must be a finite norm of at least 0, got -1.0"),
         (["--q"], "sparseout: q needs at least one value"),
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--targets", "gpt"], "sparseout: targets must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
-        (["--samples", "3"], "sparseout: samples must be integers of at least 100, got 3"),
-        (["--seconds", "-1"], "sparseout: seconds must be a number of at least 0, got -1.0"),
-        (["--seconds", "nan"], "sparseout: seconds must be a number of at least 0, got nan"),
+        (["--samples", "3"], "sparseout: samples must be integers in [100, 2^40], got 3"),
+        (["--seconds", "-1"], "sparseout: seconds must be a number in [0, 86400], which is a day, got -1.0"),
+        (["--seconds", "nan"], "sparseout: seconds must be a number in [0, 86400], which is a day, got nan"),
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
             ["--sizes", "--models", "--targets", "--probes", "--samples"],

@@ -141,3 +141,15 @@ def test_a_picture_is_measured_before_it_is_decompressed(bomb, tmp_path):
     found = "exceeds limit|has 60000 x 60000" if bomb == "header" else "that of row 0 has the mode '(P|I;16)', not 'L'"
     with pytest.raises(UserError, match=rf"train.parquet: the column 'image' must hold encoded grey pictures.*({found})"):
         mnist.load("mnist", tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_fault_of_the_files(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    for split in ("train", "test"):
+        write_split(tmp_path / f"{split}.parquet", [png(picture) for picture in pictures(3)])
+    expected = f"HF_DATASETS_CACHE must be a folder that can be written: {tmp_path / 'file' / 'cache'}: Not a directory"
+    with pytest.raises(UserError) as raised:
+        mnist.load("mnist", tmp_path)
+    assert str(raised.value) == expected

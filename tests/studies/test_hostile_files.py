@@ -1,7 +1,9 @@
 """Whatever the files of a command hold, it ends in a line that names the file, and one bad run's folder stops no other."""
 
+import html
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from made import summary, write_run, write_study
 from safetensors.torch import save_file
 
 from sparseout.cli.main import main
+from sparseout.errors import UserError
 from sparseout.probe import read_history
+from sparseout.records import schema
+from sparseout.records.json_lines import lines
 from sparseout.runs.options import location
 from sparseout.studies.autoencoder import AutoencoderConfig
-from sparseout.studies.glm import approximation
+from sparseout.studies.glm import approximation, convergence, prediction, shrinkage
 from sparseout.training.checkpoint import save_checkpoint
 from sparseout.training.folders import StudyFolder
 
@@ -308,6 +313,20 @@ def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, ca
     ]
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["q"] for record in records) == [2.0, 5.0]
+    page = html.unescape((out / "report.html").read_text())
+    for name in (configs[1.0].folder, configs[3.0].folder, "backup of q5"):
+        assert f"<li>{out / name}" in page, f"the page says nothing of {name}"
+
+
+def test_the_page_says_which_epochs_are_left_out(trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "<b>study")
+    (run_folder,) = out.glob("q1-*")
+    flags = ["--q", "1", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
+    assert "left-out" not in (out / "report.html").read_text()
+    (run_folder / "metrics.jsonl").write_text("[]\n")
+    assert main(["study", "autoencoder", *flags]) == 0
+    assert f"<li>{html.escape(str(run_folder / 'metrics.jsonl'))}, line 1: Expected" in (out / "report.html").read_text()
 
 
 def test_names_in_a_store_are_no_patterns():
@@ -331,11 +350,35 @@ GLM = ('{"part": "counts"}', '{"part": ["counts"]}', '{"part": "x"}', "[]", '{"p
 def test_garbage_in_an_experiments_rows_is_refused_by_name(line, tmp_path, capsys, monkeypatch):
     """Rows that are no JSON, of a part that there is not, or without what the figure shows."""
     monkeypatch.setattr(approximation, "parts", lambda: {"counts": list})
-    (tmp_path / "approximation.jsonl").write_text(f"{line}\n")
+    row = {"part": "counts", "data": "counts", "family": "poisson", "p": 0.5, "t": 1, "quadratic": 1, "exact": 1}
+    (tmp_path / "approximation.jsonl").write_text(f"{json.dumps(row)}\n{line}\n")
     code, _, err = run(capsys, "study", "glm", "--experiments", "approximation", "--out", tmp_path)
     assert code == 2
-    assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}")
+    assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}, line 2")
     assert err.count("\n") == 1
+    assert "Error" not in err
+
+
+EXPERIMENTS = (approximation, convergence, prediction, shrinkage)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_published_rows_of_an_experiment_are_its_rows(experiment):
+    name = experiment.__name__.rpartition(".")[2]
+    published = list(lines(Path(__file__).parents[2] / "results" / "glm" / f"{name}.jsonl"))
+    assert {schema.read(line, experiment.Row, at)["part"] for at, line in published} == set(experiment.parts())
+    for field in experiment.Row.__struct_fields__:
+        holder = next((at, json.loads(line)) for at, line in published if field in json.loads(line))
+        with pytest.raises(UserError, match=rf"line \d+: {field}: expected"):
+            schema.read(json.dumps({**holder[1], field: []}).encode(), experiment.Row, holder[0])
+
+
+@pytest.mark.parametrize("content", ['{"shrinkage": 3}', "[]", '{"shrinkage": {}}', "{"])
+def test_garbage_in_an_experiments_provenance_is_refused_by_name(content, tmp_path, capsys):
+    (tmp_path / "provenance.json").write_text(content)
+    code, _, err = run(capsys, "study", "glm", "--experiments", "shrinkage", "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"sparseout: {tmp_path / 'provenance.json'}")
 
 
 HISTORY = [

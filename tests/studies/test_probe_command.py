@@ -233,8 +233,8 @@ def test_an_array_is_not_unpickled(content, module, tmp_path, capsys):
         (["--batch-size", "-1"], "--batch-size must be at least 1, got -1"),
         (["--every", "0"], "--every must be at least 1, got 0"),
         (["--device", "abacus"], "device 'abacus' cannot be used: "),
-        (["--html", "no/such/folder/r.html"], "no/such/folder/r.html cannot be written: there is no folder no/such/folder"),
-        (["--json", "/"], "/ cannot be written: it is a folder"),
+        (["--html", "no/such/folder/r.html"], "--html cannot be written: no/such/folder/r.html: No such file or directory"),
+        (["--json", "/"], "--json must be a file, got the folder /"),
         (["--before", "missing.json"], "--before must be a summary that --json wrote: "),
     ],
 )

@@ -51,10 +51,10 @@ def test_a_flag_of_a_study(flags, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("", "the folder must have a name, or be a URL, got ''"),
+        ("", "--out must have a value, got ''"),
         ("a" * 300, f"{'a' * 300} cannot be used: File name too long"),
         ("a\0b", "--out must have no NUL character, got 'a\\x00b'"),
-        (f"{__file__}/out", f"--out must be a folder that can be written: {__file__}/out: Not a directory"),
+        (f"{__file__}/out", f"--out must be a folder that can be written: {__file__}/out: {__file__} is a file"),
         ("memory://", "memory:// cannot be used: it names no folder"),
     ],
 )
@@ -115,8 +115,8 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
             "Error parsing --every: invalid literal for int() with base 10: 'nan' (--every INT)",
         ),
         (["probe", "x:y", "--device", "cpu:7"], "device 'cpu:7' cannot be used: there is only cpu"),
-        (["bench", "--seconds", "nan"], "seconds must be a number of at least 0, got nan"),
-        (["bench", "--sizes", "1" + "0" * 30], f"sizes must be integers of at least 1, got {10**30}"),
+        (["bench", "--seconds", "nan"], "seconds must be a number in [0, 86400], which is a day, got nan"),
+        (["bench", "--sizes", "1" + "0" * 30], f"sizes must be integers in [1, 2^40], got {10**30}"),
         (["sample", "nowhere", "--temperature", "nan"], "temperature must be a positive number, got nan"),
         (["sample", "nowhere", "--seed", "-1"], "seed must be an integer of at least 0, got -1"),
         (
@@ -129,3 +129,91 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
 )
 def test_a_flag_of_another_command(arguments, message, capsys):
     assert refused(capsys, *arguments) == message
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A study of one run."""
+    out = tmp_path_factory.mktemp("trained")
+    assert main(["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("bench --sizes 0", "sizes must be integers in [1, 2^40], got 0"),
+        ("bench --samples 1099511627777", "samples must be integers in [100, 2^40], got 1099511627777"),
+        ("bench --seconds inf", "seconds must be a number in [0, 86400], which is a day, got inf"),
+        ("bench --out ''", "--out must have a value, got ''"),
+        ("bench --device privateuseone", "device 'privateuseone' cannot be used: No module named 'torch.privateuseone'"),
+        ("study glm --out ''", "--out must have a value, got ''"),
+        ("study glm --experiments", "experiments needs at least one name"),
+        ("study autoencoder --data-dir ''", "--data-dir must have a value, got ''"),
+        ("study autoencoder --ray nonsense", "ray must be 'auto' or HOST:PORT, got 'nonsense'"),
+        ("study autoencoder --ray s3://x/y", "ray must be 'auto' or HOST:PORT, got 's3://x/y'"),
+        ("study autoencoder --out FILE/x --dry-run", "--out must be a folder that can be written: FILE/x: FILE is a file"),
+        ("evaluate STUDY --data-dir FILE", "--data-dir must be a folder, got the file FILE"),
+        ("evaluate STUDY --data-dir=", "--data-dir must have a value, got ''"),
+        ("results STUDY --score ''", "score must be one of 'test_loss' here, got ''"),
+        ("results STUDY --csv ''", "--csv must have a value, got ''"),
+        ("results STUDY --where q=2 ''", "--where must have a value, got ''"),
+        ("results STUDY --csv /proc/x", "--csv cannot be written: /proc/x: No such file or directory"),
+        ("results STUDY --parquet STUDY", "--parquet must be a file, got the folder STUDY"),
+        ("results STUDY --csv x --parquet ./x", "--parquet must be another file than --csv, got x for both"),
+        ("probe run:RUN --layers ''", "--layers must have a value, got ''"),
+        ("probe run:RUN --html ''", "--html must have a value, got ''"),
+        ("probe run:RUN --html /proc/x", "--html cannot be written: /proc/x: No such file or directory"),
+        ("probe run:RUN --json FILE/x", "--json cannot be written: FILE/x: Not a directory"),
+        ("probe run:RUN --json x --html x", "--json must be another file than --html, got x for both"),
+        (f"probe run:RUN --batches {10**30}", f"--batches must be at most 2147483647, got {10**30}"),
+        (f"probe run:RUN --every {10**30}", f"--every must be at most 2147483647, got {10**30}"),
+        (f"probe run:RUN --batch-size {10**30}", f"--batch-size must be at most 2147483647, got {10**30}"),
+        (":f", "TARGET must be hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER, got ':f'"),
+        (".x:f", "TARGET must be hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER, got '.x:f'"),
+        ("probe run:\udcff", "the command must be in UTF-8, got 'run:\\udcff'"),
+        ("probe m:f --html \udcff", "--html must be in UTF-8, got '\\udcff'"),
+        ("study autoencoder --out=\udcff", "--out must be in UTF-8, got '--out=\\udcff'"),
+    ],
+)
+def test_a_value_that_no_flag_can_mean(command, message, trained, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (run,) = trained.glob("q2-*")
+    monkeypatch.chdir(tmp_path)
+    names = {"FILE": str(tmp_path / "file"), "STUDY": str(trained), "RUN": str(run)}
+    for name, place in names.items():
+        command, message = command.replace(name, place), message.replace(name, place)
+    words = command.split(" ") if " " in command else ["probe", command]
+    assert refused(capsys, *("" if word == "''" else word for word in words)) == message
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit", "def make(): raise SystemExit(0)"])
+def test_a_factory_that_exits_is_no_success(code, tmp_path, capsys, monkeypatch):
+    (tmp_path / "exiting.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "exiting", raising=False)
+    assert "SystemExit" in refused(capsys, "probe", "exiting:make")
+
+
+def test_a_file_system_that_fails_in_its_own_way_is_named(capsys):
+    line = refused(capsys, "study", "autoencoder", "--out", "github://x")
+    assert line.startswith("github://x cannot be used: ")
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "report.html", "sparsity.png"])
+def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp_path, capsys):
+    (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
+    (tmp_path / name).mkdir()
+    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    line = refused(capsys, "study", "autoencoder", *flags)
+    assert line == f"--out must be a folder that can be written: {tmp_path / name} is a folder, not a file"
+    assert {path.name for path in tmp_path.iterdir()} == {"study.json", name}
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "shrinkage.jsonl", "shrinkage.png"])
+def test_a_folder_in_the_place_of_an_experiments_file(name, tmp_path, capsys):
+    (tmp_path / name).mkdir()
+    line = refused(capsys, "study", "glm", "--experiments", "shrinkage", "--out", str(tmp_path))
+    assert line == f"--out ({name}) must be a file, got the folder {tmp_path / name}"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -76,15 +76,15 @@ class Selection:
         """Raise `UserError` unless every value is in its range."""
         try:
             for elements in self.sizes:
-                check_number("sizes", elements, 1, 2**40, "integers of at least 1")
+                check_number("sizes", elements, 1, 2**40, "integers in [1, 2^40]")
             for samples in self.samples:
-                check_number("samples", samples, 100, 2**40, "integers of at least 100")
+                check_number("samples", samples, 100, 2**40, "integers in [100, 2^40]")
             for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("targets", MODELS), ("probes", probes.PROBES)):
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
             for q in self.q:
                 check_q(q)
-            check_number("seconds", self.seconds, 0, 86_400, "a number of at least 0")
+            check_number("seconds", self.seconds, 0, 86_400, "a number in [0, 86400], which is a day")
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
         if not self.q:

@@ -18,7 +18,7 @@ from sparseout.records.schema import Record
 from sparseout.records.tables import rich_table
 from sparseout.report.table import COLUMNS
 from sparseout.runs.load import Trained, trained
-from sparseout.runs.options import torch_device
+from sparseout.runs.options import check_data_dir, torch_device
 from sparseout.runs.progress import say_left_out, terminal
 from sparseout.runs.run import isolated
 from sparseout.training.folders import STUDY, StudyFolder, read_study
@@ -40,6 +40,7 @@ def evaluate(
     """
     console = terminal()
     where = torch_device(device)
+    check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
     for run in _trained(runs, data_dir):
         with isolated(run.config, where):

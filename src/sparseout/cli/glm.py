@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseout.errors import UserError
-from sparseout.records.files import write_whole
-from sparseout.records.json_lines import to_json
+from sparseout.records.files import check_writable, write_whole
+from sparseout.records.json_lines import lines, to_json
 from sparseout.records.provenance import provenance
-from sparseout.records.schema import Record
+from sparseout.records.schema import Provenance, Record, read
 from sparseout.runs.progress import progress_bar, terminal
-from sparseout.training.folders import read_lines
+from sparseout.training.folders import read_file
 
 EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
 
@@ -37,9 +38,12 @@ def glm(
     for name in experiments:
         if name not in EXPERIMENTS:
             raise UserError(f"experiments must be some of {', '.join(map(repr, EXPERIMENTS))}, got {name!r}")
+    if not experiments:
+        raise UserError("experiments needs at least one name")
     console = terminal()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        check_writable({f"--out ({name})": out / name for name in _files(experiments)})
     except OSError as error:
         raise UserError(f"--out must be a folder that can be written: {out}: {error.strerror}") from error
     threads = torch.get_num_threads()
@@ -52,14 +56,16 @@ def glm(
         torch.set_num_threads(threads)
 
 
+def _files(experiments: Sequence[str]) -> list[str]:
+    """The names of what the experiments write."""
+    return ["provenance.json", *(f"{name}.{kind}" for name in dict.fromkeys(experiments) for kind in ("jsonl", "png"))]
+
+
 def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
     """Run the parts that are not in the experiment's file yet, and draw what it holds."""
-    path = out / f"{name}.jsonl"
-    rows = _read(path)
-    sources = next(iter(_read(out / "provenance.json")), {})
-    parts = experiment.parts()
-    if unknown := [row for row in rows if row.get("part") not in [*parts]]:
-        raise UserError(f"{path}: part: must be one of {', '.join(map(repr, parts))}, got {unknown[0].get('part')!r}")
+    path, sources_path, parts = out / f"{name}.jsonl", out / "provenance.json", experiment.parts()
+    rows = _read(path, experiment.Row, parts)
+    sources = read_file(sources_path, dict[str, Provenance]) if sources_path.exists() else {}
     done = {row["part"] for row in rows}
     with progress_bar(console) as progress:
         task = progress.add_task(name, total=len(parts), completed=len(done))
@@ -69,19 +75,29 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
             rows += [{"part": part, **row} for row in measure()]
             write_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
             sources[name] = provenance(f"sparseout study glm --experiments {name}", torch.device("cpu"))
-            write_whole(out / "provenance.json", (to_json(sources) + "\n").encode())
+            write_whole(sources_path, (to_json(sources) + "\n").encode())
             progress.advance(task)
     console.print(_draw(experiment, rows, path))
     console.print(f"Rows: {path}\nFigure: {out / f'{name}.png'}", soft_wrap=True)
 
 
-def _read(path: Path) -> list[Record]:
+def _read(path: Path, kind: type, parts: Mapping[str, Any]) -> list[Record]:
+    """The rows of an experiment's file, if there is one, each a `kind` of one of the `parts`.
+
+    Raises:
+        UserError: a line is none.
+    """
     if not path.exists():
         return []
+    rows = []
     try:
-        return read_lines(path)
+        for name, line in lines(path):
+            rows.append(read(line, kind, name))
+            if rows[-1]["part"] not in parts:
+                raise UserError(f"{name}: part: must be one of {', '.join(map(repr, parts))}, got {rows[-1]['part']!r}")
     except UserError as error:
-        raise UserError(f"{path} cannot be read as JSON lines ({error}): delete it to run that again") from error
+        raise UserError(f"{error}: delete the file to run that again") from error
+    return rows
 
 
 def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:

@@ -14,7 +14,10 @@ from typing import Any
 
 import sparseout
 from sparseout.cli.interrupt import stop
+from sparseout.errors import UserError
 
+# Flags of which an empty value would be read as the current folder, or as every setting.
+NAMES = {"--before", "--csv", "--data", "--data-dir", "--html", "--json", "--layers", "--out", "--parquet", "--where"}
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory|Unable to allocate", re.IGNORECASE)
 
 
@@ -61,15 +64,12 @@ def _run(arguments: list[str]) -> int:
         from sparseout.cli.results import results
         from sparseout.cli.sample import sample
         from sparseout.cli.study import study_app, sweep_command
-        from sparseout.errors import UserError
     except ModuleNotFoundError as error:
         _tell(f"this command needs {error.name}: pip install 'sparseout[studies]'")
         return 2
     if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for flag, argument in zip(["", *arguments], arguments, strict=False):
-        if "\0" in argument:
-            raise UserError(f"{flag.partition('=')[0] or 'the command'} must have no NUL character, got {argument!r}")
+    _check(arguments)
     app = tyro.extras.SubcommandApp()
     app.command(name="probe")(_later(probe))
     app.command(study_app(arguments, _later), name="study", help="Run one of the paper's experiments.")
@@ -89,6 +89,25 @@ def _run(arguments: list[str]) -> int:
         raise
     code: int | None = command()
     return code or 0
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for what no flag can mean: no UTF-8, a NUL, and no name where one must be.
+
+    >>> _check(["probe", "m:f", "--html="])
+    Traceback (most recent call last):
+    sparseout.errors.UserError: --html must have a value, got ''
+    """
+    flag = ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=") if argument.startswith("--") else (flag, "=", argument)
+        name = flag or "the command"
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            raise UserError(f"{name} must be in UTF-8, got {argument!r}")
+        if "\0" in argument:
+            raise UserError(f"{name} must have no NUL character, got {value!r}")
+        if flag in NAMES and equals and not value:
+            raise UserError(f"{flag} must have a value, got ''")
 
 
 def _later(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from sparseout.errors import UserError
-from sparseout.records.files import Location, is_file, write_whole
+from sparseout.records.files import Location, check_writable, is_file, write_whole
 from sparseout.records.identity import RESULTS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
@@ -46,6 +46,7 @@ def results(
         parquet: the same, in Parquet
     """
     console = terminal()
+    check_writable({"--csv": csv, "--parquet": parquet})
     found, failures, left_out = read(location(folder))
     say_left_out(left_out)
     records = filtered(found, where)
@@ -65,7 +66,7 @@ def results(
         _print(header, rows)
         return
     groups = settings(records)
-    score = score or statistics.score_of(records)
+    score = score if score is not None else statistics.score_of(records)
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")

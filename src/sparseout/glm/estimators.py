@@ -61,11 +61,15 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         model = Model(family, check_p_below_1(self.p), check_q(self.q), self._at_least_0("alpha"), bool(self.fit_intercept))
         check_choice("method", self.method, get_args(Method))
         tol = self._at_least_0("tol")
-        max_iter = int(check_number("max_iter", self.max_iter, 1, 2**31 - 1, "an integer of at least 1"))
+        max_iter = self._max_iter()
         weights = self._weights(sample_weight, X)
         self._check_weighted(family, y[weights > 0])
         problem = Problem(model, X, y, weights, classes)
         warm = self.warm_start and hasattr(self, "coef_") and numpy.atleast_2d(self.coef_).shape == (classes, X.shape[1])
+        if warm and not (numpy.isfinite(self.coef_).all() and numpy.isfinite(self.intercept_).all()):
+            raise ValueError(
+                "coef_ and intercept_ must be finite to start from with warm_start=True: fit a clone of the estimator"
+            )
         start = problem.start(self.coef_, self.intercept_) if warm else problem.start()
         if self.method == "marginal":
             solution = solvers.marginal(problem, start, tol, max_iter)
@@ -85,6 +89,13 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
 
     def _at_least_0(self, name: str) -> float:
         return check_number(name, getattr(self, name), 0.0, sys.float_info.max, "a finite number of at least 0")
+
+    def _max_iter(self) -> int:
+        allowed = "an integer of at least 1"
+        number = check_number("max_iter", self.max_iter, 1, 2**31 - 1, allowed)
+        if not number.is_integer():
+            raise ValueError(f"max_iter must be {allowed}, got {self.max_iter!r}")
+        return int(number)
 
     def _weights(self, sample_weight: Any, X: Any) -> Any:
         weights = _check_sample_weight(sample_weight, X, dtype=numpy.float64)

@@ -141,7 +141,7 @@ class Problem:
 
     def _steepness_exponents(self, curvature: float) -> Any:
         """About the binary logarithm of each feature's steepness, of which the squares may lie beyond float64."""
-        with numpy.errstate(divide="ignore"):
+        with numpy.errstate(divide="ignore", invalid="ignore"):  # a feature of zeros has no logarithm
             size = numpy.log2(_largest(self.rows))
             noise = numpy.where(size > -numpy.inf, self.model.q * size / 2 + numpy.log2(odds(self.model.p)) / 2, -numpy.inf)
             exponents = numpy.maximum(numpy.maximum(size, noise), numpy.log2(self.model.alpha / curvature) / 2)

@@ -71,4 +71,5 @@ class Transformed(torch.autograd.Function):
         seed, *rest = ctx.saved_tensors
         scale, input = rest or (1.0, None)
         p, q, gradient, eps, dims = ctx.settings
+        backends.check_kept(input)
         return reference.backward(tangent, input, p, q, seed, gradient, eps, dims, scale)

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from sparseout.native.library import AVAILABLE, MISSING
 from sparseout.op import cpu, gpu, reference
+from sparseout.op.scale import FREED
 
 Backend = Literal["cpu", "gpu", "reference"]
 
@@ -99,7 +100,9 @@ def backward(
         if backend == "cpu":
             return cpu.backward(grad, input, p, q, int(seed), gradient, eps, shared_dims, float(scale))
         assert isinstance(seed, Tensor)
+        check_kept(input)
         return gpu.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
+    check_kept(input)
     return reference.backward(grad, input, p, q, seed, gradient, eps, shared_dims, scale)
 
 
@@ -139,6 +142,12 @@ def is_freed(tensor: Tensor) -> bool:
         return tensor.data_ptr() == 0 and tensor.numel() > 0
     except RuntimeError:  # a transform's tensor has no storage
         return False
+
+
+def check_kept(input: Tensor | None) -> None:
+    """Raise if the memory of an input that a backward pass needs was freed since the forward pass."""
+    if input is not None and is_freed(input):
+        raise RuntimeError(FREED)
 
 
 def _why_not(backend: str, input: Tensor) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparseout.native.library import AVAILABLE, LIBRARY
 from sparseout.op import reference
-from sparseout.op.scale import absorb
+from sparseout.op.scale import FREED, absorb
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SMALLEST_NORMAL = {dtype: torch.finfo(torch.promote_types(dtype, torch.float32)).tiny for dtype in _KINDS}
@@ -72,10 +72,13 @@ def _run(
         and (input is None or input.is_contiguous())
         and not shared_dims
     )
+    at = None if input is None else input.data_ptr()
+    if not at and input is not None and input.numel():
+        raise RuntimeError(FREED)
     LIBRARY.sparseout_run(
         _KINDS[output.dtype],
         None if grad is None else grad.data_ptr(),
-        None if input is None else input.data_ptr(),
+        at,
         output.data_ptr(),
         output.numel(),
         None if contiguous else _layout(grad, input, output, shared_dims),

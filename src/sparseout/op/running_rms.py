@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparseout.checks import check_input, check_seed
+
 MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm: about ten batches count
 
 _OLD, _NEW = math.sqrt(1 - MOMENTUM), math.sqrt(MOMENTUM)
@@ -117,11 +119,23 @@ def _is_scale(value: Tensor) -> Tensor:
     return (value > 0) & (value <= torch.finfo(value.dtype).max)
 
 
+def _check(input: Tensor, value: Tensor, seed: Tensor) -> None:
+    """Raise unless the arguments of the operator are an input, a 0-d number to write and a seed, all on one device."""
+    check_input(input)
+    check_input(value, "value")
+    if value.dim():
+        raise ValueError(f"value must be a 0-d tensor, got one of shape {tuple(value.shape)}")
+    if value.device != input.device:
+        raise ValueError(f"value must be on the device of input, {input.device}, got one on {value.device}")
+    check_seed(seed, input.device)
+
+
 torch.library.define("sparseout::running_rms", "(Tensor input, Tensor(a!) value, Tensor seed, bool learns) -> Tensor")
 
 
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
 def _running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
+    _check(input, value, seed)
     drawn = _drawn(seed)
     if _is_recomputing():
         found = _recall(value, drawn)
@@ -139,6 +153,7 @@ def _running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Te
 
 
 def _fake_running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
+    _check(input, value, seed)
     return torch.empty_like(value)
 
 

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+FREED = "input must keep its memory until the backward pass, but its storage was freed or resized to 0"
+
 
 def absorb(coefficient: float, eps: float, scale: float, q: float, dtype: torch.dtype) -> tuple[float, float]:
     """`coefficient c` and `s eps` with `c = s^(1 - q/2)`, each as near as `dtype` has a normal number.

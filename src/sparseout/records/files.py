@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 import platform
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,6 +110,28 @@ def write_whole(path: Location, data: bytes) -> None:
         if error.errno is None:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def check_writable(files: Mapping[str, Path | None]) -> None:
+    """Raise unless each of the files that are given, by the flag that gives it, can be written, and none is another.
+
+    Raises:
+        UserError: one cannot, as `write_whole` would find when there is something to lose.
+    """
+    flags: dict[Path, str] = {}
+    for flag, path in files.items():
+        if path is None:
+            continue
+        try:
+            if path.is_dir():
+                raise UserError(f"{flag} must be a file, got the folder {path}")
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            other = flags.setdefault(path.resolve(), flag)
+        except OSError as error:
+            raise UserError(f"{flag} cannot be written: {path}: {error.strerror or error}") from error
+        if other != flag:
+            raise UserError(f"{flag} must be another file than {other}, got {path} for both")
 
 
 def clear_half_written(folder: Path, name: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparseout.extras import needed_for
@@ -18,16 +18,22 @@ with needed_for("sparseout.report", "report"):
 __all__ = ["table", "write", "write_probe"]
 
 
-def write(records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], out: Location) -> None:
+def write(
+    records: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    out: Location,
+    left_out: Iterable[str] = (),
+) -> None:
     """Write `sparsity.png` and `report.html` into the folder `out`.
 
     Args:
         records: the summaries of a study's runs.
         histories: each run's epochs, by the summaries' `run`.
         out: a folder that exists.
+        left_out: which folders or files are left out and why, a sentence each. The page reads it after the histories.
     """
     if any("control" in record for record in records):
         write_driven(records, histories, out / "sparsity.png")
     else:
         write_figure(records, out / "sparsity.png")
-    write_page(records, histories, out / "report.html")
+    write_page(records, histories, out / "report.html", left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparseout.records.files import Location
@@ -25,9 +25,15 @@ SETTINGS, RUNS = 200, 2000  # that a browser shows at once without delay
 
 
 def write_page(
-    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
+    records: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Location,
+    left_out: Iterable[str] = (),
 ) -> None:
-    """Write the page of a study's `records`, with each run's epochs from `histories`, of which it reads those that it shows."""
+    """Write the page of a study's `records`, with each run's epochs from `histories`, of which it reads those that it shows.
+
+    The page says what is `left_out`, which is read after the histories.
+    """
     everything = settings(records)
     groups = everything[:SETTINGS]
     shown = [run for setting in groups for run in setting.runs]
@@ -49,7 +55,7 @@ def write_page(
         path,
         title=f"Sparseout study: {shared.get('study', 'no runs')}",
         findings=[finding(curve) for curve in curves if curve.axis],
-        left_out=_left_out(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - SETTINGS),
+        not_shown=_not_shown(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - SETTINGS),
         sentences=sentences[:SETTINGS],
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
         estimates=[[_cell(cell) for cell in row] for row in estimates],
@@ -80,6 +86,7 @@ def write_page(
                 for name, (i, curve, setting, shade) in zip(_names(curves), _places(curves), strict=True)
             ],
         },
+        left_out=list(left_out),
     )
 
 
@@ -87,11 +94,11 @@ def _title(score: str) -> str:
     return statistics.TITLES[score]
 
 
-def _left_out(settings: int, runs: int, sentences: int) -> str:
+def _not_shown(settings: int, runs: int, sentences: int) -> str:
     """What the page does not show, in a sentence."""
     counts = {"settings": settings, "runs": runs, "comparisons": sentences}
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count > 0)
-    return text and f"Left out, to keep the page quick: {text}. `sparseout results` lists all."
+    return text and f"Not shown, to keep the page quick: {text}. `sparseout results` lists all."
 
 
 def _places(curves: Sequence[Series]) -> list[tuple[int, Series, Setting, float]]:

@@ -8,6 +8,7 @@ import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from sparseout.runs.options import Place
 from sparseout.runs.run import Failure, Show, Step, failure, run_one
 from sparseout.training.config import Config
 
+ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a cluster
 MOST_JOBS = 1024
 
 
@@ -43,8 +45,8 @@ class Execution:
             check_integer("jobs", self.jobs, 1, MOST_JOBS)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
-        if self.ray == "":
-            raise UserError("ray must be 'auto' or HOST:PORT, got ''")
+        if self.ray not in (None, "auto") and not ADDRESS.fullmatch(str(self.ray)):
+            raise UserError(f"ray must be 'auto' or HOST:PORT, got {self.ray!r}")
 
     def runs(self, configs: Sequence[Config], place: Place, shown: Callable[[Config], Show]) -> Iterator[Step]:
         """Execute `configs`, and tell each step on the way.

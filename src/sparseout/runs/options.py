@@ -36,10 +36,16 @@ def location(text: str) -> Location:
         path.exists()  # which a name that is too long cannot
     except PermissionError:
         return path
-    except (ImportError, ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except Exception as error:  # of a file system, of which there are many kinds
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
         raise UserError(f"{text} cannot be used: {reason}") from error
     return path
+
+
+def check_data_dir(folder: Path | None) -> None:
+    """Raise `UserError` for a file in the folder's place; a data set that comes bundled would never look at it."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--data-dir must be a folder, got the file {folder}")
 
 
 def torch_device(name: str) -> torch.device:
@@ -59,7 +65,7 @@ def torch_device(name: str) -> torch.device:
         if torch.device(name).index not in (None, device.device.index or 0):
             raise RuntimeError(f"there is only {device.device}")
         return device.device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
@@ -98,8 +104,7 @@ class Place:
             check_number("checkpoint_minutes", self.checkpoint_minutes, 0, sys.float_info.max, "a finite number of at least 0")
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
-        if self.data_dir is not None and self.data_dir.exists() and not self.data_dir.is_dir():
-            raise UserError(f"--data-dir must be a folder, got the file {self.data_dir}")
+        check_data_dir(self.data_dir)
 
     def torch_device(self) -> torch.device:
         """The device, checked by putting a number on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +98,8 @@ def execute(
     records = folder.summaries()
     if first:
         histories = folder.histories()
-        report.write(records, histories, place.out)
+        left_out = itertools.chain(folder.left_out.values(), histories.left_out.values())
+        report.write(records, histories, place.out, left_out)
         say_left_out(histories.left_out.values())
     return records, failures
 

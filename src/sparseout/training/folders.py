@@ -31,6 +31,7 @@ EPOCHS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
+VIEWS = (RESULTS, "report.html", "sparsity.png", "sweep.toml")  # what a sweep makes of its runs, and what asked for them
 FAILURE = "failure.json"
 
 
@@ -53,6 +54,8 @@ class StudyFolder:
         self._records: dict[str, Record] = {}
         if path.exists() and not path.is_dir():
             raise UserError(f"--out must be a folder, got the file {path}")
+        if isinstance(path, Path) and (file := next((parent for parent in path.parents if parent.is_file()), None)):
+            raise UserError(f"--out must be a folder that can be written: {path}: {file} is a file")
         if self._is_marked():
             found = read_study(path)
             if found != study:
@@ -67,8 +70,11 @@ class StudyFolder:
         """Make the folder.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or one of the files that a sweep writes at its end is a folder.
         """
+        for name in VIEWS:
+            if (self.path / name).is_dir():
+                raise UserError(f"--out must be a folder that can be written: {self.path / name} is a folder, not a file")
         if self._is_marked():
             return
         try:

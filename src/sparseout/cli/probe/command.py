@@ -16,9 +16,11 @@ from sparseout.cli.probe.find import find
 from sparseout.cli.probe.subject import Subject
 from sparseout.errors import UserError
 from sparseout.probe import Comparison, Probe, Summary
-from sparseout.records.files import write_whole
+from sparseout.records.files import check_writable, write_whole
 from sparseout.runs.options import torch_device
 from sparseout.runs.progress import terminal
+
+MOST = 2**31 - 1  # batches, or samples in one
 
 
 def probe(
@@ -53,11 +55,10 @@ def probe(
     for name, value in (("batches", batches), ("batch-size", batch_size), ("every", every)):
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
+        if value is not None and value > MOST:
+            raise UserError(f"--{name} must be at most {MOST}, got {value}")
     earlier = _read(before) if before else None
-    for path in filter(None, (html, json)):
-        if path.is_dir() or not path.parent.is_dir():
-            why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise UserError(f"{path} cannot be written: {why}")
+    check_writable({"--html": html, "--json": json})
     console = terminal()
     place = torch_device(device)
     found = find(target, data, batch_size)

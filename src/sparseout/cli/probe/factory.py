@@ -26,7 +26,7 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Su
     sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
             raise UserError(f"there is no module {error.name!r}: TARGET must be {KINDS}") from error
         raise UserError(f"{module} cannot be imported: {_told(error)}") from error
@@ -38,7 +38,7 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Su
         raise UserError(f"{module} has no function {factory!r}{': did you mean ' + ' or '.join(close) + '?' if close else ''}")
     try:
         made = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{module}:{factory}() failed: {_told(error)}") from error
     model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
@@ -50,7 +50,7 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Su
     return Subject(model.eval(), batches, len(batches) if isinstance(batches, Sized) else None)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What failed in the user's code, and where."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"

@@ -16,7 +16,7 @@ def find(name: str, data: Sequence[Path], batch_size: int) -> Subject:
         UserError: there is none, or the data does not suit it.
     """
     kind, _, rest = name.partition(":")
-    if not rest:
+    if not rest or not kind or kind.startswith("."):
         raise UserError(f"TARGET must be {KINDS}, got {name!r}")
     if kind == "hf":
         from sparseout.cli.probe import hub

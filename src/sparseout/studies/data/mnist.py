@@ -121,7 +121,11 @@ def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset
     try:
         return datasets.Dataset.from_parquet(list(map(str, files)))
     except Exception as error:  # hostile bytes may raise anything
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename not in map(str, files):
+            cache = datasets.config.HF_DATASETS_CACHE
+            raise UserError(f"HF_DATASETS_CACHE must be a folder that can be written: {cache}: {cause.strerror}") from error
+        reason = (str(cause).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{files[0]} cannot be read as parquet, or is empty: {reason}") from error
 
 

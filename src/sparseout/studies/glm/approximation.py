@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy
 import torch
+from msgspec import UNSET, Struct, UnsetType
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 from sparseout.glm import expected_loss, penalty
-from sparseout.records.schema import Record
+from sparseout.records.schema import Record, Share
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
 
@@ -21,6 +22,19 @@ DATA = ("counts", "breast cancer", "digits")
 PS = tuple(numpy.geomspace(0.001, 0.9, 24).tolist())
 T, P_OF_T = tuple((2.0 ** -numpy.arange(0, 11)).tolist()), 0.3
 INTERCEPT = 1.0
+
+
+class Row(Struct):
+    """A line of the experiment's file."""
+
+    part: str
+    data: str
+    family: str
+    p: Share
+    t: float
+    quadratic: float
+    exact: float
+    intercept: float | UnsetType = UNSET
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import scipy.optimize
 import torch
+from msgspec import UNSET, Struct, UnsetType
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 
 from sparseout.glm import SparseoutClassifier, SparseoutRegressor, expected_loss
-from sparseout.records.schema import Record
+from sparseout.records.schema import Count, Positive, Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
 
@@ -23,6 +24,19 @@ DATA = ("diabetes", "counts", "breast cancer", "digits")
 SEEDS = range(2)
 BATCH = 32  # that of the estimators
 MOST_STEPS = 2**14
+
+
+class Row(Struct):
+    """A line of the experiment's file."""
+
+    part: str
+    data: str
+    family: str
+    solution: Literal["quadratic", "stochastic"]
+    distance: Positive
+    iterations: Count | UnsetType = UNSET
+    seed: Count | UnsetType = UNSET
+    step: Count | UnsetType = UNSET
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import scipy.stats
 from matplotlib import colormaps
+from msgspec import UNSET, Struct, UnsetType
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
@@ -21,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sparseout.glm import SparseoutClassifier, SparseoutRegressor
-from sparseout.records.schema import Record
+from sparseout.records.schema import Count, Record, Share
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
 
@@ -33,6 +34,21 @@ PS, QS = (0.02, 0.1, 0.3, 0.6), (0.5, 1.0, 2.0, 3.0)
 POINTS = len(PS) * len(QS)
 STRENGTHS = numpy.geomspace(1e-4, 1e2, POINTS).tolist()
 METHODS = ("sparseout", "dropout", "ridge", "lasso")
+
+
+class Row(Struct):
+    """A line of the experiment's file."""
+
+    part: str
+    data: str
+    seed: Count
+    method: str
+    loss: float
+    chosen: dict[str, float]
+    train: Count
+    test: Count
+    accuracy: Share | UnsetType = UNSET
+    coef_error: float | UnsetType = UNSET
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:

@@ -9,16 +9,31 @@ from typing import Any
 import numpy
 import torch
 from matplotlib import colormaps
+from msgspec import UNSET, Struct, UnsetType
 from rich.table import Table
 
 from sparseout.glm import SparseoutRegressor, penalty
-from sparseout.records.schema import Record
+from sparseout.records.schema import Count, Norm, Positive, Record
 from sparseout.studies.glm import data
 from sparseout.studies.glm.approximation import slope
 from sparseout.studies.glm.figures import table
 
 P = 0.5
 QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+class Row(Struct):
+    """A line of the experiment's file."""
+
+    part: str
+    data: str
+    q: Norm
+    feature: Count
+    rms: Positive
+    weight: float | UnsetType = UNSET
+    relative: float | UnsetType = UNSET
+    kept: float | UnsetType = UNSET
+    foretold: float | UnsetType = UNSET
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
