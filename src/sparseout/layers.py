@@ -143,7 +143,7 @@ class Sparseout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return self._called_in(input.tracer, input)
-        p, q, scale = self._dials(input)
+        p, q, scale = self._current_settings(input)
         return sparseout(
             input,
             p,
@@ -203,7 +203,7 @@ class Sparseout(nn.Module):
             scale = 1.0 if self._scale == "rms" else self._scale
             self._scale_cell = torch.tensor(scale, dtype=torch.float64, device="cpu")
 
-    def _dials(self, input: Tensor) -> tuple[Any, Any, Any]:
+    def _current_settings(self, input: Tensor) -> tuple[Any, Any, Any]:
         """`p`, `q` and `s`: as tensors in a compiled graph, as floats elsewhere."""
         compiling = torch.compiler.is_compiling()
         p, q, scale = (self._p_cell, self._q_cell, self._scale_cell) if compiling else (self._p, self._q, self._scale)

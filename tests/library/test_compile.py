@@ -174,8 +174,8 @@ def test_the_operators_pass_opcheck(layout, dtype, gradient, dims):
     x = LAYOUTS[layout](torch.randn(3, 4, 5).to(dtype)).detach().requires_grad_()
     arguments = (x, double(0.4), double(1.7), torch.tensor([3]), double(1.0), gradient, 1e-6, dims, None)
     torch.library.opcheck(torch.ops.sparseout.draw, (x,), test_utils=("test_schema", "test_faketensor"))
-    torch.library.opcheck(torch.ops.sparseout.noise, arguments)
-    torch.library.opcheck(torch.ops.sparseout.noise_backward, (torch.ones_like(x).requires_grad_(), *arguments))
+    torch.library.opcheck(torch.ops.sparseout.forward, arguments)
+    torch.library.opcheck(torch.ops.sparseout.backward, (torch.ones_like(x).requires_grad_(), *arguments))
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -190,7 +190,7 @@ def test_the_operators_derivatives_to_second_order(gradient, q):
         return grad.detach(), torch.autograd.grad(grad.square().sum(), x)[0]
 
     def operator(x):
-        return torch.ops.sparseout.noise(x, double(0.4), double(q), seed, double(1.0), gradient, 1e-6, [], None)
+        return torch.ops.sparseout.forward(x, double(0.4), double(q), seed, double(1.0), gradient, 1e-6, [], None)
 
     def eager(x):
         drawn = seed

@@ -117,7 +117,7 @@ def test_the_backward_mask_is_the_forward_mask(given):
     y = call(ones, {**arguments, "gradient": "detached"})
     (grad,) = torch.autograd.grad(y, ones, torch.ones_like(y))
     assert torch.equal(y < 0.5, grad < 0.5)
-    if reference.is_product(arguments["p"], arguments["q"]):
+    if reference.is_multiplicative(arguments["p"], arguments["q"]):
         assert torch.equal(y, grad)
 
 

@@ -111,7 +111,7 @@ def test_forward_is_the_references(dtype, data, p, q, seed):
     ours = forward(x, p, q, seed, shared_dims)
     assert ours.dtype == dtype
     assert ours.stride() == torch.empty_like(x).stride()
-    if reference.is_product(p, q):
+    if reference.is_multiplicative(p, q):
         wide = x if dtype == torch.float64 else x.float()
         assert torch.equal(ours, rounded(reference.forward(wide, p, q, seed, shared_dims), dtype))
     else:
@@ -128,7 +128,7 @@ def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
     ours = backward(grad, x, p, q, seed, gradient, eps, shared_dims)
     assert ours.dtype == dtype
     assert ours.stride() == torch.empty_like(grad).stride()
-    if reference.is_product(p, q):
+    if reference.is_multiplicative(p, q):
         wide = grad if dtype == torch.float64 else grad.float()
         assert torch.equal(ours, rounded(reference.backward(wide, None, p, q, seed, gradient, eps, shared_dims), dtype))
         assert torch.equal(ours, backward(grad, None, p, q, seed, gradient, eps, shared_dims))

@@ -43,7 +43,7 @@ def test_forward_is_the_references(dtype, size, p, q, seed):
     x = values(size, dtype)
     ours = cpu.forward(x, p, q, seed)
     exact = reference.forward(x.double(), p, q, seed)
-    if reference.is_product(p, q):
+    if reference.is_multiplicative(p, q):
         assert torch.equal(ours, reference.forward(x, p, q, seed))
     else:
         term = (x.double().abs() ** (q / 2)) * max(p / (1 - p), 1)
@@ -58,7 +58,7 @@ def test_backward_is_the_references(dtype, size, p, q, seed, gradient):
     eps = 1e-4 if dtype == torch.float16 else 1e-6
     ours = cpu.backward(grad, x, p, q, seed, gradient, eps)
     exact = reference.backward(grad.double(), x.double(), p, q, seed, gradient, eps)
-    if reference.is_product(p, q):
+    if reference.is_multiplicative(p, q):
         assert torch.equal(ours, reference.backward(grad, x, p, q, seed, gradient, eps))
         assert torch.equal(ours, cpu.backward(grad, None, p, q, seed, gradient, eps))
     else:

@@ -18,11 +18,11 @@ def arguments(**changed):
 
 
 def noise(**changed):
-    return torch.ops.sparseout.noise(**arguments(**changed))
+    return torch.ops.sparseout.forward(**arguments(**changed))
 
 
 def noise_backward(grad=ONES, **changed):
-    return torch.ops.sparseout.noise_backward(grad, **arguments(**changed))
+    return torch.ops.sparseout.backward(grad, **arguments(**changed))
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
@@ -43,8 +43,8 @@ def test_negative_dimensions_count_from_the_end(dims, counted, q, backend):
 def test_opcheck_with_negative_dimensions():
     x = torch.randn(3, 4, requires_grad=True)
     given = tuple(arguments(input=x, q=double(1.7), gradient="exact", shared_dims=[-1]).values())
-    torch.library.opcheck(torch.ops.sparseout.noise, given)
-    torch.library.opcheck(torch.ops.sparseout.noise_backward, (torch.ones_like(x).requires_grad_(), *given))
+    torch.library.opcheck(torch.ops.sparseout.forward, given)
+    torch.library.opcheck(torch.ops.sparseout.backward, (torch.ones_like(x).requires_grad_(), *given))
 
 
 @pytest.mark.parametrize("dims", [[-1], [0, -1]])

@@ -10,7 +10,7 @@ from small import network, take
 from torch import nn
 
 from sparseout import Sparseout, SparsityTarget
-from sparseout.control import Reach, Report
+from sparseout.control import LayerReport, TargetReport
 
 # Not measured
 
@@ -213,7 +213,7 @@ def test_a_target_that_p_still_moves_to_is_on_its_way():
     ],
 )
 def test_the_advice_fits_what_keeps_the_target_away(changes, advice):
-    assert advice in str(Reach(**AT_BOUND | changes))
+    assert advice in str(LayerReport(**AT_BOUND | changes))
 
 
 def test_the_advice_of_a_real_layer_with_small_activations():
@@ -234,4 +234,4 @@ def test_a_new_target_may_be_out_of_reach_again():
 
 
 def test_a_report_without_misses_is_reached():
-    assert Report((Reach(**AT_BOUND | {"missed": False}),)).reached
+    assert TargetReport((LayerReport(**AT_BOUND | {"missed": False}),)).reached

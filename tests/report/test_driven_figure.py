@@ -3,8 +3,8 @@
 import pytest
 
 figure = pytest.importorskip("matplotlib.figure")
-from sparseout.report.driven import _draw_course, _draw_reach  # noqa: E402
 from sparseout.report.settings import Setting  # noqa: E402
+from sparseout.report.targets import _draw_course, _draw_reach  # noqa: E402
 
 
 def setting(*achieved):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sparseout import report
-from sparseout.report.settings import finding, series, settings
+from sparseout.report.settings import curves_of, finding, settings
 from sparseout.report.statistics import compare
 from sparseout.report.table import cells
 
@@ -62,7 +62,7 @@ def test_a_missing_number_is_a_dash():
 def test_what_varies_beside_q_sets_curves_apart():
     exact = [record(q, 0, 0.4, gradient="exact") for q in (1.0, 2.0)]
     none = [record(2.0, 0, 0.2, noise="none", p=0.0)]
-    curves = series(settings([*RECORDS, *exact, *none]))
+    curves = curves_of(settings([*RECORDS, *exact, *none]))
     assert [(curve.label, curve.axis, len(curve.settings)) for curve in curves] == [
         ("detached", "q", 3),
         ("exact", "q", 2),
@@ -79,7 +79,7 @@ def test_what_varies_beside_q_sets_curves_apart():
 def test_settings_without_q_are_told_apart_too():
     none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden=hidden) for hidden in (64, 256)]
     sparse = [record(1.0, 0, 0.5, hidden=64)]
-    assert [curve.label for curve in series(settings([*sparse, *none]))] == [
+    assert [curve.label for curve in curves_of(settings([*sparse, *none]))] == [
         "Sparseout",
         "no noise, hidden 256",
         "no noise, hidden 64",
@@ -98,25 +98,25 @@ DRIVEN = [driven(target, seed, target + (seed - 0.5) / 100) for target in (0.6, 
 
 
 def test_runs_with_targets_are_a_curve_of_their_own():
-    (curve,) = series(settings(DRIVEN))
+    (curve,) = curves_of(settings(DRIVEN))
     assert (curve.label, curve.axis, curve.x) == ("Sparseout", "target_sparsity", [0.4, 0.6])
-    fixed, curve = series(settings([*RECORDS, *DRIVEN]))
+    fixed, curve = curves_of(settings([*RECORDS, *DRIVEN]))
     assert (fixed.label, fixed.axis, fixed.x) == ("Sparseout", "q", [1.0, 2.0, 3.0])
     assert (curve.label, curve.axis, curve.x) == ("driven to a target", "target_sparsity", [0.4, 0.6])
     assert finding(curve) == "driven to a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
 
 
 def test_a_scale_that_older_records_lack_sets_curves_apart():
-    curves = series(settings([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
+    curves = curves_of(settings([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
     assert [(curve.label, curve.x) for curve in curves] == [("scale rms", [1.0, 2.0]), ("scale 1", [1.0, 2.0, 3.0])]
     found = compare(settings([*RECORDS, *(record(q, s, 0.5, scale="rms") for q in (1.0, 2.0) for s in (0, 1))]), "test_loss")
     assert [each.label for each in found] == ["q = 1 (scale rms)", "q = 1 (scale 1)", "q = 3 (scale 1)"]
 
 
 def test_a_target_out_of_reach_is_said():
-    (curve,) = series(settings([driven(0.6, 0, 0.6), driven(0.9, 0, 0.7, out_of_reach=True)]))
+    (curve,) = curves_of(settings([driven(0.6, 0, 0.6), driven(0.9, 0, 0.7, out_of_reach=True)]))
     assert finding(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")
-    (curve,) = series(settings([driven(0.6, 0, None)]))
+    (curve,) = curves_of(settings([driven(0.6, 0, None)]))
     assert finding(curve) == "Sparseout: nothing was measured for the target 0.6."
 
 
@@ -154,15 +154,15 @@ def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
     for plot in ("score", "against"):
         shown = page.evaluate("plot => document.getElementById(plot).data.map((trace) => trace.visible)", plot)
         assert shown == ([True, False] if axis == "q" else [True])
-    assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(series(settings(records)))
+    assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(curves_of(settings(records)))
     names = page.locator("h2:text('The same in all runs with a target') + * dt").all_inner_texts()
     assert names == ["measure", "q_min", "q_max"]
 
 
 def test_the_finding_says_whether_sparseness_falls():
-    (curve,) = series(settings(RECORDS))
+    (curve,) = curves_of(settings(RECORDS))
     assert finding(curve) == ("Sparseout: Hoyer sparseness falls strictly with q, from 0.505 at q = 1 to 0.255 at q = 3.")
-    (curve,) = series(settings([record(1.0, 0, 0.4), record(2.0, 0, 0.5), record(3.0, 0, 0.3)]))
+    (curve,) = curves_of(settings([record(1.0, 0, 0.4), record(2.0, 0, 0.5), record(3.0, 0, 0.3)]))
     assert "does not fall monotonically with q" in finding(curve)
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sparseout.report.settings import Series, Setting, finding
+from sparseout.report.settings import Curve, Setting, finding
 from sparseout.report.table import _reach
 
 
@@ -18,7 +18,7 @@ def at_q(q, hoyer):
 
 
 def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():
-    curve = Series("p 0.5", [targeted(0.49, None, 0.5)])
+    curve = Curve("p 0.5", [targeted(0.49, None, 0.5)])
     assert finding(curve) == "p 0.5: hoyer on the test data is within 0.010 of the target 0.5, 2 runs (not measured: 1 more)."
 
 
@@ -35,7 +35,7 @@ def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():
     ],
 )
 def test_a_sentence_on_q_speaks_of_what_was_measured(hoyer, words):
-    curve = Series("p 0.5", [at_q(q, value) for q, value in enumerate(hoyer, 1)])
+    curve = Curve("p 0.5", [at_q(q, value) for q, value in enumerate(hoyer, 1)])
     assert finding(curve) == f"p 0.5: Hoyer sparseness {words}"
 
 

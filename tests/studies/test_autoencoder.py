@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, Autoencoder, AutoencoderConfig, evaluate
 from sparseout.studies.data import mnist
@@ -28,7 +28,7 @@ MNIST = {
 
 def study(out, data_dir=None, **axes):
     configs = STUDY.grid({name: value if isinstance(value, tuple) else (value,) for name, value in axes.items()})
-    return execute(configs, Place(out, data_dir, "cpu"), Execution(), Console(quiet=True))[0]
+    return execute(configs, RunOptions(out, data_dir, "cpu"), SweepOptions(), Console(quiet=True))[0]
 
 
 def numbers(record):

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from sparseout.errors import UserError
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY
 
@@ -66,25 +66,25 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
     configs = STUDY.grid(GRID)
     assert len(configs) == 40
     killing = KillNode(cluster, worker, 10)
-    place = Place(tmp_path / "ray", device="cpu")
-    records, failures = execute(configs, place, Execution(ray="auto"), Console(file=killing))
+    place = RunOptions(tmp_path / "ray", device="cpu")
+    records, failures = execute(configs, place, SweepOptions(ray="auto"), Console(file=killing))
     assert killing.node is None
     assert failures == []
     assert sorted(record["run"] for record in records) == sorted(config.run for config in configs)
-    alone, _ = execute(configs, Place(tmp_path / "alone", device="cpu"), Execution(), Console(quiet=True))
+    alone, _ = execute(configs, RunOptions(tmp_path / "alone", device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(alone) == 40
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "alone")
 
 
 def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
     configs = STUDY.grid({"q": (1.0,), "seed": (0, 1), "hidden": (16,), "epochs": (1,)})
-    place = Place(tmp_path, device="cpu")
+    place = RunOptions(tmp_path, device="cpu")
     broken = tmp_path / configs[0].folder / "checkpoint.safetensors"
     broken.parent.mkdir()
     broken.write_bytes(b"not a checkpoint")
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     start = time.monotonic()
-    records, (failure,) = execute(configs, place, Execution(ray="auto"), Console(quiet=True))
+    records, (failure,) = execute(configs, place, SweepOptions(ray="auto"), Console(quiet=True))
     assert time.monotonic() - start < 120
     assert [record["run"] for record in records] == [configs[1].run]
     assert "checkpoint.safetensors cannot be resumed from" in failure.reason
@@ -94,4 +94,4 @@ def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
 def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):
     configs = STUDY.grid({"threads": (1000,)})
     with pytest.raises(UserError, match="threads must be at most the 1 CPUs of the cluster's largest machine, got 1000"):
-        execute(configs, Place(tmp_path, device="cpu"), Execution(ray="auto"), Console(quiet=True))
+        execute(configs, RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))

@@ -35,22 +35,22 @@ CHANGED = {
 }
 
 
-OF_A_TARGET = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0, "warmup": 8, "ramp": 16}
+TARGET_FIELDS = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0, "warmup": 8, "ramp": 16}
 
 
 def test_every_setting_changes_the_name():
-    assert {*CHANGED, *OF_A_TARGET} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    assert {*CHANGED, *TARGET_FIELDS} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
     names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
-    names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in OF_A_TARGET.items()}
-    assert len(names) == len(CHANGED) + 1 + len(OF_A_TARGET)
+    names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in TARGET_FIELDS.items()}
+    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS)
 
 
 def test_what_a_target_ignores_is_not_in_the_name():
-    assert AutoencoderConfig(q=1.5, **OF_A_TARGET).run == AutoencoderConfig(q=1.5).run
+    assert AutoencoderConfig(q=1.5, **TARGET_FIELDS).run == AutoencoderConfig(q=1.5).run
     assert AutoencoderConfig(target_sparsity=0.6, q=1).run == AutoencoderConfig(target_sparsity=0.6).run
     for noise in ("none", "dropout"):
         assert AutoencoderConfig(noise=noise, target_sparsity=0.6, scale="rms").run == AutoencoderConfig(noise=noise).run
-    assert not {"target_sparsity", "scale", *OF_A_TARGET} & set(AutoencoderConfig().to_dict())
+    assert not {"target_sparsity", "scale", *TARGET_FIELDS} & set(AutoencoderConfig().to_dict())
     assert AutoencoderConfig(target_sparsity=0.6, measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
 
 

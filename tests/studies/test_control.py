@@ -10,19 +10,19 @@ from torch import nn
 
 from sparseout import Sparseout
 from sparseout.cli.main import main
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
 from sparseout.studies.image import STUDY as IMAGE
 from sparseout.training.folders import read_lines
-from sparseout.training.target_run import Control
+from sparseout.training.target_run import TargetRun
 
 
 def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
     axes = {name: (value,) for name, value in settings.items()}
     (record,), failures = execute(
-        study.grid(axes), Place(out, None, "cpu", checkpoint_minutes, False), Execution(), Console(quiet=True)
+        study.grid(axes), RunOptions(out, None, "cpu", checkpoint_minutes, False), SweepOptions(), Console(quiet=True)
     )
     assert not failures
     return record, read_lines(next(out.glob("*/metrics.jsonl")))
@@ -108,7 +108,7 @@ def test_a_run_without_a_target_has_no_trace_of_one(tmp_path):
 
 
 def test_settled_is_when_the_last_miss_was():
-    control = Control.__new__(Control)
+    control = TargetRun.__new__(TargetRun)
     control.config = AutoencoderConfig(target_sparsity=0.5)
     for measured, settled in (
         ([0.5] * 4, 0),
@@ -125,7 +125,7 @@ def test_settled_is_when_the_last_miss_was():
 
 def test_a_network_that_becomes_nan_has_settled_nowhere_and_reached_nothing():
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Sparseout())
-    control = Control(AutoencoderConfig(target_sparsity=0.5), network, (), network)
+    control = TargetRun(AutoencoderConfig(target_sparsity=0.5), network, (), network)
     for inputs in (torch.randn(16, 4), torch.full((16, 4), numpy.nan)):
         control._measured.clear()
         for _ in range(8):

@@ -12,8 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
 from sparseout.training import engine
@@ -23,8 +23,8 @@ SMALL = {"q": (1.5,), "epochs": (3,), "hidden": (16,), "batch_size": (300,)}  # 
 
 
 def attempt(out, checkpoint_minutes=10.0, tensorboard=False, **axes):
-    place = Place(out, None, "cpu", checkpoint_minutes, tensorboard)
-    return execute(STUDY.grid({**SMALL, **axes}), place, Execution(), Console(quiet=True))
+    place = RunOptions(out, None, "cpu", checkpoint_minutes, tensorboard)
+    return execute(STUDY.grid({**SMALL, **axes}), place, SweepOptions(), Console(quiet=True))
 
 
 def study(out, *arguments, **axes):
@@ -52,7 +52,7 @@ CALLS = [
     (AutoencoderLearner, "evaluate", 3),
     (AutoencoderLearner, "results", 1),
     (RunFolder, "add_epoch", 3),
-    (RunFolder, "keep_epochs", 1),
+    (RunFolder, "truncate_history", 1),
     (RunFolder, "write_summary", 1),
     (engine, "save_checkpoint", 18),
 ]

@@ -42,7 +42,7 @@ def train(learner, epochs, start=0):
     """As the engine does. Returns the losses of the steps."""
     losses = []
     for epoch in epochs:
-        steps = learner.begin(epoch)
+        steps = learner.start_epoch(epoch)
         learner.network.train()
         for step in range(start if epoch == epochs[0] else 0, steps):
             torch.manual_seed(learner.config.seed_of("noise", epoch, step, 0))
@@ -97,7 +97,7 @@ def test_the_official_schedule():
 def test_the_optimizer_has_the_schedule_of_any_epoch(learner):
     run = learner(epochs=10, weight_decay=0.01)
     for epoch in (9, 4, 1):
-        run.begin(epoch)
+        run.start_epoch(epoch)
         (group,) = run.optimizer.param_groups
         assert group["lr"] == run.config.learning_rate(epoch)
         assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0.01)
@@ -107,7 +107,7 @@ def test_an_epoch_takes_each_image_at_most_once_and_skips_the_rest(learner):
     run = learner()
     orders = []
     for epoch in (1, 2, 1):
-        assert run.begin(epoch) == 2
+        assert run.start_epoch(epoch) == 2
         assert [len(batch) for batch in run.batches] == [32, 32]
         orders.append(torch.cat(run.batches))
         assert orders[-1].unique().numel() == 64
@@ -121,13 +121,13 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(q, epoch, learner, tmp_path):
     whole, killed, resumed = learner(q=q), learner(q=q), learner(q=q)
     expected = train(whole, [1, 2, 3, 4])
     losses = train(killed, range(1, epoch))
-    killed.begin(epoch)
+    killed.start_epoch(epoch)
     killed.network.train()
     torch.manual_seed(killed.config.seed_of("noise", epoch, 0, 0))
     total, items = killed.update(0)
     losses.append(total.item() / items)
     save_checkpoint(tmp_path / "checkpoint.safetensors", "run", killed.state_dict())
-    resumed.begin(epoch)
+    resumed.start_epoch(epoch)
     resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoint.safetensors", "run"))
     losses += train(resumed, range(epoch, 5), start=1)
     assert losses == expected
@@ -141,7 +141,7 @@ def test_processes_share_the_batch_of_one(learner):
     run.network.eval()
     seen = []
     run.network.conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-    run.begin(2)
+    run.start_epoch(2)
     whole = run.loss(1)
     device = run.device
     parts = []
@@ -174,14 +174,14 @@ def test_only_images_that_are_no_digits_are_mirrored(learner, monkeypatch):
 
     monkeypatch.setattr(image, "crop_and_flip", recorded)
     run = learner()
-    run.begin(1)
+    run.start_epoch(1)
     run.loss(0)
     big = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
     part = classification.Part(big, torch.arange(40) % 10)
     data = classification.LabelledImages(part, part[:0], part, 10, torch.zeros(3), torch.ones(3))
     monkeypatch.setattr(classification, "load", lambda *_: data)
     coloured = learner(dataset="cifar10")
-    coloured.begin(1)
+    coloured.start_epoch(1)
     coloured.loss(0)
     assert asked == [(1, False), (4, True)]
 

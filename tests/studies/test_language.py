@@ -41,7 +41,7 @@ def learner(corpus, **settings):
 def run(learner, until=None):
     """Train as the engine does; stop before the step `until`, an epoch and a step."""
     for epoch in range(1, learner.config.epochs + 1):
-        steps = learner.begin(epoch)
+        steps = learner.start_epoch(epoch)
         if train_epoch(learner, epoch, 0, steps, until):
             return
         learner.evaluate()
@@ -78,11 +78,11 @@ class TestDataOrder:
 
     def test_each_epoch_draws_its_own(self, corpus):
         run = learner(corpus)
-        run.begin(1)
+        run.start_epoch(1)
         first = run.lengths
-        run.begin(2)
+        run.start_epoch(2)
         assert run.lengths != first
-        run.begin(1)
+        run.start_epoch(1)
         assert run.lengths == first
 
     def test_columns_are_the_text_one_after_the_other(self, corpus):
@@ -92,7 +92,7 @@ class TestDataOrder:
 
     def test_the_rate_is_in_proportion_to_the_length(self, corpus):
         run = learner(corpus, lr=0.5)
-        steps = run.begin(1)
+        steps = run.start_epoch(1)
         rates = []
         for step in range(steps):
             run.update(step)
@@ -106,7 +106,7 @@ def test_the_objective_is_cross_entropy_with_ar_and_tar(corpus):
     run = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0, alpha=3.0, beta=5.0, weight_decay=0.01, clip=0.1)
     twin = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0).network
     twin.load_state_dict(run.network.state_dict())
-    run.begin(1)
+    run.start_epoch(1)
     length = run.lengths[0]
     total, items = run.update(0)
     output = twin(run.columns[:length])
@@ -125,7 +125,7 @@ def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
     penalties = []
     for p in (0.0, 1.0):
         run = learner(corpus, noise="dropout", where="output", p=p, beta=0.0)
-        run.begin(1)
+        run.start_epoch(1)
         run.network.train()
         penalties.append(run.loss(0).penalty.item())
     assert penalties[0] > 0
@@ -134,7 +134,7 @@ def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
 
 def test_the_hidden_state_is_carried_and_detached(corpus):
     run = learner(corpus, p_input=0, p_embedding=0, p_weight=0, noise="none")
-    run.begin(1)
+    run.start_epoch(1)
     with torch.no_grad():
         length = sum(run.lengths[:2])
         whole = run.network(run.columns[:length])
@@ -162,7 +162,7 @@ class TestEvaluation:
 
     def test_perplexity_is_that_of_a_plain_loop(self, corpus):
         run = learner(corpus, noise="none")
-        steps = run.begin(1)
+        steps = run.start_epoch(1)
         train_epoch(run, 1, 0, steps)
         results = language.evaluate(run.network, corpus)
         network, total, states = run.network.eval(), 0.0, None
@@ -201,7 +201,7 @@ class TestEvaluation:
 
     def test_a_diverged_run_has_a_record(self, corpus):
         run = learner(corpus)
-        run.begin(1)
+        run.start_epoch(1)
         run.network.bias.data.fill_(math.nan)
         run.evaluate()
         assert math.isnan(run.results()["perplexity"])
@@ -232,7 +232,7 @@ class TestAveraging:
 
     def test_it_is_the_mean_of_the_weights_after_each_step(self, corpus):
         run = learner(corpus)
-        steps = run.begin(1)
+        steps = run.start_epoch(1)
         run.averaged = language.average(run.network)
         seen = []
         for step in range(steps):
@@ -262,17 +262,17 @@ class TestAveraging:
         with torch.no_grad():
             for weight in run.averaged.module.parameters():
                 weight.mul_(3)
-        judged = run.averaged.module if averaging else run.network
+        evaluated_forward = run.averaged.module if averaging else run.network
         run.averaged = run.averaged if averaging else None
         before = weights(run)
         run.network.eval()
-        judged.eval()
-        found, seen = self.look(run.network, run.judged, run)
-        wanted, expected = self.look(judged, judged, run)
+        evaluated_forward.eval()
+        found, seen = self.look(run.network, run.evaluated_forward, run)
+        wanted, expected = self.look(evaluated_forward, evaluated_forward, run)
         assert found == wanted
         assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
         assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
-        assert run.control.target._inputs._forward == run.judged
+        assert run.control.target._inputs._forward == run.evaluated_forward
 
     def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
         run, kept = learner(corpus), []
@@ -298,12 +298,12 @@ def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
     save_checkpoint(tmp_path / "checkpoint", "run", stopped.state_dict())
     resumed = learner(corpus, **settings)
     epoch, step = stop
-    steps = resumed.begin(epoch)
+    steps = resumed.start_epoch(epoch)
     resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoint", "run"))
     train_epoch(resumed, epoch, step, steps)
     resumed.evaluate()
     for later in range(epoch + 1, 4):
-        train_epoch(resumed, later, 0, resumed.begin(later))
+        train_epoch(resumed, later, 0, resumed.start_epoch(later))
         resumed.evaluate()
     assert whole.averaged is not None
     assert resumed.valid_losses == whole.valid_losses
@@ -336,7 +336,7 @@ config = language.LanguageConfig(layers=2, hidden=8, embedding=6, batch_size=4, 
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)
 learner = language.LanguageLearner(config, corpus, language.model(config, corpus), accelerator)
-steps = learner.begin(1)
+steps = learner.start_epoch(1)
 learner.network.train()
 losses = [accelerator.reduce(loss, "sum").item() / items for loss, items in map(learner.update, range(12))]
 state = learner.state_dict()
@@ -377,7 +377,7 @@ def has_a_bfloat16_lstm():
 @pytest.mark.skipif(not has_a_bfloat16_lstm(), reason="PyTorch has no bfloat16 LSTM for this CPU")
 def test_bf16_trains(corpus):
     run = learner(corpus, precision="bf16", lr=5)
-    steps = run.begin(1)
+    steps = run.start_epoch(1)
     train_epoch(run, 1, 0, steps)
     assert run.network.bias.dtype == torch.float32
     assert math.isfinite(run.evaluate()["valid_loss"])

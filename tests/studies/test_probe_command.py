@@ -16,7 +16,7 @@ from torch import nn
 from sparseout import Probe
 from sparseout.cli.main import main
 from sparseout.probe import Summary
-from sparseout.runs.load import trained
+from sparseout.runs.load import load_run
 from sparseout.studies import autoencoder
 
 transformers = pytest.importorskip("transformers")
@@ -331,7 +331,7 @@ def test_a_model_that_a_study_trained(study, tmp_path, capsys):
 
 
 def test_a_trained_model_again(study):
-    run = trained(study)
+    run = load_run(study)
     assert run.config.hidden == 32
     assert isinstance(run.network, autoencoder.Autoencoder)
     assert sum(map(len, run.study.test_batches(run.data))) == 360

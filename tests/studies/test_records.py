@@ -8,7 +8,7 @@ import pytest
 from made import write_run
 
 from sparseout.errors import UserError
-from sparseout.records.files import write_whole
+from sparseout.records.files import write_atomic
 from sparseout.records.json_lines import to_json
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.training.folders import StudyFolder
@@ -16,7 +16,7 @@ from sparseout.training.folders import StudyFolder
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
 
     def crash(_):
         raise OSError("the power went")
@@ -24,9 +24,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", crash)
         with pytest.raises(OSError, match="power"):
-            write_whole(path, b"new")
+            write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
-    write_whole(path, b"new")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
 
 

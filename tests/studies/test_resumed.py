@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 
 from sparseout.records import provenance
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.run import run_one
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
@@ -21,7 +21,7 @@ RUN = STUDY.grid(AXES)[0]
 
 
 def attempt(out):
-    return execute([RUN], Place(out, None, "cpu", checkpoint_minutes=0.0), Execution(), Console(quiet=True))
+    return execute([RUN], RunOptions(out, None, "cpu", checkpoint_minutes=0.0), SweepOptions(), Console(quiet=True))
 
 
 def stop(out, steps=15, owner=AutoencoderLearner, name="update"):
@@ -126,7 +126,7 @@ def test_a_position_of_another_form_fails_its_run_by_name_before_it_trains(at, t
     path.parent.mkdir()
     position = {"epoch": 1, "step": 0, "loss": 0.0, "items": 0, "seconds": 0.0, "trained_by": []} | at
     save_checkpoint(path, RUN.run, {"at": position, "learner": {}})
-    failure = run_one(RUN, Place(tmp_path, None, "cpu"))
+    failure = run_one(RUN, RunOptions(tmp_path, None, "cpu"))
     assert failure.reason.startswith(f"{path} cannot be resumed from: delete it to start that run again (at: ")
 
 

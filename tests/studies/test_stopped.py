@@ -13,7 +13,7 @@ import pytest
 from sparseout.cli.main import main
 from sparseout.records import files
 from sparseout.runs import executors
-from sparseout.runs.options import Place
+from sparseout.runs.options import RunOptions
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.training.folders import StudyFolder
 
@@ -100,7 +100,7 @@ def die(connection, place):
 def test_a_worker_that_is_killed_fails_its_run_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "_execute", die)
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (_, ended, failed) = executors.in_processes([config], Place(tmp_path), 1)
+    _, (_, ended, failed) = executors.in_processes([config], RunOptions(tmp_path), 1)
     assert ended == failed.config == config
     assert failed.reason.startswith("its process (")
     assert failed.reason.endswith(") died, as when memory runs out")
@@ -114,7 +114,7 @@ def wait(connection, place):
 
 def test_closing_the_steps_ends_the_workers_and_records_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "_execute", wait)
-    steps = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), Place(tmp_path), 2)
+    steps = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
     assert next(steps).running == 2
     children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False).stdout.split()
     assert len(children) >= 2
@@ -205,7 +205,7 @@ spec = importlib.util.spec_from_file_location("files", sys.argv[1])  # alone, wi
 files = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(files)
 os.fsync = lambda _: {}
-files.write_whole(pathlib.Path(sys.argv[2]), b"half")
+files.write_atomic(pathlib.Path(sys.argv[2]), b"half")
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -222,7 +222,7 @@ def test_what_a_killed_process_left_half_written_goes_at_once(tmp_path):
     written_half(tmp_path / "report.html", KILLED).wait()
     assert len(list(tmp_path.rglob("*.part"))) == 2
     run.open()
-    files.write_whole(tmp_path / "report.html", b"whole")
+    files.write_atomic(tmp_path / "report.html", b"whole")
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -231,14 +231,14 @@ def test_what_a_living_process_writes_stays(tmp_path):
     writer = written_half(path, "(print('written', flush=True), signal.pause())", stdout=subprocess.PIPE)
     try:
         assert writer.stdout.readline() == "written\n"
-        files.write_whole(path, b"whole")
-        files.clear_half_written(tmp_path)
+        files.write_atomic(path, b"whole")
+        files.remove_stale_parts(tmp_path)
         assert len(list(tmp_path.glob(".report.html.*.part"))) == 1
     finally:
         writer.kill()
         writer.wait()
         writer.stdout.close()
-    files.clear_half_written(tmp_path)
+    files.remove_stale_parts(tmp_path)
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -249,7 +249,7 @@ def test_a_later_process_of_the_same_number_is_another(tmp_path):
     elsewhere = tmp_path / f".report.html.00000000-{os.getpid()}-1-abcdefgh.part"
     for part in (left, mine, elsewhere):
         part.touch()
-    files.clear_half_written(tmp_path)
+    files.remove_stale_parts(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere])
 
 

@@ -16,10 +16,10 @@ from upath import UPath
 from sparseout.cli.main import main
 from sparseout.errors import UserError
 from sparseout.runs import sweep
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place, location
-from sparseout.runs.spec import read_question
-from sparseout.runs.sweep import Seldom, execute
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions, location
+from sparseout.runs.spec import read_spec
+from sparseout.runs.sweep import Throttled, execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
 from sparseout.training.folders import StudyFolder
 
@@ -56,15 +56,15 @@ GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden": (16,), "epochs": (2,)}
 
 
 def test_several_processes_find_the_same_numbers(alone, tmp_path):
-    records, failures = execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), Execution(jobs=2), Console(quiet=True))
+    records, failures = execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(jobs=2), Console(quiet=True))
     assert (len(records), failures) == (4, [])
     assert numbers(tmp_path) == numbers(alone)
 
 
 def test_an_object_store_finds_the_same_numbers(alone):
     out = location("memory://bucket/test_an_object_store")
-    execute(STUDY.grid({**GRID, "seed": (0,)}), Place(out, device="cpu"), Execution(), Console(quiet=True))
-    records, _ = execute(STUDY.grid(GRID), Place(out, device="cpu"), Execution(), Console(quiet=True))
+    execute(STUDY.grid({**GRID, "seed": (0,)}), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
+    records, _ = execute(STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(records) == 4
     assert numbers(out) == numbers(alone)
     assert {path.name for path in out.iterdir() if path.is_file()} == {
@@ -77,7 +77,7 @@ def test_an_object_store_finds_the_same_numbers(alone):
 
 
 def test_a_run_in_an_object_store_goes_on_from_its_checkpoint(alone, monkeypatch):
-    place = Place(location("memory://bucket/test_a_checkpoint"), device="cpu")
+    place = RunOptions(location("memory://bucket/test_a_checkpoint"), device="cpu")
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -85,9 +85,9 @@ def test_a_run_in_an_object_store_goes_on_from_its_checkpoint(alone, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(AutoencoderLearner, "results", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            execute(STUDY.grid(GRID), place, Execution(), Console(quiet=True))
+            execute(STUDY.grid(GRID), place, SweepOptions(), Console(quiet=True))
     monkeypatch.setattr(AutoencoderLearner, "update", None)  # the first run is at its end
-    _, failures = execute(STUDY.grid({**GRID, "q": (1.0,), "seed": (0,)}), place, Execution(), Console(quiet=True))
+    _, failures = execute(STUDY.grid({**GRID, "q": (1.0,), "seed": (0,)}), place, SweepOptions(), Console(quiet=True))
     assert failures == []
 
 
@@ -164,7 +164,7 @@ def test_a_mistake_in_the_file_is_one_line(text, message, tmp_path, capsys):
 
 def test_the_file_and_the_flags_ask_for_the_same_runs(tmp_path):
     file = asked(tmp_path, 'study = "language"\npreset = "paper-ptb"\nlr = 20\nq = [1, 2.5]\n')
-    runs = read_question(file).configs
+    runs = read_spec(file).configs
     assert [(run.q, run.lr, run.dataset) for run in runs] == [(1.0, 20.0, "ptb"), (2.5, 20.0, "ptb")]
     assert all(isinstance(run.lr, float) for run in runs)
 
@@ -172,13 +172,13 @@ def test_the_file_and_the_flags_ask_for_the_same_runs(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (Execution(jobs=0), "jobs must be an integer of at least 1, got 0"),
-        (Execution(jobs=2, ray="auto"), "--jobs is for one machine"),
+        (SweepOptions(jobs=0), "jobs must be an integer of at least 1, got 0"),
+        (SweepOptions(jobs=2, ray="auto"), "--jobs is for one machine"),
     ],
 )
 def test_ways_to_execute_that_there_are_not(how, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), how, Console(quiet=True))
+        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), how, Console(quiet=True))
 
 
 def test_an_address_at_which_nothing_listens_is_told_at_once(tmp_path):
@@ -187,13 +187,13 @@ def test_an_address_at_which_nothing_listens_is_told_at_once(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=f"--ray: nothing answers at '{address}'"):
-        execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), Execution(ray=address), Console(quiet=True))
+        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray=address), Console(quiet=True))
 
 
 def test_ray_that_is_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs ray: pip install 'sparseout\[ray\]'"):
-        execute(STUDY.grid(GRID), Place(tmp_path, device="cpu"), Execution(ray="auto"), Console(quiet=True))
+        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))
 
 
 def test_what_is_seldom_called_takes_its_share(monkeypatch):
@@ -204,7 +204,7 @@ def test_what_is_seldom_called_takes_its_share(monkeypatch):
         calls.append(now[0])
         now[0] += 1
 
-    seldom = Seldom(slow, 0.1)
+    seldom = Throttled(slow, 0.1)
     for _ in range(100):
         seldom()
         now[0] += 0.5
@@ -268,7 +268,7 @@ from pathlib import Path
 from rich.console import Console
 from sparseout.runs import executors
 from sparseout.studies.autoencoder import STUDY
-from sparseout.runs.options import Place
+from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 
 def shoot(processes):
@@ -283,8 +283,8 @@ def hooked(self, place):
 executors.Processes.__init__ = hooked
 if __name__ == "__main__":
     configs = STUDY.grid({{"seed": (0, 1), "epochs": (60,), "hidden": (64,)}})
-    place = Place(Path({str(tmp_path)!r}), device="cpu")
-    records, failures = execute(configs, place, executors.Execution(jobs=2), Console(quiet=True))
+    place = RunOptions(Path({str(tmp_path)!r}), device="cpu")
+    records, failures = execute(configs, place, executors.SweepOptions(jobs=2), Console(quiet=True))
     print(len(records), [failure.reason for failure in failures])
 """
     script = tmp_path.parent / "shoot.py"

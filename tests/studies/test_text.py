@@ -120,8 +120,10 @@ class TestEnglish:
         assert names == sorted(f"m{number}.py" for number in range(200))
 
     def test_another_process_reads_the_same(self):
-        program = "import hashlib; from sparseout.studies.data import text\n"
+        program = (
+            "import hashlib; from sparseout.studies.data import text\n"
             "print(hashlib.sha256(repr(text._english()).encode()).hexdigest())"
+        )
         environment = os.environ | {"PYTHONHASHSEED": "7"}
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
         import hashlib

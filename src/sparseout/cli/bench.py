@@ -22,7 +22,7 @@ from sparseout.checks import check_choice, check_number, check_q
 from sparseout.errors import UserError
 from sparseout.native.library import AVAILABLE
 from sparseout.op import cpu
-from sparseout.records.files import write_whole
+from sparseout.records.files import write_atomic
 from sparseout.records.json_lines import to_json
 from sparseout.records.provenance import provenance
 from sparseout.records.schema import Record
@@ -169,7 +169,7 @@ class _Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "bench.png").unlink(missing_ok=True)
-            write_whole(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
+            write_atomic(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             for part in PARTS:
                 self.add(part, [])
         except OSError as error:
@@ -178,7 +178,7 @@ class _Folder:
     def add(self, part: str, rows: Sequence[op.Row]) -> None:
         """Add rows to one of the parts' files."""
         self.rows[part] += rows
-        write_whole(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
+        write_atomic(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:

@@ -1,4 +1,4 @@
-"""The command `sparseout evaluate`: trained runs judged again on their study's test data."""
+"""The command `sparseout evaluate`: trained runs, evaluated again on their study's test data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sparseout.records.json_lines import finite
 from sparseout.records.schema import Record
 from sparseout.records.tables import rich_table
 from sparseout.report.table import COLUMNS
-from sparseout.runs.load import Trained, trained
+from sparseout.runs.load import LoadedRun, load_run
 from sparseout.runs.options import check_data_dir, torch_device
 from sparseout.runs.progress import say_left_out, terminal
-from sparseout.runs.run import isolated
+from sparseout.runs.run import seeded_environment
 from sparseout.training.folders import STUDY, StudyFolder, read_study
 
 
@@ -43,7 +43,7 @@ def evaluate(
     check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
     for run in _trained(runs, data_dir):
-        with isolated(run.config, where):
+        with seeded_environment(run.config, where):
             found = run.study.evaluate(run.network.to(where), run.data)
         rows.append((run.summary, found))
         if json_lines:
@@ -53,20 +53,20 @@ def evaluate(
         console.print(_table(rows))
 
 
-def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[Trained]:
+def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[LoadedRun]:
     """The complete runs that `folders` are or hold. One of a study that cannot be used is left out, and said to be."""
     if not folders:
         raise UserError("runs needs at least one folder, of a run or of a study")
     for folder in folders:
         if not is_file(folder / STUDY):
-            yield trained(folder, data_dir)
+            yield load_run(folder, data_dir)
             continue
         study = StudyFolder(folder, read_study(folder))
         complete, left_out = sorted(study.complete()), list(study.left_out.values())
         count = 0
         for name in complete:
             try:
-                run = trained(folder / name, data_dir)
+                run = load_run(folder / name, data_dir)
             except FolderError as error:
                 left_out.append(str(error))
                 continue

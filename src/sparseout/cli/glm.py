@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseout.errors import UserError
-from sparseout.records.files import check_writable, write_whole
+from sparseout.records.files import check_writable, write_atomic
 from sparseout.records.json_lines import lines, to_json
 from sparseout.records.provenance import provenance
 from sparseout.records.schema import Provenance, Record, read
@@ -73,9 +73,9 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
             if part in done:
                 continue
             rows += [{"part": part, **row} for row in measure()]
-            write_whole(path, "".join(to_json(row) + "\n" for row in rows).encode())
+            write_atomic(path, "".join(to_json(row) + "\n" for row in rows).encode())
             sources[name] = provenance(f"sparseout study glm --experiments {name}", torch.device("cpu"))
-            write_whole(sources_path, (to_json(sources) + "\n").encode())
+            write_atomic(sources_path, (to_json(sources) + "\n").encode())
             progress.advance(task)
     console.print(_draw(experiment, rows, path))
     console.print(f"Rows: {path}\nFigure: {out / f'{name}.png'}", soft_wrap=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from sparseout.errors import UserError
-from sparseout.records.files import Location, check_writable, is_file, write_whole
+from sparseout.records.files import Location, check_writable, is_file, write_atomic
 from sparseout.records.identity import RESULTS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
 from sparseout.report import statistics
-from sparseout.report.settings import Series, Setting, finding, series, settings, varying
+from sparseout.report.settings import Curve, Setting, curves_of, finding, settings, varying
 from sparseout.report.table import COLUMNS, with_reach
 from sparseout.runs.options import location
 from sparseout.runs.progress import say_left_out, terminal
@@ -55,7 +55,7 @@ def results(
     for path, write in ((csv, _csv), (parquet, _parquet)):
         if path:
             try:
-                write_whole(path, write(frame(records)))
+                write_atomic(path, write(frame(records)))
             except OSError as error:
                 raise UserError(f"{path} could not be written: {error.strerror or error}") from error
             console.print(f"{len(records)} runs: {path}", soft_wrap=True)
@@ -70,7 +70,7 @@ def results(
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
-    curves = series(groups)
+    curves = curves_of(groups)
     named = labelled(curves)
     _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
     for curve in curves:
@@ -150,7 +150,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def labelled(curves: Sequence[Series]) -> list[tuple[str, Setting]]:
+def labelled(curves: Sequence[Curve]) -> list[tuple[str, Setting]]:
     """The settings in the order of their curves, each with what sets it apart."""
     several = len(curves) > 1
     found = []

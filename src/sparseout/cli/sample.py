@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparseout.checks import check_integer, check_number
 from sparseout.errors import UserError
-from sparseout.runs.load import trained
+from sparseout.runs.load import load_run
 from sparseout.runs.options import check_data_dir, torch_device
 from sparseout.studies.data.text import EOS, UNK
 from sparseout.studies.models.awd_lstm import AWDLSTM
@@ -46,7 +46,7 @@ def sample(
         raise UserError(str(error)) from error
     where = torch_device(device)
     check_data_dir(data_dir)
-    found = trained(run, data_dir)
+    found = load_run(run, data_dir)
     if not isinstance(found.network, AWDLSTM):
         raise UserError(f"run must be of the study 'language', {run} is of {found.config.study!r}")
     generator = torch.Generator().manual_seed(seed)

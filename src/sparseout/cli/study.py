@@ -17,10 +17,10 @@ import tyro
 from sparseout import report
 from sparseout.cli.glm import glm
 from sparseout.records.files import Location
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place, location
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions, location
 from sparseout.runs.progress import terminal
-from sparseout.runs.spec import read_question
+from sparseout.runs.spec import read_spec
 from sparseout.runs.sweep import execute, plan, tell
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config, hints
@@ -52,11 +52,13 @@ def sweep_command() -> Any:
     file = inspect.Parameter("file", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=positional)
 
     def command(file: Path, **flags: Any) -> int:
-        question = read_question(file)
+        question = read_spec(file)
         flags["out"] = flags["out"] or str(Path("runs") / file.stem)
         return _execute(question.configs, flags, question.content)
 
-    return _with_flags(command, "Run a grid of runs that a file asks for.", [file, *_flags(Place, out=""), *_flags(Execution)])
+    return _with_flags(
+        command, "Run a grid of runs that a file asks for.", [file, *_flags(RunOptions, out=""), *_flags(SweepOptions)]
+    )
 
 
 def _preset(study: Study, arguments: Sequence[str]) -> str:
@@ -76,16 +78,16 @@ def _study(study: Study, preset: str) -> Any:
     def command(**flags: Any) -> int:
         return _execute(study.grid({axis.name: flags.pop(axis.name) for axis in axes}), flags)
 
-    places = _flags(Place, out=str(Path("runs") / study.config.study))
-    return _with_flags(command, (study.config.__doc__ or "").split("\n")[0], [*presets, *axes, *places, *_flags(Execution)])
+    places = _flags(RunOptions, out=str(Path("runs") / study.config.study))
+    return _with_flags(command, (study.config.__doc__ or "").split("\n")[0], [*presets, *axes, *places, *_flags(SweepOptions)])
 
 
 def _execute(configs: Sequence[Config], flags: dict[str, Any], question: bytes | None = None) -> int:
     """Execute the runs where and how the flags say, and return the exit code: 1 if one failed."""
     console = terminal(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, the first alone speaks
     flags["out"] = location(flags["out"])
-    place = Place(**{field.name: flags[field.name] for field in dataclasses.fields(Place)})
-    how = Execution(**{field.name: flags[field.name] for field in dataclasses.fields(Execution)})
+    place = RunOptions(**{field.name: flags[field.name] for field in dataclasses.fields(RunOptions)})
+    how = SweepOptions(**{field.name: flags[field.name] for field in dataclasses.fields(SweepOptions)})
     place.check()
     how.check()
     if how.ray is None:
@@ -111,7 +113,7 @@ def _axis(study: Study, name: str, default: tuple[Any, ...]) -> inspect.Paramete
 
 
 def _flags(kind: type, **defaults: Any) -> list[inspect.Parameter]:
-    """A flag for each field of `Place` or `Execution`."""
+    """A flag for each field of `RunOptions` or `SweepOptions`."""
     flags = []
     owner: Any = kind
     for field in dataclasses.fields(kind):

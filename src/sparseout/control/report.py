@@ -15,7 +15,7 @@ WEAK = 0.25  # of the odds that Dropout with the same p has
 
 
 @dataclasses.dataclass(frozen=True)
-class Reach:
+class LayerReport:
     """A layer, or the mean of all, and its target.
 
     Attributes:
@@ -103,12 +103,12 @@ class Reach:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Report:
+class TargetReport:
     """The layers and their targets. Printing it shows a table, and what helps where `q` is at its bound."""
 
-    layers: tuple[Reach, ...]
+    layers: tuple[LayerReport, ...]
 
-    def __getitem__(self, layer: str) -> Reach:
+    def __getitem__(self, layer: str) -> LayerReport:
         """The entry of a layer, or `"mean"`."""
         found = {entry.layer: entry for entry in self.layers}
         if layer not in found:

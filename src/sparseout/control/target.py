@@ -14,7 +14,7 @@ from sparseout.control import drivers
 from sparseout.control.controller import Controller
 from sparseout.control.goals import MEAN, MEASURES, Settings, Targets, check_bounds, check_layers, resolve
 from sparseout.control.inputs import Found, Inputs
-from sparseout.control.report import NO_ZEROS, Reach, Report
+from sparseout.control.report import NO_ZEROS, LayerReport, TargetReport
 from sparseout.control.state import State
 from sparseout.metrics import TOLERANCE
 from sparseout.probe.selection import Layers
@@ -159,9 +159,9 @@ class SparsityTarget:
         self._inputs.stop()
         drivers.release(self._modules, self)
 
-    def report(self) -> Report:
+    def report(self) -> TargetReport:
         """How far each layer is: its target, what is measured, `q`, and whether the target is out of reach."""
-        return Report(tuple(self._reach(name) for name in self._targets))
+        return TargetReport(tuple(self._reach(name) for name in self._targets))
 
     def state_dict(self) -> dict[str, Any]:
         """All that `step` changes, in numbers, lists and dictionaries that JSON can hold: save it after `step()`."""
@@ -306,7 +306,7 @@ class SparsityTarget:
             self._warned.add(name)
             warnings.warn(str(reach), stacklevel=4)
 
-    def _reach(self, name: str) -> Reach:
+    def _reach(self, name: str) -> LayerReport:
         controller, target = self._controllers[name], self._targets[name]
         module = self._module(name)
         error = target - controller.measured
@@ -314,7 +314,7 @@ class SparsityTarget:
         coming = 2 * math.copysign(1.0, error) * controller.pace
         stalled = controller.at_bound > max(LONGEST, controller.samples / 2) and coming < abs(error)
         missed = not abs(error) <= TOLERANCE  # NaN, where nothing was measured, is a miss
-        return Reach(
+        return LayerReport(
             layer=name,
             label="the mean" if self._settings.mean else name or "the model",
             measure=self._settings.measure,

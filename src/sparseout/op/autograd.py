@@ -12,7 +12,7 @@ from sparseout.op import backends, reference
 from sparseout.op.backends import Backend
 
 
-class Eager(torch.autograd.Function):
+class EagerSparseout(torch.autograd.Function):
     """Reverse mode for what a kernel reads as it is. The seed is kept, and the input where the factor depends on it."""
 
     @staticmethod
@@ -32,7 +32,7 @@ class Eager(torch.autograd.Function):
         ctx.settings = (p, q, seed, scale, gradient, eps, dims, backend)
         if output is not None:
             ctx.mark_dirty(output)
-        if not reference.is_product(p, q):
+        if not reference.is_multiplicative(p, q):
             ctx.save_for_backward(input)
         return backends.forward(input, p, q, seed, scale, dims, backend, output)
 
@@ -43,7 +43,7 @@ class Eager(torch.autograd.Function):
         return result, None, None, None, None, None, None, None, None, None
 
 
-class Transformed(torch.autograd.Function):
+class FunctorchSparseout(torch.autograd.Function):
     """The same by the reference, in forward mode and under `vmap` too, which may draw a seed a sample."""
 
     generate_vmap_rule = True
@@ -58,13 +58,13 @@ class Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, seed, scale, *ctx.settings = inputs
         p, q = ctx.settings[:2]
-        kept = (seed,) if reference.is_product(p, q) else (seed, scale, input)
+        kept = (seed,) if reference.is_multiplicative(p, q) else (seed, scale, input)
         ctx.save_for_backward(*kept)
         ctx.save_for_forward(*kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return Transformed.jvp(ctx, grad), None, None, None, None, None, None, None
+        return FunctorchSparseout.jvp(ctx, grad), None, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:

@@ -85,7 +85,7 @@ def _run(
         output.dim(),
         seed & 0xFFFFFFFFFFFFFFFF,
         round(p * 2**32),
-        reference.is_product(p, q),
+        reference.is_multiplicative(p, q),
         p,
         exponent,
         eps,

@@ -1,6 +1,6 @@
 """The op as operators of `torch.library`, for `torch.compile` and whatever else records operators instead of calling functions.
 
-`sparseout::draw` draws a seed, `sparseout::noise` is the op and `sparseout::noise_backward` its gradient. `p`, `q` and `s` are
+`sparseout::draw` draws a seed, `sparseout::forward` is the op and `sparseout::backward` its gradient. `p`, `q` and `s` are
 0-d tensors, so that nothing is compiled anew when they change; the input is therefore kept for every `q`.
 """
 
@@ -58,7 +58,7 @@ def noise(
     if input.is_cuda and backend is None and torch.compiler.is_compiling():
         result: Tensor = Expression.apply(input, p, q, seed, scale, gradient, eps, dims)
     else:
-        result = torch.ops.sparseout.noise(input, p, q, seed, scale, gradient, eps, dims, backend)
+        result = torch.ops.sparseout.forward(input, p, q, seed, scale, gradient, eps, dims, backend)
     return result
 
 
@@ -71,8 +71,8 @@ def _as_tensor(number: float | Tensor) -> Tensor:
 
 _SETTINGS = "Tensor p, Tensor q, Tensor seed, Tensor scale, str gradient, float eps, int[] shared_dims, str? backend"
 torch.library.define("sparseout::draw", "(Tensor input) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-torch.library.define("sparseout::noise", f"(Tensor input, {_SETTINGS}) -> Tensor")
-torch.library.define("sparseout::noise_backward", f"(Tensor grad, Tensor input, {_SETTINGS}) -> Tensor")
+torch.library.define("sparseout::forward", f"(Tensor input, {_SETTINGS}) -> Tensor")
+torch.library.define("sparseout::backward", f"(Tensor grad, Tensor input, {_SETTINGS}) -> Tensor")
 
 
 @torch.library.impl("sparseout::draw", "CompositeExplicitAutograd")
@@ -80,7 +80,7 @@ def _draw(input: Tensor) -> Tensor:
     return random_seed(input)
 
 
-@torch.library.impl("sparseout::noise", "CompositeExplicitAutograd")
+@torch.library.impl("sparseout::forward", "CompositeExplicitAutograd")
 def _noise(
     input: Tensor,
     p: Tensor,
@@ -97,7 +97,7 @@ def _noise(
     return backends.forward(input, *numbers, dims, backends.choose(input, backend))
 
 
-@torch.library.impl("sparseout::noise_backward", "CompositeExplicitAutograd")
+@torch.library.impl("sparseout::backward", "CompositeExplicitAutograd")
 def _noise_backward(
     grad: Tensor,
     input: Tensor,
@@ -165,7 +165,7 @@ def _keep_noise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate_noise(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     settings = (ctx.gradient, ctx.eps, ctx.dims, ctx.backend)
-    return torch.ops.sparseout.noise_backward(grad, *ctx.saved_tensors, *settings), *(None,) * 8
+    return torch.ops.sparseout.backward(grad, *ctx.saved_tensors, *settings), *(None,) * 8
 
 
 def _differentiate_backward(ctx: Any, double_grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -174,11 +174,11 @@ def _differentiate_backward(ctx: Any, double_grad: Tensor) -> tuple[Tensor | Non
     to_input = None
     if ctx.gradient == "exact":
         to_input = double_grad * grad * expression.factor_derivative(input, p, q, seed, scale, ctx.eps, ctx.dims)
-    return torch.ops.sparseout.noise_backward(double_grad, input, *settings), to_input, *(None,) * 8
+    return torch.ops.sparseout.backward(double_grad, input, *settings), to_input, *(None,) * 8
 
 
 torch.library.register_fake("sparseout::draw", _fake_draw)
-torch.library.register_fake("sparseout::noise", _fake_noise)
-torch.library.register_fake("sparseout::noise_backward", _fake_noise_backward)
-torch.library.register_autograd("sparseout::noise", _differentiate_noise, setup_context=_keep_noise)
-torch.library.register_autograd("sparseout::noise_backward", _differentiate_backward, setup_context=_keep_noise)
+torch.library.register_fake("sparseout::forward", _fake_noise)
+torch.library.register_fake("sparseout::backward", _fake_noise_backward)
+torch.library.register_autograd("sparseout::forward", _differentiate_noise, setup_context=_keep_noise)
+torch.library.register_autograd("sparseout::backward", _differentiate_backward, setup_context=_keep_noise)

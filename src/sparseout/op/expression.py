@@ -29,22 +29,22 @@ class Expression(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(input, p, q, seed, scale)
         ctx.settings = (gradient, eps, dims)
-        x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
+        x, product_noise, noise, is_multiplicative = _parts(input, p, q, seed, dims)
         s = in_range(scale, x.dtype)
         perturbed = x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * noise
-        return torch.where(is_product, x * product_noise, perturbed).to(input.dtype)
+        return torch.where(is_multiplicative, x * product_noise, perturbed).to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, p, q, seed, scale = ctx.saved_tensors
         gradient, eps, dims = ctx.settings
-        x, product_noise, noise, is_product = _parts(input, p, q, seed, dims)
+        x, product_noise, noise, is_multiplicative = _parts(input, p, q, seed, dims)
         coefficient = q / 2 if gradient == "exact" else torch.ones_like(q)
         limits = torch.finfo(x.dtype)
         power = (x.abs() / in_range(scale, x.dtype) + eps).pow((q - 2) / 2)
         scaled = torch.where(coefficient < limits.tiny, 0, coefficient.clamp_max(limits.max) * power)
         factor = (1 + scaled * noise).clamp(-limits.max, limits.max)
-        result = grad.to(x.dtype) * torch.where(is_product, product_noise, factor)
+        result = grad.to(x.dtype) * torch.where(is_multiplicative, product_noise, factor)
         return result.to(grad.dtype), None, None, None, None, None, None, None
 
 
@@ -52,10 +52,10 @@ def factor_derivative(
     input: Tensor, p: Tensor, q: Tensor, seed: Tensor, scale: Tensor, eps: float, dims: Sequence[int]
 ) -> Tensor:
     """`d/dx (1 + (q/2) (|x|/s + eps)^((q-2)/2) n) = (q/2) ((q-2)/2) (|x|/s + eps)^((q-4)/2) sign(x)/s n`."""
-    x, _, noise, is_product = _parts(input, p, q, seed, dims)
+    x, _, noise, is_multiplicative = _parts(input, p, q, seed, dims)
     s = in_range(scale, x.dtype)
     slope = q / 2 * ((q - 2) / 2) * (x.abs() / s + eps).pow((q - 4) / 2) * x.sign() / s * noise
-    return torch.where(is_product, 0, slope).to(input.dtype)
+    return torch.where(is_multiplicative, 0, slope).to(input.dtype)
 
 
 def _parts(input: Tensor, p: Tensor, q: Tensor, seed: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

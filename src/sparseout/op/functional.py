@@ -28,7 +28,7 @@ from sparseout.checks import (
     check_shared_dims,
 )
 from sparseout.op import backends, custom_ops, dtensor, reference
-from sparseout.op.autograd import Eager, Transformed
+from sparseout.op.autograd import EagerSparseout, FunctorchSparseout
 from sparseout.op.backends import Backend
 from sparseout.op.running_rms import RunningRMS
 
@@ -145,7 +145,7 @@ def sparseout(
     if chosen is None or chosen == "reference" or _len_torch_dispatch_stack():
         return _apply(input, p, q, inplace, scale, gradient, eps, dims, generator, backend)
     p, q = float(p), float(q)
-    x = input.clone() if inplace and not reference.is_product(p, q) else input
+    x = input.clone() if inplace and not reference.is_multiplicative(p, q) else input
     drawn = _draw_integer(generator) if chosen == "cpu" else custom_ops.random_seed(input, generator)
     if isinstance(scale, RunningRMS):
         scale = scale.number(input, drawn) if isinstance(drawn, int) else scale.tensor(input, drawn)
@@ -153,7 +153,7 @@ def sparseout(
         return backends.forward(input, p, q, drawn, scale, dims, chosen)
     # copy_ refuses the leaves and overlaps that must not be written to, and knows what to do with views.
     direct = inplace and chosen == "cpu" and input.is_contiguous() and not (input.is_leaf or input._is_view())
-    y = Eager.apply(x, p, q, drawn, scale, gradient, eps, dims, chosen, input if direct else None)
+    y = EagerSparseout.apply(x, p, q, drawn, scale, gradient, eps, dims, chosen, input if direct else None)
     return input.copy_(y) if inplace and not direct else y
 
 
@@ -247,5 +247,5 @@ def _transform(
         scale = scale.fixed() if transformed else scale.tensor(input, seed)
     if not isinstance(scale, Tensor):
         scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
-    y: Tensor = Transformed.apply(input, seed, scale, p, q, gradient, eps, dims)
+    y: Tensor = FunctorchSparseout.apply(input, seed, scale, p, q, gradient, eps, dims)
     return y

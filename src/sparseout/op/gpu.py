@@ -33,7 +33,7 @@ MISSING = _why_missing()
 def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...], scale: float | Tensor = 1.0) -> Tensor:
     """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed` or `scale`, which stay there."""
     output = torch.empty_like(input)
-    if reference.is_product(p, q):
+    if reference.is_multiplicative(p, q):
         return _launch(None, input, output, p, seed, shared_dims)
     return _launch(input, None, output, p, seed, shared_dims, q, scale)
 
@@ -51,7 +51,7 @@ def backward(
 ) -> Tensor:
     """`reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
-    if input is None or reference.is_product(p, q):
+    if input is None or reference.is_multiplicative(p, q):
         return _launch(None, grad, output, p, seed, shared_dims)
     coefficient = q / 2 if gradient == "exact" else 1.0
     return _launch(input, grad, output, p, seed, shared_dims, q, scale, eps, coefficient)

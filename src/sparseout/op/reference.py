@@ -91,7 +91,7 @@ def keep_mask(
     return (random_words(math.prod(reduced), seed, device) >= round(p * 2**32)).reshape(reduced)
 
 
-def is_product(p: float, q: float) -> bool:
+def is_multiplicative(p: float, q: float) -> bool:
     """Whether `y = x * noise`: for `q = 2`, and for `p` of 0 (the identity) and 1 (zeros) whatever `q` is."""
     return q == 2 or p in (0, 1)
 
@@ -99,7 +99,7 @@ def is_product(p: float, q: float) -> bool:
 def forward(
     input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: Sequence[int] = (), scale: float | Tensor = 1.0
 ) -> Tensor:
-    """`y = x + s sign(x) |x/s|^(q/2) n` with `n = m / (1 - p) - 1`; where `is_product`, `y = x * (m / (1 - p))`.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with `n = m / (1 - p) - 1`; where `is_multiplicative`, `y = x * (m / (1 - p))`.
 
     Args:
         input: `x`, of any shape, float16, bfloat16, float32 or float64. Half precision computes in float32.
@@ -115,7 +115,7 @@ def forward(
     """
     x = _compute(input)
     kept = keep_mask(input.shape, p, seed, shared_dims, input.device)
-    if is_product(p, q):
+    if is_multiplicative(p, q):
         return (x * _product_noise(kept, p, x.dtype)).to(input.dtype)
     s = in_range(scale, x.dtype)
     return (x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * _noise(kept, p, x.dtype)).to(input.dtype)
@@ -139,7 +139,7 @@ def backward(
 
     Args:
         grad: `dL/dy`.
-        input: `x`; not read, and may be None, where `is_product`.
+        input: `x`; not read, and may be None, where `is_multiplicative`.
         gradient: `"detached"` or `"exact"`.
         eps: see `sparseout.sparseout`; must be positive.
         scale: `s`, a constant; see `forward`.
@@ -149,7 +149,7 @@ def backward(
     """
     g = _compute(grad)
     kept = keep_mask(grad.shape, p, seed, shared_dims, grad.device)
-    if input is None or is_product(p, q):
+    if input is None or is_multiplicative(p, q):
         return (g * _product_noise(kept, p, g.dtype)).to(grad.dtype)
     x = _compute(input if gradient == "exact" else input.detach())
     coefficient = q / 2 if gradient == "exact" else 1.0

@@ -80,10 +80,10 @@ def content_of(folder: Location, contents: Contents, file: str) -> bytes:
     return content
 
 
-HALF_WRITTEN = 600  # seconds after which a file that is not whole, and says not whose it is, is nobody's any more
+STALE_SECONDS = 600  # seconds after which a file that is not whole, and says not whose it is, is nobody's any more
 
 
-def write_whole(path: Location, data: bytes) -> None:
+def write_atomic(path: Location, data: bytes) -> None:
     """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between.
 
     What a process that died left half written of the same file goes.
@@ -98,7 +98,7 @@ def write_whole(path: Location, data: bytes) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4().hex[:8]}.part")
     try:
-        clear_half_written(path.parent, path.name)
+        remove_stale_parts(path.parent, path.name)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
@@ -116,7 +116,7 @@ def check_writable(files: Mapping[str, Path | None]) -> None:
     """Raise unless each of the files that are given, by the flag that gives it, can be written, and none is another.
 
     Raises:
-        UserError: one cannot, as `write_whole` would find when there is something to lose.
+        UserError: one cannot, as `write_atomic` would find when there is something to lose.
     """
     flags: dict[Path, str] = {}
     for flag, path in files.items():
@@ -134,7 +134,7 @@ def check_writable(files: Mapping[str, Path | None]) -> None:
             raise UserError(f"{flag} must be another file than {other}, got {path} for both")
 
 
-def clear_half_written(folder: Path, name: str = "") -> None:
+def remove_stale_parts(folder: Path, name: str = "") -> None:
     """Remove what processes that died left half written in `folder`: of the file called `name`, or of every file."""
     for part in folder.glob(f".{glob.escape(name) or '*'}.*.part"):
         with contextlib.suppress(OSError):  # another process clears it too
@@ -146,7 +146,7 @@ def _is_left(part: Path) -> bool:
     """Whether nobody writes this file any more. Its name says who did; another machine's processes cannot be seen."""
     machine, pid, started, _ = (*part.name.split(".")[-2].split("-"), "", "", "", "")[:4]
     if machine != _machine() or not pid.isdigit() or os.name != "posix":
-        return time.time() - part.stat().st_mtime > HALF_WRITTEN
+        return time.time() - part.stat().st_mtime > STALE_SECONDS
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -11,8 +11,8 @@ RESULTS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
     *("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
 )
-OF_A_TARGET = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")  # settings of a run with a target alone
-ABSENT = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
+TARGET_FIELDS = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")  # settings of a run with a target alone
+OMITTED_DEFAULTS = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
 
 
 def run_of(settings: Mapping[str, Any]) -> str:

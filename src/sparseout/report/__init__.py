@@ -9,11 +9,11 @@ from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
     from sparseout.records.files import Location
-    from sparseout.report.driven import write_driven
     from sparseout.report.figure import write_figure
     from sparseout.report.probe import write_probe
     from sparseout.report.study import write_page
     from sparseout.report.table import table
+    from sparseout.report.targets import write_targets
 
 __all__ = ["table", "write", "write_probe"]
 
@@ -33,7 +33,7 @@ def write(
         left_out: which folders or files are left out and why, a sentence each. The page reads it after the histories.
     """
     if any("control" in record for record in records):
-        write_driven(records, histories, out / "sparsity.png")
+        write_targets(records, histories, out / "sparsity.png")
     else:
         write_figure(records, out / "sparsity.png")
     write_page(records, histories, out / "report.html", left_out)

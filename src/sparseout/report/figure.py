@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.files import Location, write_whole
+from sparseout.records.files import Location, write_atomic
 from sparseout.report import statistics
-from sparseout.report.settings import Series, series, settings
+from sparseout.report.settings import Curve, curves_of, settings
 
 COLOURS = ("#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#2e4057")
 GREY = "#808080"
@@ -23,7 +23,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     from matplotlib.figure import Figure
 
     score = statistics.score_of(records)
-    curves = series(settings(records))
+    curves = curves_of(settings(records))
     left_out = f"the first {CURVES} of {len(curves)} curves" if len(curves) > CURVES else None
     curves = curves[:CURVES]
     figure = Figure(figsize=(13, 4.2), layout="constrained")
@@ -53,10 +53,10 @@ def save(figure: Any, path: Location, dpi: int = 160) -> None:
         axes.grid(alpha=0.25)
     png = io.BytesIO()
     figure.savefig(png, dpi=dpi, format="png")
-    write_whole(path, png.getvalue())
+    write_atomic(path, png.getvalue())
 
 
-def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
+def _draw(axes: Any, curve: Curve, measure: str, colour: str) -> None:
     means, spreads = curve.means(measure), curve.spreads(measure)
     low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads, strict=True)), strict=True)
     axes.fill_between(curve.x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -65,7 +65,7 @@ def _draw(axes: Any, curve: Series, measure: str, colour: str) -> None:
     axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=4, alpha=0.7)
 
 
-def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
+def _mark_dropout(axes: Any, curves: Sequence[Curve]) -> None:
     """A line at q = 2, where it lies within the curves."""
     inside = [q for curve in curves if curve.axis for q in curve.x]
     if inside and min(inside) <= 2 <= max(inside):
@@ -73,7 +73,7 @@ def _mark_dropout(axes: Any, curves: Sequence[Series]) -> None:
         axes.text(1.98, 0.1, "Dropout", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9, rotation=90, ha="right")
 
 
-def _draw_profiles(axes: Any, curve: Series, title: str | None) -> None:
+def _draw_profiles(axes: Any, curve: Curve, title: str | None) -> None:
     """How the activity of a sample falls from its most active unit to its least active one."""
     from matplotlib import colormaps
 

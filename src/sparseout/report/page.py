@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sparseout.records.files import Location, write_whole
+from sparseout.records.files import Location, write_atomic
 from sparseout.records.json_lines import finite
 
 
@@ -38,4 +38,4 @@ def write(template: str, path: Location, *, data: Any, **context: Any) -> None:
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     html = environment.get_template(template).render(plotlyjs=get_plotlyjs(), data=finite(data), **context)
-    write_whole(path, html.encode())
+    write_atomic(path, html.encode())

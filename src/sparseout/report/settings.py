@@ -9,14 +9,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import ABSENT, OF_A_TARGET, RESULTS
+from sparseout.records.identity import OMITTED_DEFAULTS, RESULTS, TARGET_FIELDS
 
 # What the settings of one curve differ in.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
 _NO_SETTINGS = frozenset((*RESULTS, "run", "seed"))
 _ORDER = ("noise", "gradient", "p")
 # Settings that mean nothing with a noise, or say no more than its name does.
-IGNORED = {
+IRRELEVANT_SETTINGS = {
     "sparseout": {"noise"},
     "dropout": {"noise", "gradient", "scale"},
     "none": {"noise", "gradient", "scale", "p", "p_hidden"},
@@ -45,7 +45,7 @@ class Setting:
 
     def get(self, name: str) -> Any:
         """The value of a setting."""
-        return self.values.get(name, ABSENT.get(name))
+        return self.values.get(name, OMITTED_DEFAULTS.get(name))
 
     @property
     def x(self) -> float:
@@ -114,11 +114,11 @@ def varying(settings: Sequence[Setting]) -> list[str]:
 
 
 def _has(setting: Setting, name: str) -> bool:
-    return name not in OF_A_TARGET or setting.axis == "target_sparsity"
+    return name not in TARGET_FIELDS or setting.axis == "target_sparsity"
 
 
 @dataclasses.dataclass(frozen=True)
-class Series:
+class Curve:
     """Settings that differ in their place on their axis alone, by rising `x`.
 
     Attributes:
@@ -153,33 +153,33 @@ class Series:
         return [0.0 if math.isnan(std := setting.std(measure)) else std for setting in self.settings]
 
 
-def series(settings: Sequence[Setting]) -> list[Series]:
+def curves_of(settings: Sequence[Setting]) -> list[Curve]:
     """The curves that a plot of these settings has, and one series for each that has no axis."""
-    groups: dict[str, Series] = {}
+    groups: dict[str, Curve] = {}
     kinds: dict[tuple[str, str | None], list[Setting]] = {}
     for setting in settings:
         kinds.setdefault((setting.values["noise"], setting.axis), []).append(setting)
     names = {kind: varying(members) for kind, members in kinds.items()}
     for setting in settings:
         noise, axis = setting.values["noise"], setting.axis
-        values = {name: setting.get(name) for name in names[noise, axis] if name not in IGNORED[noise]}
+        values = {name: setting.get(name) for name in names[noise, axis] if name not in IRRELEVANT_SETTINGS[noise]}
         parts = [] if axis and values else [_TITLES[noise]]
         if axis == "target_sparsity" and ("sparseout", "q") in kinds:
             parts = ["driven to a target"]
-        named = (name in ABSENT or not isinstance(value, str) for name, value in values.items())
+        named = (name in OMITTED_DEFAULTS or not isinstance(value, str) for name, value in values.items())
         parts += [f"{name} {value}" if named else value for named, (name, value) in zip(named, values.items(), strict=True)]
         label = ", ".join(parts)
-        groups.setdefault(label, Series(label, [])).settings.append(setting)
+        groups.setdefault(label, Curve(label, [])).settings.append(setting)
     return list(groups.values())
 
 
-def main_axis(curves: Sequence[Series]) -> str:
+def main_axis(curves: Sequence[Curve]) -> str:
     """The axis of what is drawn against one: `q`, unless every curve is driven to its target."""
     axes = {curve.axis for curve in curves} - {None}
     return "target_sparsity" if axes == {"target_sparsity"} else "q"
 
 
-def finding(curve: Series) -> str:
+def finding(curve: Curve) -> str:
     """What a curve's sparseness does as `q` rises, or how near it comes to its targets, in a sentence."""
     if curve.axis == "target_sparsity":
         return _reach(curve)
@@ -196,7 +196,7 @@ def finding(curve: Series) -> str:
     return f"{curve.label}: Hoyer sparseness {verb}, from {most:.3f} at q = {first:g} to {least:.3f} at q = {last:g}{rest}"
 
 
-def _reach(curve: Series) -> str:
+def _reach(curve: Curve) -> str:
     misses = [miss for setting in curve.settings for miss in setting.misses]
     known = [miss for miss in misses if not math.isnan(miss)]
     low, high = curve.x[0], curve.x[-1]

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import OF_A_TARGET
-from sparseout.report.settings import IGNORED, Setting, varying
+from sparseout.records.identity import TARGET_FIELDS
+from sparseout.report.settings import IRRELEVANT_SETTINGS, Setting, varying
 
 CONFIDENCE = 0.95
 SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}  # whether higher is better; the first that is there counts
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def score_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """The score by which a study is judged."""
+    """The score that decides a study."""
     return next((name for name in SCORES if any(name in record for record in records)), "test_loss")
 
 
@@ -180,8 +180,8 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     order = {id(setting): place for place, setting in enumerate(settings)}
     bases = _baselines(settings)
     pairs = []
-    for noise, base_noise in itertools.product(IGNORED, ("sparseout", "dropout")):
-        ignored = {"q", *OF_A_TARGET} | IGNORED[noise] | IGNORED[base_noise]
+    for noise, base_noise in itertools.product(IRRELEVANT_SETTINGS, ("sparseout", "dropout")):
+        ignored = {"q", *TARGET_FIELDS} | IRRELEVANT_SETTINGS[noise] | IRRELEVANT_SETTINGS[base_noise]
         others: dict[str, list[Setting]] = {}
         for setting in settings:
             if setting.values["noise"] == noise:
@@ -198,7 +198,7 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
 
 def _baselines(settings: Sequence[Setting]) -> list[Setting]:
     sparseout = [setting for setting in settings if setting.axis == "q" and setting.x == 2]
-    ignored = {"q"} | IGNORED["dropout"]
+    ignored = {"q"} | IRRELEVANT_SETTINGS["dropout"]
     known = {_key(setting, ignored) for setting in sparseout}
     dropout = [setting for setting in settings if setting.values["noise"] == "dropout"]
     return sparseout + [setting for setting in dropout if _key(setting, ignored) not in known]
@@ -212,7 +212,7 @@ def _key(setting: Setting, ignored: Collection[str]) -> str:
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
     """The setting, and what both it and the baseline have in common that other pairs have not."""
     own = f"q = {setting.x:g}" if setting.axis == "q" else setting.name
-    ignored = IGNORED[setting.values["noise"]] - {"p"} | IGNORED[baseline.values["noise"]]
+    ignored = IRRELEVANT_SETTINGS[setting.values["noise"]] - {"p"} | IRRELEVANT_SETTINGS[baseline.values["noise"]]
     common = [f"{name} {baseline.get(name)}" for name in names if name not in ignored]
     return f"{own} ({', '.join(common)})" if common else own
 

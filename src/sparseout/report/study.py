@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparseout.records.files import Location
-from sparseout.records.identity import OF_A_TARGET
+from sparseout.records.identity import TARGET_FIELDS
 from sparseout.report import page, statistics
 from sparseout.report.page import Cell, number, text
-from sparseout.report.settings import AXES, Series, Setting, finding, main_axis, series, settings, varying
+from sparseout.report.settings import AXES, Curve, Setting, curves_of, finding, main_axis, settings, varying
 from sparseout.report.table import cells
 
 PLOTS = {
@@ -38,14 +38,14 @@ def write_page(
     groups = everything[:SETTINGS]
     shown = [run for setting in groups for run in setting.runs]
     rows_of = [run for setting in groups for run in setting.runs[: max(1, RUNS // len(groups))]]
-    curves = series(groups)
+    curves = curves_of(groups)
     score = statistics.score_of(records)
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare(everything, score)]
     measures = {name: title for name, title in PLOTS.items() if any(name in record for record in shown)}
     values = {name: value for group in groups for name, value in group.values.items()}
     shared = {name: value for name, value in values.items() if name not in (*AXES, *varying(groups))}
-    driven = {name: shared.pop(name) for name in OF_A_TARGET if name in shared}
+    driven = {name: shared.pop(name) for name in TARGET_FIELDS if name in shared}
     layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
     header, rows = cells(shown)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
@@ -101,7 +101,7 @@ def _not_shown(settings: int, runs: int, sentences: int) -> str:
     return text and f"Not shown, to keep the page quick: {text}. `sparseout results` lists all."
 
 
-def _places(curves: Sequence[Series]) -> list[tuple[int, Series, Setting, float]]:
+def _places(curves: Sequence[Curve]) -> list[tuple[int, Curve, Setting, float]]:
     """Each setting with its curve and its shade."""
     return [
         (i, curve, setting, shade)
@@ -110,11 +110,11 @@ def _places(curves: Sequence[Series]) -> list[tuple[int, Series, Setting, float]
     ]
 
 
-def _of(curves: Sequence[Series]) -> list[Setting]:
+def _of(curves: Sequence[Curve]) -> list[Setting]:
     return [setting for _, _, setting, _ in _places(curves)]
 
 
-def _names(curves: Sequence[Series]) -> list[dict[str, str]]:
+def _names(curves: Sequence[Curve]) -> list[dict[str, str]]:
     """What each setting is called, within its curve and among all."""
     names = []
     for _, curve, setting, _ in _places(curves):
@@ -123,7 +123,7 @@ def _names(curves: Sequence[Series]) -> list[dict[str, str]]:
     return names
 
 
-def _curve(curve: Series, measures: Mapping[str, str], score: str, shown: set[int]) -> dict[str, Any]:
+def _curve(curve: Curve, measures: Mapping[str, str], score: str, shown: set[int]) -> dict[str, Any]:
     estimates = [statistics.estimate(setting.each(score)) for setting in curve.settings]
     return {
         "label": curve.label,
@@ -144,7 +144,7 @@ def _curve(curve: Series, measures: Mapping[str, str], score: str, shown: set[in
 
 def _setting(
     setting: Setting,
-    curve: Series,
+    curve: Curve,
     shade: float,
     measures: Mapping[str, str],
     layers: Sequence[str],

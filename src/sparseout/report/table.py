@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparseout.report.settings import AXES, Series, Setting, main_axis, series, settings
+from sparseout.report.settings import AXES, Curve, Setting, curves_of, main_axis, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +25,7 @@ _DIGITS = {"test_loss": 4, "perplexity": 2, "rms": 3, "hoyer": 3, "zeros": 3, "a
 
 def cells(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The table's header, and its rows: a setting each, with means over its seeds and Hoyer's standard deviation."""
-    curves = series(settings(records))
+    curves = curves_of(settings(records))
     measures = [name for name in COLUMNS if any(name in record for record in records)]
     axis = main_axis(curves)
     header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
@@ -57,7 +57,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
     return result
 
 
-def _row(setting: Setting, curve: Series, axis: str, named: bool, measures: Sequence[str]) -> list[str]:
+def _row(setting: Setting, curve: Curve, axis: str, named: bool, measures: Sequence[str]) -> list[str]:
     place = f"{setting.x:g}" if setting.axis == axis else setting.name if setting.axis else "-"
     row = [place, *([curve.label] if named else []), str(len(setting.runs))]
     for name in measures:

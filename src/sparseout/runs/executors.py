@@ -17,8 +17,8 @@ from multiprocessing.process import BaseProcess
 
 from sparseout.checks import check_integer
 from sparseout.errors import UserError
-from sparseout.runs.options import Place
-from sparseout.runs.run import Failure, Show, Step, failure, run_one
+from sparseout.runs.options import RunOptions
+from sparseout.runs.run import Failure, Show, SweepEvent, failure, run_one
 from sparseout.training.config import Config
 
 ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a cluster
@@ -26,7 +26,7 @@ MOST_JOBS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
+class SweepOptions:
     """How a sweep is executed, which changes no number.
 
     Attributes:
@@ -48,7 +48,7 @@ class Execution:
         if self.ray not in (None, "auto") and not ADDRESS.fullmatch(str(self.ray)):
             raise UserError(f"ray must be 'auto' or HOST:PORT, got {self.ray!r}")
 
-    def runs(self, configs: Sequence[Config], place: Place, shown: Callable[[Config], Show]) -> Iterator[Step]:
+    def runs(self, configs: Sequence[Config], place: RunOptions, shown: Callable[[Config], Show]) -> Iterator[SweepEvent]:
         """Execute `configs`, and tell each step on the way.
 
         Closing the iterator ends what is running.
@@ -73,23 +73,23 @@ class Execution:
         return in_processes(configs, place, self.jobs) if self.jobs > 1 else one_by_one(configs, place, shown)
 
 
-def one_by_one(configs: Sequence[Config], place: Place, shown: Callable[[Config], Show]) -> Iterator[Step]:
+def one_by_one(configs: Sequence[Config], place: RunOptions, shown: Callable[[Config], Show]) -> Iterator[SweepEvent]:
     """In this process."""
     for config in configs:
-        yield Step(1)
-        yield Step(0, config, run_one(config, place, shown(config)))
+        yield SweepEvent(1)
+        yield SweepEvent(0, config, run_one(config, place, shown(config)))
 
 
-def in_processes(configs: Sequence[Config], place: Place, jobs: int) -> Iterator[Step]:
+def in_processes(configs: Sequence[Config], place: RunOptions, jobs: int) -> Iterator[SweepEvent]:
     """In `jobs` processes, each of which executes run after run; one that dies fails its run alone."""
     waiting = collections.deque(configs)
     with contextlib.closing(Processes(place)) as processes:
         while waiting or processes.running:
             while waiting and len(processes.running) < jobs:
                 processes.start(waiting.popleft())
-            yield Step(len(processes.running))
+            yield SweepEvent(len(processes.running))
             for config, failed in processes.ended():
-                yield Step(len(processes.running), config, failed)
+                yield SweepEvent(len(processes.running), config, failed)
 
 
 class Processes:
@@ -99,7 +99,7 @@ class Processes:
         running: what comes from a process that executes a run, with the process and the run.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunOptions) -> None:
         self.place = place
         self.running: dict[Connection, tuple[BaseProcess, Config]] = {}
         self._idle: list[tuple[Connection, BaseProcess]] = []
@@ -170,7 +170,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _execute(connection: Connection, place: Place) -> None:
+def _execute(connection: Connection, place: RunOptions) -> None:
     """Execute each run that comes, until the parent ends, however it does: what runs on would be in its successor's way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

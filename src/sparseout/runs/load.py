@@ -1,4 +1,4 @@
-"""A run's trained model again, from its folder: the configuration, the weights, and the data that it is judged on."""
+"""A run's trained model again, from its folder: the configuration, the weights, and the data that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sparseout.training.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class LoadedRun:
     """A run that has ended.
 
     Attributes:
         study: the experiment.
         config: the run's settings.
-        data: what it was trained and is judged on.
+        data: what it was trained and is evaluated on.
         network: with the run's weights, on the CPU.
         summary: its record.
         folder: that it is in.
@@ -49,7 +49,7 @@ class Trained:
         return read_epochs(self.folder)
 
 
-def trained(folder: Path, data_dir: Path | None = None) -> Trained:
+def load_run(folder: Path, data_dir: Path | None = None) -> LoadedRun:
     """The run in `folder`, with its study's data from `data_dir` or where it comes from by default. No pickle is read.
 
     Raises:
@@ -71,7 +71,7 @@ def trained(folder: Path, data_dir: Path | None = None) -> Trained:
         check_name(folder, settings_of(summary))
     except UserError as error:
         raise FolderError(str(error)) from error
-    return Trained(study, config, data, network, summary, folder)
+    return LoadedRun(study, config, data, network, summary, folder)
 
 
 def _configured(folder: Path) -> tuple[Study, Config]:

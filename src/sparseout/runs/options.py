@@ -70,7 +70,7 @@ def torch_device(name: str) -> torch.device:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RunOptions:
     """Where a study runs.
 
     Attributes:

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparseout.errors import UserError
-from sparseout.runs.options import Place
-from sparseout.runs.run import Step, failure, run_one
+from sparseout.runs.options import RunOptions
+from sparseout.runs.run import SweepEvent, failure, run_one
 from sparseout.training.config import Config
 
 RETRIES = 5  # of a run whose worker was lost; a run that fails by itself would fail again
 INTERVAL = 1.0  # seconds between two looks at what is running
 
 
-def on_ray(configs: Sequence[Config], place: Place, address: str) -> Iterator[Step]:
+def on_ray(configs: Sequence[Config], place: RunOptions, address: str) -> Iterator[SweepEvent]:
     """Execute `configs` on the cluster at `address`, with a CPU for each of a run's threads, and a GPU where it uses one.
 
     Raises:
@@ -62,9 +62,9 @@ def on_ray(configs: Sequence[Config], place: Place, address: str) -> Iterator[St
                     failed = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     failed = failure(config, place, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-                yield Step(_running(len(pending), config), config, failed)
+                yield SweepEvent(_running(len(pending), config), config, failed)
             if not ended:
-                yield Step(_running(len(pending), next(iter(pending.values()))))
+                yield SweepEvent(_running(len(pending), next(iter(pending.values()))))
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)

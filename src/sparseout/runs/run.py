@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from sparseout.errors import FolderError, UserError
-from sparseout.runs.options import Place
+from sparseout.runs.options import RunOptions
 from sparseout.studies.registry import STUDIES
 from sparseout.training.checkpoint import save_tensors
 from sparseout.training.config import Config
@@ -37,7 +37,7 @@ class Failure:
     command: str
 
 
-class Step(NamedTuple):
+class SweepEvent(NamedTuple):
     """What happened in a sweep.
 
     Attributes:
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     failure: Failure | None = None
 
 
-def failure(config: Config, place: Place, reason: str, trace: str = "") -> Failure:
+def failure(config: Config, place: RunOptions, reason: str, trace: str = "") -> Failure:
     """A `Failure`, recorded in the run's folder with the traceback; `trace` is empty for what was no exception."""
     found = Failure(config, reason, f"{config.command} {place.flags()}")
     with contextlib.suppress(OSError):  # which may be what the run failed of
@@ -59,7 +59,7 @@ def failure(config: Config, place: Place, reason: str, trace: str = "") -> Failu
     return found
 
 
-def run_one(config: Config, place: Place, show: Show | None = None) -> Failure | None:
+def run_one(config: Config, place: RunOptions, show: Show | None = None) -> Failure | None:
     """Train a run to its end in its folder of `place.out`, from its checkpoint where it has one; a complete one is left alone.
 
     Where a launcher started several processes, each calls this, all train the run, and the first alone writes. An exception of
@@ -92,7 +92,7 @@ def run_one(config: Config, place: Place, show: Show | None = None) -> Failure |
     return None
 
 
-def _train(config: Config, place: Place, folder: RunFolder, show: Show) -> None:
+def _train(config: Config, place: RunOptions, folder: RunFolder, show: Show) -> None:
     accelerator, study = place.accelerator(), STUDIES[config.study]
     with accelerator.main_process_first():
         data = study.load(config, place.data_dir)
@@ -100,7 +100,7 @@ def _train(config: Config, place: Place, folder: RunFolder, show: Show) -> None:
         folder.open()
     gc.freeze()  # what was there before the run need not be searched for garbage after it, which takes a sixth of a second
     try:
-        with isolated(config, accelerator.device):
+        with seeded_environment(config, accelerator.device):
             network = study.model(config, data).to(accelerator.device)
             learner = study.learner(config, data, network, accelerator)
             results, at = Engine(accelerator, place.checkpoint_minutes, place.tensorboard).train(learner, folder, show)
@@ -113,7 +113,7 @@ def _train(config: Config, place: Place, folder: RunFolder, show: Show) -> None:
 
 
 @contextlib.contextmanager
-def isolated(config: Config, device: torch.device) -> Iterator[None]:
+def seeded_environment(config: Config, device: torch.device) -> Iterator[None]:
     """The run's thread count, and default generators seeded for its initialisation; both as before afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)

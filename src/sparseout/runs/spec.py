@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from sparseout.errors import UserError
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 
@@ -24,7 +24,7 @@ WORDS: dict[Any, str] = {float: "a number", int: "an integer", bool: "true or fa
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class SweepSpec:
     """What a file asks for.
 
     Attributes:
@@ -36,7 +36,7 @@ class Question:
     configs: list[Config]
 
 
-def read_question(file: Path) -> Question:
+def read_spec(file: Path) -> SweepSpec:
     """Read `study = NAME`, a `preset` if there is one, and settings: `name = value`, or `name = [value, ...]`, an axis.
 
     Raises:
@@ -52,7 +52,7 @@ def read_question(file: Path) -> Question:
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     try:
-        return Question(content, _configs(given))
+        return SweepSpec(content, _configs(given))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
@@ -75,7 +75,7 @@ def _configs(given: dict[str, Any]) -> list[Config]:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    if name in {field.name for kind in (Place, Execution) for field in dataclasses.fields(kind)}:
+    if name in {field.name for kind in (RunOptions, SweepOptions) for field in dataclasses.fields(kind)}:
         return f"{name} is no part of the question: give --{name.replace('_', '-')} to the command"
     close = difflib.get_close_matches(name, known, 1, 0.0)[0]
     return f"{name if name.isidentifier() else _shown(name)} is no setting of this study: did you mean {close}?"

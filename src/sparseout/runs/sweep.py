@@ -16,8 +16,8 @@ from sparseout import report
 from sparseout.records.files import is_file
 from sparseout.records.schema import Record
 from sparseout.records.tables import rich_table
-from sparseout.runs.executors import Execution
-from sparseout.runs.options import Place
+from sparseout.runs.executors import SweepOptions
+from sparseout.runs.options import RunOptions
 from sparseout.runs.progress import RunBar, duration, say_left_out, training_bar
 from sparseout.runs.run import Failure, Show
 from sparseout.studies.registry import STUDIES
@@ -29,7 +29,7 @@ SHARE = 0.005  # of the time, that rewriting the view of the results may take wh
 
 
 def execute(
-    configs: Sequence[Config], place: Place, how: Execution, console: Console, question: bytes | None = None
+    configs: Sequence[Config], place: RunOptions, how: SweepOptions, console: Console, question: bytes | None = None
 ) -> tuple[list[Record], list[Failure]]:
     """Run what is not complete yet, show the progress, and leave results, figure and report in `place.out`.
 
@@ -73,7 +73,7 @@ def execute(
     if first and question is not None:
         folder.write_question(question)
     failures: list[Failure] = []
-    view = Seldom(folder.write_results, SHARE)
+    view = Throttled(folder.write_results, SHARE)
     try:
         with training_bar(console) as bar, run_bars(bar, study.items) as shown:
             progress = Sweep(bar, console, len(configs), len(configs) - len(open_runs))
@@ -104,7 +104,7 @@ def execute(
     return records, failures
 
 
-class Seldom:
+class Throttled:
     """Calls `function` when it is called, unless that would take more than `share` of the time."""
 
     def __init__(self, function: Callable[[], Any], share: float) -> None:
@@ -159,7 +159,7 @@ def run_bars(bar: Progress, items: str) -> Iterator[Callable[[Config], Show]]:
         shown.pop().close()
 
 
-def plan(configs: Sequence[Config], place: Place, how: Execution, console: Console) -> None:
+def plan(configs: Sequence[Config], place: RunOptions, how: SweepOptions, console: Console) -> None:
     """Print the runs, which of them are complete, and an estimate of the time that the others take; nothing is written.
 
     Raises:

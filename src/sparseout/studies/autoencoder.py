@@ -79,14 +79,14 @@ class AutoencoderLearner(Learner):
         super().__init__(config, network, torch.optim.Adam(network.parameters(), lr=config.lr), accelerator)
         self.images = images.to(self.device)
 
-    def begin(self, epoch: int) -> int:
+    def start_epoch(self, epoch: int) -> int:
         order = torch.randperm(len(self.images.train), generator=self.generator("order", epoch))
         self.batches = order.to(self.device).split(self.config.batch_size)
         return len(self.batches)
 
     def loss(self, step: int) -> Loss:
         batch = self.batches[step]
-        target = self.images.train[self.share(batch)]
+        target = self.images.train[self.local_shard(batch)]
         total = F.binary_cross_entropy_with_logits(self.model(target), target, reduction="sum")
         return Loss(total, len(batch) * target.shape[1])
 

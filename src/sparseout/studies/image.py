@@ -110,7 +110,7 @@ class ImageLearner(Learner):
         self.epoch = 0
         self.batches: tuple[Tensor, ...] = ()
 
-    def begin(self, epoch: int) -> int:
+    def start_epoch(self, epoch: int) -> int:
         self.epoch = epoch
         images, size = len(self.data.train), self.config.batch_size
         order = torch.randperm(images, generator=self.generator("order", epoch))
@@ -124,8 +124,8 @@ class ImageLearner(Learner):
         images, labels = self.data.train.images[batch], self.data.train.labels[batch]
         generator = self.generator("augmentation", self.epoch, step)
         images = crop_and_flip(images, images.shape[1] // 8, self.config.dataset != "digits", generator)
-        logits = self.model(self.data.normalised(self.share(images)))
-        return Loss(F.cross_entropy(logits, self.share(labels), reduction="sum"), len(batch))
+        logits = self.model(self.data.normalised(self.local_shard(images)))
+        return Loss(F.cross_entropy(logits, self.local_shard(labels), reduction="sum"), len(batch))
 
     def clean_batches(self) -> list[Tensor]:
         images = (self.data.valid if len(self.data.valid) else self.data.train).images

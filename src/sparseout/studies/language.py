@@ -133,13 +133,13 @@ class LanguageLearner(Learner):
         self.corpus = corpus.to(self.device)
         rows = len(corpus.train) // config.batch_size
         columns = self.corpus.train[: rows * config.batch_size].view(config.batch_size, rows).t()
-        self.columns = self.share(columns, dim=1).contiguous()
+        self.columns = self.local_shard(columns, dim=1).contiguous()
         self.hidden: Hidden = ()
         self.averaged: AveragedModel | None = None
         self.valid_losses: list[float] = []
         self.best: dict[str, Tensor] = {}
 
-    def begin(self, epoch: int) -> int:
+    def start_epoch(self, epoch: int) -> int:
         self.lengths = lengths(len(self.columns) - 1, self.config.bptt, self.generator("bptt", epoch))
         self.hidden = self.network.zeros(self.columns.shape[1])
         return len(self.lengths)
@@ -157,9 +157,9 @@ class LanguageLearner(Learner):
     def clean_batches(self) -> list[Tensor]:
         return [inputs for inputs, _ in _pieces(self.corpus.valid, COLUMNS)]
 
-    def judged(self, inputs: Tensor) -> Any:
+    def evaluated_forward(self, inputs: Tensor) -> Any:
         if self.averaged is None:
-            return super().judged(inputs)
+            return super().evaluated_forward(inputs)
         # The network's own layers, which are measured, with the averaged weights.
         return torch.func.functional_call(self.network, dict(self.averaged.module.named_parameters()), (inputs,))
 
@@ -174,7 +174,7 @@ class LanguageLearner(Learner):
     def evaluate(self) -> Record:
         network = self.network if self.averaged is None else self.averaged.module
         loss, measures = judge(network, self.corpus.valid, COLUMNS)
-        self._end_epoch(network, self.same(loss))
+        self._end_epoch(network, self.broadcast(loss))
         return {"valid_loss": loss, "valid_perplexity": perplexity(loss), **measures}
 
     def results(self) -> Record:
@@ -200,7 +200,7 @@ class LanguageLearner(Learner):
             self.averaged = average(self.network)
             self.averaged.load_state_dict(state["averaged"])
         parts = [[state["hidden"][str(number)][part] for part in "hc"] for number in range(len(state["hidden"]))]
-        shares = [[self.share(part).transpose(0, 1).contiguous().to(self.device) for part in layer] for layer in parts]
+        shares = [[self.local_shard(part).transpose(0, 1).contiguous().to(self.device) for part in layer] for layer in parts]
         self.hidden = tuple((h, c) for h, c in shares)
 
     def _end_epoch(self, network: nn.Module, loss: float) -> None:

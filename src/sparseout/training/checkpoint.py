@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sparseout.errors import UserError
-from sparseout.records.files import Location, write_whole
+from sparseout.records.files import Location, write_atomic
 
 
 def save_checkpoint(path: Location, run: str, state: Mapping[Any, Any]) -> None:
@@ -64,7 +64,7 @@ def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
 def save_tensors(path: Location, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` to `path` as safetensors, whole or not at all; one that has several names is written under each."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(copies, metadata=metadata))
+    write_atomic(path, save(copies, metadata=metadata))
 
 
 @contextlib.contextmanager

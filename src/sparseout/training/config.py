@@ -15,7 +15,7 @@ from torch import nn
 
 from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
 from sparseout.layers import Sparseout
-from sparseout.records.identity import ABSENT, OF_A_TARGET, folder_of, run_of
+from sparseout.records.identity import OMITTED_DEFAULTS, TARGET_FIELDS, folder_of, run_of
 
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -105,7 +105,7 @@ class Config:
             raise ValueError("gradient must be 'detached' with target_sparsity, got 'exact': its sparsity rises and falls with q")
         steps = {name: check_integer(name, getattr(self, name), 0, 2**31 - 1) for name in ("warmup", "ramp")}
         given = {"target_sparsity": target, "q_min": low, "q_max": high, **steps}
-        unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in OF_A_TARGET}
+        unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in TARGET_FIELDS}
         for name, value in (given | unused).items():
             object.__setattr__(self, name, value)
 
@@ -127,10 +127,10 @@ class Config:
         check_number(name, getattr(self, name), 0, FLOAT32, "at most 3.4e38, as float32 is")
 
     def to_dict(self) -> dict[str, Any]:
-        """The study's name, then each setting: a target's where there is one, those of `ABSENT` where they differ from it."""
+        """The study's name, then each setting: a target's where there is one, `OMITTED_DEFAULTS` where changed."""
         settings = {"study": self.study, **dataclasses.asdict(self)}
-        unused = [] if self.target_sparsity else [*OF_A_TARGET]
-        unused += [name for name, value in ABSENT.items() if settings[name] == value]
+        unused = [] if self.target_sparsity else [*TARGET_FIELDS]
+        unused += [name for name, value in OMITTED_DEFAULTS.items() if settings[name] == value]
         return {name: value for name, value in settings.items() if name not in unused}
 
     @property

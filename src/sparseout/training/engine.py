@@ -77,15 +77,15 @@ class Engine:
         with self._events(folder) as events:
             while at.epoch <= learner.config.epochs:
                 if not at.step:
-                    steps = learner.begin(at.epoch)
+                    steps = learner.start_epoch(at.epoch)
                 self._train_epoch(learner, folder, at, steps, show)
-                metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.same(learner.evaluate())}
+                metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.broadcast(learner.evaluate())}
                 if learner.control:
                     metrics["q"] = learner.control.q
                 self._end_epoch(learner, folder, at, metrics, events)
         if learner.control:
             learner.control.target.stop()
-        results = learner.same(learner.results())
+        results = learner.broadcast(learner.results())
         if learner.control:
             results |= learner.control.results(results)
         self._tick(at)
@@ -145,7 +145,7 @@ class Engine:
         due = time.perf_counter() - saved > self.checkpoint_seconds
         if self.accelerator.num_processes == 1:
             return due
-        return step % DECIDE == DECIDE - 1 and bool(learner.same(due))
+        return step % DECIDE == DECIDE - 1 and bool(learner.broadcast(due))
 
     def _save(self, learner: Learner, folder: RunFolder, at: Position) -> None:
         self._tick(at)
@@ -156,12 +156,12 @@ class Engine:
     def _resume(self, learner: Learner, folder: RunFolder) -> tuple[Position, int]:
         """Restore the last checkpoint, which the first process reads for all. Returns where it is, and its epoch's steps."""
         found = self._read(learner, folder) if self.accelerator.is_main_process else None
-        found = learner.same(found)
+        found = learner.broadcast(found)
         if isinstance(found, FolderError):
             raise found
         state, at = found
         # What an epoch begins with is made again, and then becomes what it was in the middle of the epoch.
-        steps = learner.begin(at.epoch) if at.step else 0
+        steps = learner.start_epoch(at.epoch) if at.step else 0
         try:
             if state is not None:
                 learner.load_state_dict(state)
@@ -175,11 +175,11 @@ class Engine:
         path = folder.path / CHECKPOINT
         try:
             if not path.exists():
-                folder.keep_epochs(0)
+                folder.truncate_history(0)
                 return None, Position(trained_by=[now])
             state = load_checkpoint(path, learner.config.run)
             at: Position = msgspec.convert(state.get("at"), Position)
-            folder.keep_epochs(at.epoch - 1)
+            folder.truncate_history(at.epoch - 1)
             at.seconds = at.seconds if 0 <= at.seconds < LARGEST else 0.0
             at.trained_by = _went_on(folder, at.trained_by, now)
             return state.get("learner", {}), at

@@ -10,13 +10,13 @@ from sparseout.errors import UserError
 from sparseout.records.files import (
     Contents,
     Location,
-    clear_half_written,
     content_of,
     folders_with,
     is_file,
     read_bytes,
     read_files,
-    write_whole,
+    remove_stale_parts,
+    write_atomic,
 )
 from sparseout.records.identity import folder_of, run_of, settings_of
 from sparseout.records.json_lines import lines, to_json
@@ -79,7 +79,7 @@ class StudyFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / STUDY, to_json({"study": self.study}).encode())
+            write_atomic(self.path / STUDY, to_json({"study": self.study}).encode())
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {self.path}: {error.strerror or error}") from error
 
@@ -127,7 +127,7 @@ class StudyFolder:
 
     def write_question(self, question: bytes) -> None:
         """Keep the file that asked for the runs, as `sweep.toml`."""
-        write_whole(self.path / "sweep.toml", question)
+        write_atomic(self.path / "sweep.toml", question)
 
     def write_results(self) -> list[Record]:
         """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
@@ -135,7 +135,7 @@ class StudyFolder:
         for name in folders_with(self.path, CHECKPOINT):
             if name in self._records and is_file(self.path / name / CHECKPOINT):
                 (self.path / name / CHECKPOINT).unlink(missing_ok=True)
-        write_whole(self.path / RESULTS, "".join(to_json(record) + "\n" for record in records).encode())
+        write_atomic(self.path / RESULTS, "".join(to_json(record) + "\n" for record in records).encode())
         return records
 
 
@@ -203,11 +203,11 @@ class RunFolder:
         """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
         self.path.mkdir(parents=True, exist_ok=True)
         if isinstance(self.path, Path):
-            clear_half_written(self.path)
-        write_whole(self.path / CONFIG, to_json({**self.config.to_dict(), "run": self.config.run}).encode())
+            remove_stale_parts(self.path)
+        write_atomic(self.path / CONFIG, to_json({**self.config.to_dict(), "run": self.config.run}).encode())
         (self.path / FAILURE).unlink(missing_ok=True)
 
-    def keep_epochs(self, count: int) -> None:
+    def truncate_history(self, count: int) -> None:
         """Cut `metrics.jsonl` to its first `count` epochs.
 
         Raises:
@@ -218,18 +218,18 @@ class RunFolder:
         if len(_epochs(kept)) < count:
             raise UserError(f"{path} must have the {count} epochs of the checkpoint, got {len(kept)}: delete its folder")
         self._epochs = [line + b"\n" for _, line in kept]
-        write_whole(path, b"".join(self._epochs))
+        write_atomic(path, b"".join(self._epochs))
 
     def add_epoch(self, metrics: Record) -> None:
         """Add an epoch to `metrics.jsonl`."""
         self._epochs.append(f"{to_json(metrics)}\n".encode())
-        write_whole(self.path / EPOCHS, b"".join(self._epochs))
+        write_atomic(self.path / EPOCHS, b"".join(self._epochs))
 
     def write_failure(self, reason: str, command: str, trace: str) -> None:
         """Record why the run ended before its end, and the command that repeats it."""
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"run": self.config.run, "reason": reason, "command": command, "traceback": trace}
-        write_whole(self.path / FAILURE, to_json(record).encode())
+        write_atomic(self.path / FAILURE, to_json(record).encode())
 
     def write_summary(self, results: Record, seconds: float, trained_by: Sequence[Record]) -> Record:
         """End the run: its settings, its results, how long it took, and each `origin` that trained it, from the first."""
@@ -242,7 +242,7 @@ class RunFolder:
             "seconds": round(seconds, 3),
             "provenance": {**trained_by[-1], **dated(self.config.command), "trained_by": list(trained_by)},
         }
-        write_whole(self.path / SUMMARY, to_json(summary).encode())
+        write_atomic(self.path / SUMMARY, to_json(summary).encode())
         return summary
 
 

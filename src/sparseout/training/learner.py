@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sparseout.records.schema import Record
-from sparseout.training.target_run import Control
+from sparseout.training.target_run import TargetRun
 
 
 class Loss(NamedTuple):
@@ -54,7 +54,7 @@ class Learner(abc.ABC):
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
 
     @abc.abstractmethod
-    def begin(self, epoch: int) -> int:
+    def start_epoch(self, epoch: int) -> int:
         """Make ready for `epoch`, counted from 1: the order of its data, its learning rate. Returns the number of its steps."""
 
     @abc.abstractmethod
@@ -100,16 +100,16 @@ class Learner(abc.ABC):
         """Inputs of the network that it does not learn from, for the sparsity without noise; none where one layer has noise."""
         return ()
 
-    def judged(self, inputs: Tensor) -> Any:
-        """Call the network with the weights that are judged in the end."""
+    def evaluated_forward(self, inputs: Tensor) -> Any:
+        """Call the network with the weights that are evaluated in the end."""
         return self.network(inputs)
 
     @functools.cached_property
-    def control(self) -> Control | None:
+    def control(self) -> TargetRun | None:
         """What drives `q`, where the run has a target."""
         if not self.config.target_sparsity:
             return None
-        return Control(self.config, self.network, self.clean_batches(), self.judged)
+        return TargetRun(self.config, self.network, self.clean_batches(), self.evaluated_forward)
 
     @property
     def device(self) -> torch.device:
@@ -121,11 +121,11 @@ class Learner(abc.ABC):
         """A generator on the CPU, for what is drawn for `purpose` at `place`, such as an epoch and a step."""
         return torch.Generator().manual_seed(self.config.seed_of(purpose, *place))
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's `value`, in all of them."""
         return broadcast_object_list([value])[0]
 
-    def share(self, batch: Tensor, dim: int = 0) -> Tensor:
+    def local_shard(self, batch: Tensor, dim: int = 0) -> Tensor:
         """This process's share of the items of a batch, which lie along `dim`."""
         part: Tensor = batch.tensor_split(self.accelerator.num_processes, dim)[self.accelerator.process_index]
         return part

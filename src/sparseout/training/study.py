@@ -22,7 +22,7 @@ MOST = 1_000_000  # runs of a grid
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """An experiment: its configuration, its data, its network, and how that is trained and judged.
+    """An experiment: its configuration, its data, its network, and how that is trained and evaluated.
 
     Attributes:
         config: the configuration's class; its `study` is the experiment's name.

@@ -17,7 +17,7 @@ from sparseout.training.config import Config
 POINTS = 65  # of the course that a record keeps
 
 
-class Control:
+class TargetRun:
     """Drives the mean over the Sparseout layers to `config.target_sparsity`, by one `q` for all.
 
     Args:

@@ -16,7 +16,7 @@ from sparseout.cli.probe.find import find
 from sparseout.cli.probe.subject import Subject
 from sparseout.errors import UserError
 from sparseout.probe import Comparison, Probe, Summary
-from sparseout.records.files import check_writable, write_whole
+from sparseout.records.files import check_writable, write_atomic
 from sparseout.runs.options import torch_device
 from sparseout.runs.progress import terminal
 
@@ -75,7 +75,7 @@ def probe(
     for remark in found.remarks:
         console.print(remark, soft_wrap=True)
     if json:
-        write_whole(json, summary.to_json().encode())
+        write_atomic(json, summary.to_json().encode())
     if html:
         report.write_probe(shown, html, title=target, history=found.history)
         console.print(f"Report: {html}", soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparseout.cli.probe.subject import Subject
 from sparseout.errors import UserError
-from sparseout.runs.load import trained
+from sparseout.runs.load import load_run
 
 
 def load(folder: Path, data: Sequence[Path]) -> Subject:
@@ -18,7 +18,7 @@ def load(folder: Path, data: Sequence[Path]) -> Subject:
     """
     if len(data) > 1:
         raise UserError(f"--data must be one folder for run:, as the study's --data-dir, got {len(data)}")
-    run = trained(folder, data[0] if data else None)
+    run = load_run(folder, data[0] if data else None)
     history = [{"step": epoch["epoch"], "layers": [{"layer": "all regularised layers", **epoch}]} for epoch in run.history]
     batches = run.study.test_batches(run.data)
     return Subject(run.network.eval(), batches, len(batches), history=history)

@@ -11,20 +11,20 @@ from sparseout.metrics import TOLERANCE
 from sparseout.records.files import Location
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
-from sparseout.report.settings import Setting, series, settings
+from sparseout.report.settings import Setting, curves_of, settings
 
 LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}
 
 
-def write_driven(
+def write_targets(
     records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
 ) -> None:
     """Draw a dot and a line a run; runs with a fixed `q` show beside them what `q` can reach."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    curves = series(settings(records))
+    curves = curves_of(settings(records))
     driven = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
     fixed = [curve for curve in curves if curve.axis == "q"]
     targets = sorted({setting.x for setting in driven})
