@@ -93,7 +93,7 @@ def test_q_is_2_while_it_warms_up_and_then_comes_the_ramp(tmp_path):
 
 
 def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):
-    with pytest.warns(UserWarning, match=r"hoyer target 0.9 in the mean is beyond what q in \[2, 3\] reached here"):
+    with pytest.warns(UserWarning, match=r"hoyer target 0.9 in the mean is out of reach: q in \[2, 3\] reached"):
         record, _ = run(tmp_path, epochs=120, hidden=32, target_sparsity=0.9, q_min=2.0, q_max=3.0)
     assert record["control"]["out_of_reach"]
     assert record["control"]["settled"] == 1

@@ -256,8 +256,10 @@ class TestAveraging:
             return [layer.hoyer for layer in probe.summary().layers], logits
 
     @pytest.mark.parametrize("averaging", [False, True])
-    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus):
-        run = learner(corpus, target_sparsity=0.5)
+    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus, monkeypatch):
+        run, calls = learner(corpus, target_sparsity=0.5), []
+        forward = run.evaluated_forward
+        monkeypatch.setattr(run, "evaluated_forward", lambda inputs: calls.append(inputs) or forward(inputs))
         run.averaged = language.average(run.network)
         with torch.no_grad():
             for weight in run.averaged.module.parameters():
@@ -272,7 +274,11 @@ class TestAveraging:
         assert found == wanted
         assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
         assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
-        assert run.control.target._inputs._forward == run.evaluated_forward
+        calls.clear()
+        run.start_epoch(1)
+        run.network.train()
+        run.update(0)  # at its first step a target evaluates
+        assert calls
 
     def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
         run, kept = learner(corpus), []

@@ -9,7 +9,7 @@ import numpy
 from torch import Tensor, nn
 
 from sparseout.control import SparsityTarget
-from sparseout.control.goals import MEAN
+from sparseout.control.settings import MEAN
 from sparseout.metrics import TOLERANCE
 from sparseout.records.schema import Record
 from sparseout.training.config import Config
