@@ -7,26 +7,18 @@ import copy
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sparseout.batches import arguments
+from sparseout.function_calls import DROPOUTS, FunctionCalls
 from sparseout.layers import Sparseout
 from sparseout.surgery import edit
 
-# Where the calls that drop out have their probability and their mode, and what these are when they are not given.
-_CALLS: dict[str, tuple[int, float, int, bool]] = {
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), (1, 0.5, 2, True)),
-    **dict.fromkeys(("native_dropout", "feature_dropout"), (1, 0.5, 2, True)),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), (1, 0.5, 2, False)),
-    "scaled_dot_product_attention": (4, 0.0, sys.maxsize, True),
-    "multi_head_attention_forward": (10, 0.0, 13, True),
-}
 _CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -112,10 +104,9 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | list[Any] |
         stack.enter_context(_unchanged(model))
         for module in names:
             stack.callback(module.register_forward_pre_hook(watch.enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         stack.enter_context(_eager())
         model.train()
-        with watch:
+        with FunctionCalls({*DROPOUTS, *_RECURRENT}, names, watch.call):
             model(*args, **kwargs)
         readings = {names[layer]: words for layer, dims in watch.dims if (words := _other_reading(layer, dims))}
     layers = {module: name for module, name in names.items() if isinstance(module, Sparseout)}
@@ -128,34 +119,23 @@ def check_swap(model: nn.Module, example: Tensor | tuple[Any, ...] | list[Any] |
     )
 
 
-class _Watch(TorchFunctionMode):
+class _Watch:
     """Sees which modules run, and each call of torch that drops out."""
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
-        super().__init__()
         self.names = names
-        self.inside = [next(iter(names))]
         self.ran: set[nn.Module] = set()
         self.calls: list[DropoutCall] = []
         self.dims: dict[tuple[Sparseout, int], None] = {}
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.inside.append(module)
         self.ran.add(module)
         if isinstance(module, Sparseout) and module.replaced and isinstance(module.replaced[0], _CHANNELWISE):
             self.dims.update({(module, x.dim()): None for x in (*args, *kwargs.values()) if isinstance(x, Tensor)})
 
-    def leave(self, module: nn.Module, *_: Any) -> None:
-        self.inside.pop()
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        function = getattr(func, "__name__", "").split(".")[0].rstrip("_")
+    def call(self, module: nn.Module, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if p := _drop_probability(function, args, kwargs):
-            self.calls.append(DropoutCall(self.names[self.inside[-1]], function, p))
-        return func(*args, **kwargs)
+            self.calls.append(DropoutCall(self.names[module], function, p))
 
 
 def _other_reading(layer: Sparseout, dims: int) -> str:
@@ -191,11 +171,7 @@ def _drop_probability(function: str, args: Sequence[Any], kwargs: Mapping[str, A
         flag = next(place for place, value in enumerate(args) if isinstance(value, bool))
         layers, p, training = args[flag + 1 : flag + 4]
         return float(p) if training and layers > 1 else 0.0
-    if function not in _CALLS:
-        return 0.0
-    place_of_p, p, place_of_training, training = _CALLS[function]
-    p = kwargs.get("p", kwargs.get("dropout_p", args[place_of_p] if place_of_p < len(args) else p))
-    training = kwargs.get("training", kwargs.get("train", args[place_of_training] if place_of_training < len(args) else training))
+    p, training = DROPOUTS[function].read(args, kwargs)
     return float(p) if training or training is None else 0.0
 
 

@@ -18,12 +18,8 @@ from typing import Any
 
 from torch import nn
 
-# Where the functions of torch that drop out have their probability and their mode.
-_PLACES = {
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "native_dropout", "feature_dropout"), (1, 2)),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), (1, 3)),
-    "scaled_dot_product_attention": (4, None),
-}
+from sparseout.function_calls import DROPOUTS
+
 _PROBABILITIES = ("dropout", "dropout_p")
 # Code that reaches modules by other ways than their names.
 _DYNAMIC = {"getattr", "children", "named_children", "modules", "named_modules", "get_submodule", "_modules", "__dict__", "vars"}
@@ -298,22 +294,16 @@ class _Reader(ast.NodeVisitor):
 
     def _read_probability(self, node: ast.Call) -> None:
         name = self._torch_name(node.func)
-        given = {keyword.arg: keyword.value for keyword in node.keywords}
-        at, mode = _PLACES.get(name, (None, None))
-        if at is not None:
-            chosen = given.get("p", given.get("dropout_p", node.args[at] if len(node.args) > at else None))
-            training = given.get("training", given.get("train", node.args[mode] if mode and len(node.args) > mode else None))
-            if isinstance(training, ast.Constant) and training.value is False:
+        given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+        if name in DROPOUTS:
+            p, training = DROPOUTS[name].read(node.args, given)
+            if getattr(training, "value", training) is False:
                 return
-            if chosen is None:
-                self.facts.calls.append(_Call(name, [], 0.5 if mode == 2 else 0.0))
-                return
-        else:
-            chosen = next((given[key] for key in _PROBABILITIES if key in given), None)
-        if chosen is not None:
-            paths, constant = self._sources(chosen)
-            name = name or ast.unparse(node.func)
-            self.facts.calls.append(_Call(name, paths, constant if at is not None else 0.0))
+            paths, constant = self._sources(p) if isinstance(p, ast.expr) else ([], p)
+            self.facts.calls.append(_Call(name, paths, constant))
+        elif chosen := next((given[key] for key in _PROBABILITIES if key in given), None):
+            paths, _ = self._sources(chosen)
+            self.facts.calls.append(_Call(name or ast.unparse(node.func), paths, 0.0))
 
     def _torch_name(self, function: ast.expr) -> str:
         """The name of a function of torch, or of an object of its modules; empty for any other."""
