@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 import math
 import pickle
 import warnings
@@ -10,7 +9,7 @@ import weakref
 
 import pytest
 import torch
-from small import network, take
+from small import COPIES, network, take
 from torch import nn
 
 from sparseout import Sparseout, SparsityTarget
@@ -38,16 +37,7 @@ def goes_on(model, target):
 # Saved, copied, exported and compiled with the hooks of a measured step on the model
 
 
-def saved(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize(
-    "copied", [saved, lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["save", "pickle", "deepcopy"]
-)
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_copy_keeps_its_q_and_is_not_measured(copied):
     model, target = attached()
     q = model[2].q
