@@ -63,7 +63,7 @@ def test_the_gaussian_fit_is_the_closed_form(load, q):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("q", [1, 2, 3])
-def test_the_stochastic_fit_approaches_it(q):
+def test_the_stochastic_fit_approaches_the_closed_form(q):
     X, y = data("gaussian")
     expected = closed_form(X, y, 0.3, q)
 
@@ -221,7 +221,7 @@ def test_a_single_class():
         SparseoutClassifier().fit(ONES[:, None], ONES)
 
 
-def test_the_theorem_needs_no_scikit_learn_and_the_estimators_say_what_they_need():
+def test_the_penalty_needs_no_scikit_learn_and_the_estimators_name_it():
     program = (
         "import sys; sys.modules['sklearn'] = None; import sparseout.glm as glm; glm.penalty\n"
         "try: glm.SparseoutRegressor\nexcept ModuleNotFoundError as error: print(error)"

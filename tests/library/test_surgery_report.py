@@ -48,7 +48,7 @@ def test_the_new_layers_have_the_scale(action, scale):
 
 
 @given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms"]))
-def test_a_record_beside_the_weights_brings_back_settings_that_changed_while_training(q, p, scale):
+def test_a_record_saved_with_the_weights_restores_the_settings(q, p, scale):
     fresh = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
     report = sparseout.swap_dropout(fresh, 2.0)
     layer = report.model[1]
