@@ -59,3 +59,9 @@ def test_a_record_saved_with_the_weights_restores_the_settings(q, p, scale):
     again.load_state_dict(weights)
     assert (again[1].q, again[1].p, again[1].scale) == (q, p, scale)
     assert again.state_dict().keys() == weights.keys()
+
+
+def test_a_report_without_changes_warns():
+    model = nn.Sequential(nn.Dropout(0.1))
+    with pytest.warns(UserWarning, match="the model is unchanged, because report lists no changes$"):
+        surgery.apply_report(model, {"action": "swap", "changes": []})
