@@ -50,6 +50,13 @@ def test_every_named_test_file_exists(page):
     assert names <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
+def test_contributing_lists_every_part_of_the_package():
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("| contents |\n")[1].split("\n\n")[0]
+    listed = [name.rstrip("/") for row in table.splitlines()[1:] for name in re.findall(r"`([\w.]+/?)`", row.split("|")[1])]
+    parts = {path.name for path in (ROOT / "src" / "sparseout").iterdir() if not path.name.startswith(("_", ".", "py."))}
+    assert sorted(listed) == sorted(parts)
+
+
 def test_the_first_result_is_what_the_code_prints():
     section = README.read_text().split("## First result")[1].split("\n## ")[0]
     code, printed = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)

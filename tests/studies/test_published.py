@@ -1,5 +1,6 @@
 """The numbers on the results pages are those of the records in `results/`."""
 
+import csv
 import itertools
 import json
 import re
@@ -158,6 +159,31 @@ def test_the_pages_have_the_largest_and_the_median_miss():
     introduction = (DOCS / "results-targets.md").read_text().split("\n\n")[1]
     assert contains_in_order(numbers(introduction), ["60", largest, median])
     assert largest in numbers((DOCS / "target.md").read_text().split("```")[0])
+
+
+def benchmark(name):
+    with (ROOT / "results" / "bench" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_the_op():
+    header, _, *rows = table_after("results-bench.md", "results/bench/op.csv")
+    assert header[1:] == ["`F.dropout`", "Sparseout, q = 2", "Sparseout, q = 1.5", "`relu`", "`copy_`"]
+    columns = [("F.dropout", ""), ("sparseout", "2"), ("sparseout", "1.5"), ("relu", ""), ("copy_", "")]
+    both = [row for row in benchmark("op") if (row["dtype"], row["pass"]) == ("float32", "both")]
+    times = {(row["contender"], row["q"], row["elements"]): float(row["ns_per_element"]) for row in both}
+    for size, *shown in rows:
+        number, unit = size.split()
+        elements = int(number) * {"Ki": 2**10, "Mi": 2**20}[unit]
+        assert shown == [f"{times[(*column, str(elements))]:.2f}" for column in columns]
+
+
+def test_the_table_of_the_steps():
+    _, _, *rows = table_after("results-bench.md", "results/bench/steps.csv")
+    ratios = {(row["model"], row["noise"], row["q"]): f"{float(row['ratio_to_none']):.2f}" for row in benchmark("steps")}
+    for model, *shown in rows:
+        name = model.lower().replace(" ", "_")
+        assert shown == [ratios[name, "dropout", ""], ratios[name, "sparseout", "1.5"], ratios[name, "sparseout", "2"]]
 
 
 def test_the_page_of_the_scale_has_three_seeds_of_each_setting():
