@@ -159,7 +159,7 @@ def test_real_weights_on_real_sentences(minilm):
 
 def test_the_table_in_the_documentation(minilm, tmp_path):
     docs = Path(__file__).parents[2] / "docs"
-    table = (docs / "probe.md").read_text().split("<!-- tests/studies/test_probe_models.py -->\n")[1].split("\n\n")[0]
+    table = (docs / "probe-command.md").read_text().split("<!-- tests/studies/test_probe_models.py -->\n")[1].split("\n\n")[0]
     shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     folder = minilm[0].config._name_or_path
     out = tmp_path / "summary.json"

@@ -1,5 +1,6 @@
-"""The README's figures are those of the records in `results/`, and the records show what the README says of them."""
+"""The numbers on the results pages are those of the records in `results/`."""
 
+import csv
 import itertools
 import json
 import re
@@ -12,8 +13,28 @@ from sparseout.cli.main import main
 from sparseout.training.folders import read_lines
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 RECORDS = [json.loads(line) for line in (ROOT / "results" / "autoencoder-mnist" / "results.jsonl").read_text().splitlines()]
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def cells(table):
+    """Return the rows of a Markdown table as lists of cells."""
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+
+
+def table_after(page, comment):
+    text = (DOCS / page).read_text()
+    return cells(text.split(f"<!-- {comment} -->\n")[1].split("\n\n")[0])
+
+
+def numbers(text):
+    return NUMBER.findall(text)
+
+
+def contains_in_order(values, wanted):
+    remaining = iter(values)
+    return all(value in remaining for value in wanted)
 
 
 def mean(measure, **setting):
@@ -22,21 +43,17 @@ def mean(measure, **setting):
     return statistics.fmean(chosen)
 
 
-def rows_of_the_table():
-    table = README.split("<!-- results/autoencoder-mnist/results.jsonl -->\n")[1].split("\n\n")[0]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
-
-
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
 @pytest.mark.parametrize(("measure", "name", "digits"), [("hoyer", "Hoyer sparseness", 3), ("rms", "RMS", 2)])
-def test_the_table(gradient, measure, name, digits):
-    (_, *qs), _, *rows = rows_of_the_table()
+def test_the_table_of_mnist(gradient, measure, name, digits):
+    (_, *qs), _, *rows = table_after("results-mnist.md", "results/autoencoder-mnist/results.jsonl")
     (shown,) = (row[1:] for row in rows if row[0] == f"{gradient}, {name}")
     assert shown == [f"{mean(measure, gradient=gradient, noise='sparseout', q=float(q)):.{digits}f}" for q in qs]
 
 
-def test_no_noise():
-    assert f"Without noise: Hoyer sparseness {mean('hoyer', noise='none'):.3f}, RMS {mean('rms', noise='none'):.2f}." in README
+def test_mnist_without_noise():
+    (sentence,) = re.findall(r"^Without noise.*$", (DOCS / "results-mnist.md").read_text(), re.MULTILINE)
+    assert numbers(sentence) == [f"{mean('hoyer', noise='none'):.3f}", f"{mean('rms', noise='none'):.2f}"]
 
 
 def test_detached_falls_strictly_and_exact_does_not():
@@ -48,31 +65,44 @@ def test_detached_falls_strictly_and_exact_does_not():
     assert exact[0] < max(exact) > exact[-1]
 
 
-def test_the_records_say_where_they_come_from():
+def test_the_records_have_their_provenance():
     for record in RECORDS:
         assert re.fullmatch("[0-9a-f]{12}", record["provenance"]["commit"])
         assert record["provenance"]["command"].startswith("sparseout study autoencoder")
         assert record["dataset"] == "mnist"
 
 
-def test_the_first_result_is_within_twenty_lines():
-    assert "tensor(" in "\n".join(README.splitlines()[:20])
+TABLE = re.compile(r"^    (sparseout results .*)\n\n((?:\|.*\n)+)", re.MULTILINE)
+PAPER, TARGETS, SCALES = (TABLE.findall((DOCS / f"results-{page}.md").read_text()) for page in ("paper", "targets", "scale"))
 
 
-PRINTED = re.compile(r"^    (sparseout results .*)\n\n```\n((?:.*\n)*?)```", re.MULTILINE)
-PAGES = ("questions.md", "target.md", "choosing.md")
-QUESTIONS, TARGETS, SCALES = (PRINTED.findall((ROOT / "docs" / page).read_text()) for page in PAGES)
-
-
-@pytest.mark.parametrize(("command", "shown"), [*QUESTIONS, *TARGETS, *SCALES])
-def test_what_a_page_prints_is_what_the_records_say(command, shown, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "table"), [*PAPER, *TARGETS, *SCALES])
+def test_a_table_has_the_numbers_of_the_command(command, table, monkeypatch, capsys):
+    """Each row has its setting's numbers and those of its comparison with Dropout, in the order of the command's output."""
     monkeypatch.chdir(ROOT)
     assert main(command.split()[1:]) == 0
-    assert capsys.readouterr().out == shown
+    columns, *lines = capsys.readouterr().out.splitlines()
+    width = len(re.split(r"\s{2,}", columns.strip()))
+    settings = list(itertools.takewhile(lambda line: len(re.split(r"\s{2,}", line.strip())) == width, lines[1:]))
+    comparisons = iter([line for line in lines if " p = " in line])
+    header, _, *rows = cells(table)
+    difference = header.index("difference from Dropout")
+    for row, setting in zip(rows, settings, strict=True):
+        assert contains_in_order(numbers(setting), numbers(" ".join(row[:difference]))), row
+        if row[-1] != "reference":
+            assert contains_in_order(numbers(next(comparisons)), numbers(" ".join([row[0], *row[difference:]]))), row
+            assert row[-1] == verdict(header[1], *numbers(row[difference])[:1], row[difference + 1])
+    assert next(comparisons, None) is None
+
+
+def verdict(score, difference, p):
+    if float(p) >= 0.05:
+        return "inconclusive"
+    return "better" if (float(difference) > 0) == (score == "accuracy") else "worse"
 
 
 @pytest.mark.parametrize("study", ["image-cifar10", "language-ptb"])
-def test_a_question_is_asked_with_five_seeds_and_two_baselines(study):
+def test_the_studies_of_the_paper_have_five_seeds_and_two_baselines(study):
     records = read_lines(ROOT / "results" / study / "results.jsonl")
     found = {(record["noise"], record["q"]): set() for record in records}
     for record in records:
@@ -82,30 +112,30 @@ def test_a_question_is_asked_with_five_seeds_and_two_baselines(study):
     assert set(map(frozenset, found.values())) == {frozenset(range(5))}
 
 
-def test_the_page_of_the_questions_prints_both():
-    assert [command.split()[2] for command, _ in QUESTIONS] == ["results/image-cifar10"] * 2 + ["results/language-ptb"]
+def test_the_page_of_the_paper_has_both_studies():
+    assert [command.split()[2] for command, _ in PAPER] == ["results/image-cifar10"] * 2 + ["results/language-ptb"]
 
 
-DRIVEN = sorted((ROOT / "results" / "targets").iterdir())
-RUNS = {folder.name: read_lines(folder / "results.jsonl") for folder in DRIVEN}
+NETWORKS = sorted((ROOT / "results" / "targets").iterdir())
+RUNS = {folder.name: read_lines(folder / "results.jsonl") for folder in NETWORKS}
 
 
-@pytest.mark.parametrize("folder", DRIVEN, ids=lambda folder: folder.name)
-def test_five_targets_within_what_q_reaches_are_reached_in_the_first_half_of_training(folder):
+@pytest.mark.parametrize("folder", NETWORKS, ids=lambda folder: folder.name)
+def test_five_targets_within_the_range_of_a_fixed_q_are_reached_in_the_first_half_of_training(folder):
     fixed = [record["hoyer"] for record in RUNS[folder.name] if "control" not in record]
-    driven = [record for record in RUNS[folder.name] if "control" in record]
+    controlled = [record for record in RUNS[folder.name] if "control" in record]
     low, high = min(fixed), max(fixed)
     assert high - low > 0.1
-    assert len({record["target_sparsity"] for record in driven}) == 5
-    assert len({(record["target_sparsity"], record["seed"]) for record in driven}) == len(driven) == 15
-    for record in driven:
+    assert len({record["target_sparsity"] for record in controlled}) == 5
+    assert len({(record["target_sparsity"], record["seed"]) for record in controlled}) == len(controlled) == 15
+    for record in controlled:
         assert low + 0.1 * (high - low) <= record["target_sparsity"] <= high - 0.1 * (high - low)
         assert abs(record["control"]["achieved"] - record["target_sparsity"]) <= 0.02
         assert record["control"]["settled"] <= 0.5
 
 
-def test_the_page_of_targets_prints_each_network_and_the_slow_way():
-    folders = [f"results/targets/{folder.name}" for folder in DRIVEN] + ["results/warmup-english"]
+def test_the_page_of_targets_has_each_network_and_the_slow_start():
+    folders = [f"results/targets/{folder.name}" for folder in NETWORKS] + ["results/warmup-english"]
     assert sorted(command.split()[2] for command, _ in TARGETS) == folders
 
 
@@ -115,23 +145,48 @@ def perplexity(records, target):
     return f"{statistics.fmean(found):.1f}"
 
 
-def test_the_page_says_what_the_slow_way_saves():
+def test_the_page_has_the_perplexities_of_a_slow_start():
+    _, _, *rows = table_after("results-targets.md", "results/warmup-english, results/targets/english")
     both = read_lines(ROOT / "results" / "warmup-english" / "results.jsonl"), RUNS["english"]
-    slowly, at_once = (f"{perplexity(records, 0.55)} and {perplexity(records, 0.68)}" for records in both)
-    page = " ".join((ROOT / "docs" / "target.md").read_text().split())
-    assert f"the perplexity is {slowly} so, against {at_once} at once" in page
+    assert rows == [[str(target), *(perplexity(records, target) for records in both)] for target in (0.55, 0.68)]
 
 
-def test_the_readme_says_how_far_from_their_targets_the_runs_ended():
-    driven = [record for records in RUNS.values() for record in records if "control" in record]
-    misses = [abs(record["control"]["achieved"] - record["target_sparsity"]) for record in driven]
-    text = " ".join(README.split())
-    assert len(DRIVEN) == 4
-    found = f"The largest miss of the {len(misses)} runs is {max(misses):.3f}, their median {statistics.median(misses):.3f}"
-    assert found in text
+def test_the_pages_have_the_largest_and_the_median_miss():
+    controlled = [record for records in RUNS.values() for record in records if "control" in record]
+    misses = [abs(record["control"]["achieved"] - record["target_sparsity"]) for record in controlled]
+    assert (len(NETWORKS), len(misses)) == (4, 60)
+    largest, median = f"{max(misses):.3f}", f"{statistics.median(misses):.3f}"
+    introduction = (DOCS / "results-targets.md").read_text().split("\n\n")[1]
+    assert contains_in_order(numbers(introduction), ["60", largest, median])
+    assert largest in numbers((DOCS / "target.md").read_text().split("```")[0])
 
 
-def test_the_page_of_the_scale_prints_three_seeds_of_each_setting():
+def benchmark(name):
+    with (ROOT / "results" / "bench" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_the_op():
+    header, _, *rows = table_after("results-bench.md", "results/bench/op.csv")
+    assert header[1:] == ["`F.dropout`", "Sparseout, q = 2", "Sparseout, q = 1.5", "`relu`", "`copy_`"]
+    columns = [("F.dropout", ""), ("sparseout", "2"), ("sparseout", "1.5"), ("relu", ""), ("copy_", "")]
+    both = [row for row in benchmark("op") if (row["dtype"], row["pass"]) == ("float32", "both")]
+    times = {(row["contender"], row["q"], row["elements"]): float(row["ns_per_element"]) for row in both}
+    for size, *shown in rows:
+        number, unit = size.split()
+        elements = int(number) * {"Ki": 2**10, "Mi": 2**20}[unit]
+        assert shown == [f"{times[(*column, str(elements))]:.2f}" for column in columns]
+
+
+def test_the_table_of_the_steps():
+    _, _, *rows = table_after("results-bench.md", "results/bench/steps.csv")
+    ratios = {(row["model"], row["noise"], row["q"]): f"{float(row['ratio_to_none']):.2f}" for row in benchmark("steps")}
+    for model, *shown in rows:
+        name = model.lower().replace(" ", "_")
+        assert shown == [ratios[name, "dropout", ""], ratios[name, "sparseout", "1.5"], ratios[name, "sparseout", "2"]]
+
+
+def test_the_page_of_the_scale_has_three_seeds_of_each_setting():
     assert [command.split()[2] for command, _ in SCALES] == ["results/scale-english"]
     records = read_lines(ROOT / "results" / "scale-english" / "results.jsonl")
     found = sorted((record.get("scale", "1"), record["q"], record["seed"]) for record in records)
