@@ -84,7 +84,7 @@ class SwapReport:
         uncalled = dict(self.uncalled)
         where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
         lines = [f"{len(self.changes) - len(uncalled)} {verb}{where}"]
-        lines += [f"  {name}: {_describe(old)} {arrow} {_describe(new)}" for name, old, new in self.changes if name not in uncalled]
+        lines += [f"  {name}: {_text(old)} {arrow} {_text(new)}" for name, old, new in self.changes if name not in uncalled]
         if uncalled:
             lines += [f"{len(uncalled)} {verb}, but may never be called: run check_swap"]
             lines += [f"  {name}: {reason}" for name, reason in self.uncalled]
@@ -208,5 +208,5 @@ def _check(name: str, value: Any, kind: Any, allowed: str) -> Any:
     return value
 
 
-def _describe(module: nn.Module) -> str:
+def _text(module: nn.Module) -> str:
     return f"{type(module).__name__}({module.extra_repr()})"
