@@ -101,7 +101,7 @@ def test_a_second_target_for_a_layer_raises_and_changes_nothing():
     target = SparsityTarget(model, {"5": 0.6})
     model[2].q = 1.3
     for again, layer in ((model, "5"), (nn.Sequential(model[2], model[5]), "1"), (model[5], "the model")):
-        with pytest.raises(ValueError, match=rf"but {layer} already has one: call its stop\(\) first, or delete it"):
+        with pytest.raises(ValueError, match=rf"but {layer} already has one: call stop\(\) on that one, or delete it"):
             SparsityTarget(again, 0.5, warmup=9, q=(3.0, 4.0))
     assert (model[2].q, model[5].q) == (1.3, 2.0)
     other = SparsityTarget(model, {"2": 0.5})  # which has no SparsityTarget
