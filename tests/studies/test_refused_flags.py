@@ -77,21 +77,21 @@ def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeyp
         (
             "autoencoder",
             ["--hidden-size", "1000000000"],
-            "hidden_size of 1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
+            "hidden_size=1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
         ),
-        ("autoencoder", ["--hidden-size", "2147483647"], "hidden_size of 2147483647 needs about "),
-        ("image", ["--width", "2147483647"], "depth of 10 and width of 2147483647 needs more memory than any machine has: "),
+        ("autoencoder", ["--hidden-size", "2147483647"], "hidden_size=2147483647 needs about "),
+        ("image", ["--width", "2147483647"], "depth=10, width=2147483647 needs more memory than any machine has: "),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_made(study, flags, sizes, tmp_path, capsys):
     error = refused(capsys, "study", study, *flags, "--out", str(tmp_path / "out"))
-    assert error.startswith(sizes)
+    assert error.startswith(f"a network with {sizes}")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_language_model_that_does_not_fit(corpus):
-    sizes = "num_layers of 3 and hidden_size of 1000000 and embedding_size of 400 needs about "
-    with pytest.raises(UserError, match=f"^{sizes}"):
+    sizes = "num_layers=3, hidden_size=1000000, embedding_size=400 needs about "
+    with pytest.raises(UserError, match=f"^a network with {sizes}"):
         memory.check_memory(STUDIES["language"], LanguageConfig(hidden_size=10**6), corpus, torch.device("cpu"))
 
 
@@ -102,7 +102,7 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
     monkeypatch.setattr(memory, "_memory", lambda _: needed)
     memory.check_memory(study, config, data, torch.device("cpu"))
     monkeypatch.setattr(memory, "_memory", lambda _: needed - 1)
-    with pytest.raises(UserError, match="hidden_size of 16 needs about 0 GB"):
+    with pytest.raises(UserError, match="hidden_size=16 needs about 0 GB"):
         memory.check_memory(study, config, data, torch.device("cpu"))
 
 
