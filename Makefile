@@ -57,8 +57,8 @@ study-scale: $(VENV)/.studies  ## run the study of the unit of the activations i
 	$(call study,scale-english)
 
 study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a few minutes
-	$(SPARSEOUT) study glm --out runs/glm
-	cp runs/glm/*.jsonl runs/glm/*.png runs/glm/provenance.json results/glm
+	$(SPARSEOUT) theorem --out runs/theorem
+	cp runs/theorem/*.jsonl runs/theorem/*.png runs/theorem/provenance.json results/glm
 
 bench: $(VENV)/.studies  ## run the README's benchmark, ten minutes on an idle machine
 	$(SPARSEOUT) bench --out runs/bench

@@ -124,7 +124,10 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
             "device 'meta' cannot be used: Tensor.item() cannot be called on meta tensors",
         ),
         (["results", ""], "the folder must have a name, or be a URL, got ''"),
-        (["stud"], "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, bench)"),
+        (
+            ["stud"],
+            "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, theorem, bench)",
+        ),
     ],
 )
 def test_a_flag_of_another_command(arguments, message, capsys):
@@ -149,7 +152,7 @@ def trained(tmp_path_factory):
         ("bench --out ''", "--out must have a value, got ''"),
         ("bench --device privateuseone", "device 'privateuseone' cannot be used: No module named 'torch.privateuseone'"),
         ("study glm --out ''", "--out must have a value, got ''"),
-        ("study glm --experiments", "experiments needs at least one name"),
+        ("theorem --experiments", "experiments needs at least one name"),
         ("study autoencoder --data-dir ''", "--data-dir must have a value, got ''"),
         ("study autoencoder --ray nonsense", "ray must be 'auto' or HOST:PORT, got 'nonsense'"),
         ("study autoencoder --ray s3://x/y", "ray must be 'auto' or HOST:PORT, got 's3://x/y'"),
@@ -215,6 +218,6 @@ def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp
 @pytest.mark.parametrize("name", ["provenance.json", "shrinkage.jsonl", "shrinkage.png"])
 def test_a_folder_in_the_place_of_an_experiments_file(name, tmp_path, capsys):
     (tmp_path / name).mkdir()
-    line = refused(capsys, "study", "glm", "--experiments", "shrinkage", "--out", str(tmp_path))
+    line = refused(capsys, "theorem", "--experiments", "shrinkage", "--out", str(tmp_path))
     assert line == f"--out ({name}) must be a file, got the folder {tmp_path / name}"
     assert [path.name for path in tmp_path.iterdir()] == [name]
