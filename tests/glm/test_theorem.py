@@ -32,7 +32,7 @@ def test_the_exact_minimum_has_no_slope():
 
 
 def test_the_gaussian_course_ends_at_the_quadratic_form():
-    quadratic, *course = convergence.measure("diabetes", most_steps=500)
+    quadratic, *course = convergence.measure("diabetes", max_steps=500)
     assert quadratic["distance"] < 1e-6
     steps = [row["step"] for row in course if row["seed"] == 0]
     assert steps == [14, 28, 56, 112, 224, 448]

@@ -158,7 +158,7 @@ def test_a_target_is_timed_over_whole_multiples_of_the_steps_that_it_samples(mon
 
 
 def test_a_driven_step_is_measured_once_in_eight_and_its_q_stays_where_the_op_costs_the_same():
-    plain, driven = (target.DrivenStep("autoencoder", contender, CPU) for contender in target.CONTENDERS)
+    plain, driven = (target.TargetStep("autoencoder", contender, CPU) for contender in target.CONTENDERS)
     assert plain.target is None
     gathered = []
     probe = driven.target._inputs._probe
@@ -227,7 +227,7 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
             ["--sizes", "--models", "--targets", "--probes", "--samples"],
-            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
+            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),

@@ -1,4 +1,4 @@
-"""Prediction beside ridge, lasso and Dropout at equal tuning effort: as many grid points, the same folds, the same test sets."""
+"""Prediction compared with ridge, lasso and Dropout at equal tuning effort: equal grid sizes, folds and test sets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METHODS = ("sparseout", "dropout", "ridge", "lasso")
 
 
 class Row(Struct):
-    """A line of the experiment's file."""
+    """A row of the experiment's file."""
 
     part: str
     data: str
@@ -51,14 +51,14 @@ class Row(Struct):
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
-    """A part for each data set and seed."""
+    """Return a part for each data set and seed."""
     return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *data.SYNTHETIC)}
 
 
 def measure(name: str, seed: int) -> list[Record]:
-    """A row a method: its test `loss`, log loss or mean squared error, at the parameters that the folds chose.
+    """Return a row for each method: its test `loss`, log loss or mean squared error, at the cross-validated parameters.
 
-    The bundled features are standardised; the synthetic ones are not, because their magnitudes are what is studied.
+    Bundled features are standardised. Synthetic ones are not, because the experiment is about their magnitudes.
     """
     train, test = data.split(name, seed)
     rows = []
@@ -72,7 +72,7 @@ def measure(name: str, seed: int) -> list[Record]:
 
 
 def tuned(method: str, train: data.Data, seed: int, scaled: bool) -> GridSearchCV:
-    """The method at the best of `POINTS` grid points by cross-validation, fitted to all of the training data."""
+    """Return the method, cross-validated over `POINTS` grid points and refitted to all training data."""
     estimator, grid = _method(method, train)
     steps = [StandardScaler(), estimator] if scaled else [estimator]
     classes = train.family != "gaussian"
@@ -83,20 +83,20 @@ def tuned(method: str, train: data.Data, seed: int, scaled: bool) -> GridSearchC
         make_pipeline(*steps), {f"{name}__{key}": values for key, values in grid.items()}, scoring=score, cv=folds
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at the weak end of a grid separable classes have no minimum
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes have no minimum without enough penalty
         return search.fit(train.X, train.y)
 
 
 def _method(name: str, train: data.Data) -> tuple[Any, dict[str, Any]]:
-    """An estimator and its grid of `POINTS` points."""
+    """Return an estimator and its grid of `POINTS` points."""
     classes = train.family != "gaussian"
     if name in ("sparseout", "dropout"):
-        # Evenly in the logarithm of the penalty's p / (1 - p).
+        # Log-spaced in the penalty's p / (1 - p).
         odds = numpy.geomspace(PS[0] / (1 - PS[0]) / 2, 9, POINTS)
         grid = {"p": PS, "q": QS} if name == "sparseout" else {"p": (odds / (1 + odds)).tolist()}
         return (SparseoutClassifier if classes else SparseoutRegressor)(q=2.0, tol=1e-3, max_iter=300), grid
     if classes:
-        # Before scikit-learn 1.8 the penalty had to be named.
+        # scikit-learn before 1.8 needs the name of the penalty.
         named = {} if LogisticRegression().penalty == "deprecated" else {"penalty": "elasticnet"}
         way = {"l1_ratio": 1.0, "solver": "saga", **named} if name == "lasso" else {}
         return LogisticRegression(tol=1e-3, max_iter=300, **way), {"C": [1 / (each * len(train.y)) for each in STRENGTHS]}
@@ -115,15 +115,15 @@ def _losses(search: GridSearchCV, test: data.Data) -> Record:
 
 
 def _coef_error(coef: Any, train: data.Data) -> float:
-    """Distance from the true coefficients over their norm, in units of the features' standard deviations."""
+    """Return the relative distance from the true coefficients, in units of the features' standard deviations."""
     scale = train.X.std(0)
     return float(numpy.linalg.norm(scale * (coef - train.coef)) / numpy.linalg.norm(scale * train.coef))
 
 
 def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
-    """The test loss over Dropout's in the same split: the mean of its logarithm, and half the width of its 95% interval.
+    """Return the mean log ratio of the test loss to Dropout's in the same split, and half the width of its 95% interval.
 
-    The splits of one data set overlap; the variance is enlarged for it by `1/seeds + test/train` in the place of `1/seeds`.
+    Because the splits of a data set overlap, the variance has the factor `1/seeds + test/train` instead of `1/seeds`.
 
     Source: Nadeau and Bengio (2003), *Inference for the generalization error*.
     """
@@ -138,7 +138,7 @@ def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
 
 
 def draw(rows: list[Record], figure: Any) -> None:
-    """The test losses over Dropout's, with intervals; and which q were chosen."""
+    """Draw the ratios of the test losses to Dropout's with their intervals, and the chosen values of `q`."""
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     names = [name for name in (*BUNDLED, *data.SYNTHETIC) if any(row["data"] == name for row in rows)]
     others = (("sparseout", "#2183b3"), ("ridge", "#66a182"), ("lasso", "#edae49"))
@@ -167,12 +167,12 @@ def draw(rows: list[Record], figure: Any) -> None:
 
 
 def _q(row: Record) -> float | None:
-    """The q that Sparseout was given, if the row is Sparseout's."""
+    """Return the chosen `q` of a row of Sparseout, None for other methods."""
     return next((value for name, value in row["chosen"].items() if name.endswith("__q")), None)
 
 
 def summary(rows: list[Record]) -> Table:
-    """Mean test losses: a row a data set, a column a method."""
+    """Return a table of the mean test losses, with a row for each data set and a column for each method."""
     lines = []
     for name in dict.fromkeys(row["data"] for row in rows):
         losses = {method: [row["loss"] for row in rows if (row["data"], row["method"]) == (name, method)] for method in METHODS}
