@@ -158,7 +158,7 @@ def test_a_target_is_timed_over_whole_multiples_of_the_steps_that_it_samples(mon
 
 
 def test_a_driven_step_is_measured_once_in_eight_and_its_q_stays_where_the_op_costs_the_same(monkeypatch):
-    plain, driven = (target.DrivenStep("autoencoder", contender, CPU) for contender in target.CONTENDERS)
+    plain, driven = (target.TargetStep("autoencoder", contender, CPU) for contender in target.CONTENDERS)
     assert plain.target is None
     gathered, findings = [], sparseout.Probe.findings
     monkeypatch.setattr(sparseout.Probe, "findings", lambda probe: gathered.append(driven.target.steps) or findings(probe))
@@ -226,7 +226,7 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
             ["--sizes", "--models", "--targets", "--probes", "--samples"],
-            "sparseout: there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
+            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),
@@ -251,7 +251,13 @@ def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("--sizes INT ...", "none skips the op", "--q FLOAT ...", "The default is thinned", "three rounds at least"):
+    for words in (
+        "--sizes INT ...",
+        "none skips the op",
+        "--q FLOAT ...",
+        "the default values run partly",
+        "at least three rounds",
+    ):
         assert words in shown
 
 

@@ -1,5 +1,6 @@
-"""A run with a target: `q` is driven until the test data's sparsity is what was asked for."""
+"""Runs with a target: `q` moves until the sparsity on the test data is the target."""
 
+import copy
 import re
 
 import numpy
@@ -28,9 +29,20 @@ def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
     return record, read_lines(next(out.glob("*/metrics.jsonl")))
 
 
-@pytest.mark.parametrize(("measure", "target"), [("hoyer", 0.6), ("zeros", 0.7)])
-def test_the_target_is_reached_on_the_test_data(measure, target, tmp_path):
-    record, history = run(tmp_path, epochs=60, target_sparsity=target, target_measure=measure)
+STEPS = 29  # of an epoch in batches of 50
+LONG = {"epochs": 60, "batch_size": 50}
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    """A run with a target of 0.7, without warmup and ramp: its record and its history."""
+    return run(tmp_path_factory.mktemp("at once"), target_sparsity=0.7, **LONG)
+
+
+@pytest.mark.parametrize(("measure", "target"), [("hoyer", 0.7), ("zeros", 0.7)])
+def test_the_target_is_reached_on_the_test_data(measure, target, at_once, tmp_path):
+    zeros = {"epochs": 60, "target_sparsity": target, "target_measure": measure}
+    record, history = at_once if measure == "hoyer" else run(tmp_path, **zeros)
     control = record["control"]
     assert record[measure] == control["achieved"] == pytest.approx(target, abs=0.02)
     assert history[-1]["q"] == control["q"] != 2
@@ -41,7 +53,7 @@ def test_the_target_is_reached_on_the_test_data(measure, target, tmp_path):
     assert (course["q"][-1], course["measured"][-1]) == pytest.approx((control["q"], target), abs=0.02)
 
 
-def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
+def test_one_q_moves_the_mean_over_the_layers(tmp_path):
     record, _ = run(tmp_path, IMAGE, epochs=12, batch_size=32, valid_images=237, target_sparsity=0.6, target_q_min=1.0)
     layers = [layer["hoyer"] for layer in record["layers"].values()]
     assert len(layers) == 3
@@ -49,11 +61,18 @@ def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
     assert record["control"]["achieved"] == pytest.approx(0.6, abs=0.05)
 
 
+SHORT = {"epochs": 2, "batch_size": 50, "hidden_size": 16, "target_sparsity": 0.6, "scale": "rms"}
+SHORT |= {"target_warmup": 10, "target_ramp": 30}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("uninterrupted"), **SHORT)
+
+
 @pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
-def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
-    settings = {"epochs": 2, "batch_size": 50, "hidden_size": 16, "target_sparsity": 0.6, "scale": "rms"}  # 29 steps an epoch
-    settings |= {"target_warmup": 10, "target_ramp": 30}
-    expected, history = run(tmp_path / "whole", **settings)
+def test_a_resumed_run_is_bit_identical(stop, uninterrupted, tmp_path, monkeypatch):
+    expected, history = copy.deepcopy(uninterrupted)
     left, original = stop, AutoencoderLearner.update
 
     def update(self, step):
@@ -66,8 +85,8 @@ def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(AutoencoderLearner, "update", update)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed", checkpoint_minutes=0.0, **settings)
-    resumed, resumed_history = run(tmp_path / "killed", **settings)
+            run(tmp_path, checkpoint_minutes=0.0, **SHORT)
+    resumed, resumed_history = run(tmp_path, **SHORT)
     for record in (expected, resumed, *history, *resumed_history):
         record.pop("seconds")
     expected.pop("provenance"), resumed.pop("provenance")
@@ -75,20 +94,18 @@ def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
     assert resumed_history == history
 
 
-def test_q_is_2_while_it_warms_up_and_then_comes_the_ramp(tmp_path):
-    steps = 29  # of an epoch
-    settings = {"epochs": 60, "batch_size": 50, "target_sparsity": 0.7}
-    at_once, _ = run(tmp_path / "at once", **settings)
-    slowly, history = run(tmp_path / "slowly", target_warmup=10 * steps, target_ramp=20 * steps, **settings)
+def test_q_is_2_during_the_warmup_and_then_the_setpoint_rises(at_once, tmp_path):
+    slowly, history = run(tmp_path, target_sparsity=0.7, target_warmup=10 * STEPS, target_ramp=20 * STEPS, **LONG)
     assert [record["q"] for record in history[:10]] == [2.0] * 10
     assert history[-1]["q"] < 2
     measured = slowly["control"]["course"]["measured"]
     assert measured[10] < 0.55  # a sixth of training is over
     assert measured[20] < 0.64  # halfway up
-    assert at_once["control"]["course"]["measured"][20] == pytest.approx(0.7, abs=0.03)
+    fast, _ = at_once
+    assert fast["control"]["course"]["measured"][20] == pytest.approx(0.7, abs=0.03)
     assert slowly["control"]["achieved"] == pytest.approx(0.7, abs=0.02)
     assert (slowly["target_warmup"], slowly["target_ramp"]) == (290, 580)
-    assert "target_warmup" not in at_once
+    assert "target_warmup" not in fast
     assert "--target-warmup 290 --target-ramp 580" in slowly["provenance"]["command"]
 
 

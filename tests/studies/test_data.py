@@ -116,11 +116,11 @@ def test_the_real_mnist():
 def test_parquet_that_claims_more_than_any_data_set_has(tmp_path, monkeypatch):
     rows = pyarrow.table({"image": pyarrow.array(["x"] * 5)})
     pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
-    for limit, value in (("MOST_ROWS", 4), ("MOST_BYTES", 10)):
+    for limit, value in (("MAX_ROWS", 4), ("MAX_BYTES", 10)):
         with monkeypatch.context() as patch:
             patch.setattr(mnist, limit, value)
             with pytest.raises(
-                UserError, match=r"train.parquet must be parquet that claims at most .*, got 5 rows and \d+ bytes"
+                UserError, match=r"train.parquet must be a parquet file that declares at most .*, got 5 rows and \d+ bytes"
             ):
                 mnist.read_split("mnist", "train", tmp_path)
 
@@ -138,7 +138,7 @@ def test_a_picture_is_measured_before_it_is_decompressed(bomb, tmp_path):
         content = file.getvalue()
     rows = [{"bytes": bytes(content), "path": None}]
     pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
-    found = "exceeds limit|has 60000 x 60000" if bomb == "header" else "that of row 0 has the mode '(P|I;16)', not 'L'"
+    found = "exceeds limit|has 60000 x 60000" if bomb == "header" else "row 0 has the mode '(P|I;16)', not 'L'"
     with pytest.raises(UserError, match=rf"train.parquet: the column 'image' must hold encoded grey pictures.*({found})"):
         mnist.load("mnist", tmp_path)
 

@@ -1,4 +1,4 @@
-"""The engine: interrupted anywhere it ends with the same numbers, and several processes train as one does."""
+"""The engine: a run that is interrupted anywhere resumes to the same numbers, and several processes train as one."""
 
 import json
 import os
@@ -171,25 +171,32 @@ def launch(processes, out, *flags):
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 1
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    return {record["noise"]: record for record in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
 
 
-def test_two_processes_train_as_one_does(tmp_path):
-    flags = ["autoencoder", "--noise", "none", "--seed", "0", "--q", "2", "--epochs", "3", "--batch-size", "300"]
-    (two,) = launch(2, tmp_path / "two", *flags)
-    (one,) = launch(1, tmp_path / "one", *flags)
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The output folder and the records, by noise, of the same runs in one process and in two."""
+    flags = ["autoencoder", "--noise", "none", "sparseout", "--seed", "0", "--q", "2", "--epochs", "3", "--batch-size", "300"]
+    outs = [tmp_path_factory.mktemp("launched") / str(processes) for processes in (1, 2)]
+    return [(out, launch(processes, out, *flags)) for processes, out in enumerate(outs, 1)]
+
+
+def test_two_processes_train_as_one_does(launched):
+    (out_1, records_1), (out_2, records_2) = launched
+    one, two = records_1["none"], records_2["none"]
     assert (one["provenance"]["processes"], two["provenance"]["processes"]) == (1, 2)
     assert one["run"] == two["run"]
     for name in ("test_loss", "hoyer", "rms"):
         assert two[name] == pytest.approx(one[name], rel=1e-4)
-    train_losses = [[line["train_loss"] for line in lines] for name in ("one", "two") for lines in histories(tmp_path / name)]
-    assert train_losses[1] == pytest.approx(train_losses[0], rel=1e-4)
+    losses_1, losses_2 = (
+        [line["train_loss"] for line in read_lines(next(out.glob("none-*")) / "metrics.jsonl")] for out in (out_1, out_2)
+    )
+    assert losses_2 == pytest.approx(losses_1, rel=1e-4)
 
 
-def test_two_processes_draw_noise_of_their_own(tmp_path):
-    flags = ["autoencoder", "--seed", "0", "--q", "2", "--epochs", "1", "--batch-size", "300"]
-    (two,) = launch(2, tmp_path / "two", *flags)
-    (one,) = launch(1, tmp_path / "one", *flags)
+def test_two_processes_draw_noise_of_their_own(launched):
+    one, two = (records["sparseout"] for _, records in launched)
     assert two["test_loss"] != one["test_loss"]
     assert two["test_loss"] == pytest.approx(one["test_loss"], rel=0.05)
 

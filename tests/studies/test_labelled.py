@@ -116,9 +116,9 @@ def test_columns_that_are_missing(tmp_path):
 @pytest.mark.parametrize(
     ("picture", "found"),
     [
-        (png(pictures(1, size=31)[0]), "that of row 2 has 31 x 31 x 3"),
-        (png(numpy.zeros((32, 32), dtype=numpy.uint8)), "that of row 2 has 32 x 32"),
-        (png(numpy.zeros((32, 32, 4), dtype=numpy.uint8)), "that of row 2 has 32 x 32 x 4"),
+        (png(pictures(1, size=31)[0]), "row 2 has 31 x 31 x 3"),
+        (png(numpy.zeros((32, 32), dtype=numpy.uint8)), "row 2 has 32 x 32"),
+        (png(numpy.zeros((32, 32, 4), dtype=numpy.uint8)), "row 2 has 32 x 32 x 4"),
         (b"no picture", "cannot identify image file"),
     ],
 )
@@ -149,10 +149,10 @@ def test_labels_that_are_none(labels, got, tmp_path):
 
 @pytest.mark.parametrize(
     ("counts", "wanted"),
-    [((1438, 0), "train_images 1438 and valid_images 0"), ((0, 1437), "train_images of at least 1 and valid_images 1437")],
+    [((1438, 0), "train_images=1438 and valid_images=0"), ((0, 1437), "train_images=1 and valid_images=1437")],
 )
 def test_more_images_than_there_are(counts, wanted):
-    with pytest.raises(UserError, match=f"{wanted} must be at most the 1437 training images together"):
+    with pytest.raises(UserError, match=f"{wanted} must add up to at most the 1437 training images"):
         classification.load("digits", None, *counts)
 
 

@@ -169,7 +169,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, capsys):
         remount("ro")
         for arguments in (
             [*ONE, "--out", f"{tmp_path}/disk/out"],
-            ["study", "glm", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
+            ["theorem", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
             ["bench", "--sizes", "64", "--out", f"{tmp_path}/disk/out"],
         ):
             assert main(arguments) == 2

@@ -73,7 +73,7 @@ def test_another_encoding(tmp_path):
 
 def test_a_text_of_one_word(tmp_path):
     write(tmp_path, parts=PARTS | {"train": ""})
-    with pytest.raises(UserError, match="the train text must have at least 2 tokens, of which the second is predicted, got 1"):
+    with pytest.raises(UserError, match="the train text must have at least 2 tokens, got 1"):
         text.load("ptb", tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_the_real_penn_treebank():
     ("content", "message"),
     [
         (b"a \0 b\n", "cannot be read as UTF-8 text: byte 2 is NUL"),
-        (b"a" * (text.LONGEST + 1), "must have lines of at most 4,000,000 bytes, got one of 4,000,001"),
+        (b"a" * (text.MAX_LINE + 1), "must have lines of at most 4,000,000 bytes, got one of 4,000,001"),
         (b"\xff", "must be text in UTF-8: byte 0 is 0xff"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What noise costs: the op and whole training steps, timed beside what a person would use instead; and what a probe costs."""
+"""Benchmarks of the op, training steps, targets, probes and fits, each compared with its usual alternative."""

@@ -1,4 +1,4 @@
-"""The figure of a benchmark: what the op costs against its size, and what noise adds to a training step."""
+"""The figure of a benchmark: the time of the op over its size, and the cost of noise in a training step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sparseout.bench.op import Row
 from sparseout.report.figure import COLOURS, GREY, save
 
-# Told apart by marker and dash too, for eyes and printers without colour.
+# Markers and dashes distinguish the lines without colour too.
 _STYLES: dict[str, dict[str, Any]] = {
     "F.dropout": {"color": "black", "marker": "o"},
     "dropout": {"color": "black", "marker": "o"},
@@ -30,15 +30,15 @@ _TITLES = {
 
 
 def label(name: str, q: float | None) -> str:
-    """A contender's name for a reader."""
+    """Return the displayed name of a contender."""
     return _TITLES.get(name, name) + ("" if q is None else f", q = {q:g}")
 
 
 def op_lines(rows: Sequence[Row]) -> tuple[str, dict[tuple[str, float | None], list[Row]]]:
-    """What the figure and the table show: forward and backward, in float32 if it was measured and else in the first dtype.
+    """Select the rows to show: forward and backward together, in float32 or, if it is missing, in the first dtype.
 
     Returns:
-        The dtype, and its measured rows by contender and `q`, by rising size.
+        The dtype, and its rows by contender and `q`, in ascending order of size.
     """
     rows = [row for row in rows if row["pass"] == "both" and row.get("rounds")]
     dtypes = [row["dtype"] for row in rows]
@@ -51,7 +51,7 @@ def op_lines(rows: Sequence[Row]) -> tuple[str, dict[tuple[str, float | None], l
 
 
 def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -> None:
-    """Draw the op's forward and backward at one dtype beside the steps' times over those without noise."""
+    """Draw the times of the op in one dtype, and the times of training steps relative to no noise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.8), layout="constrained")
@@ -63,7 +63,7 @@ def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -
 
 
 def size(elements: int) -> str:
-    """A number of elements in the binary unit that it is a multiple of.
+    """Format a number of elements, with a binary unit if it is a multiple of one.
 
     >>> size(2**22), size(3 * 2**10), size(1000)
     ('4 Mi', '3 Ki', '1000')
@@ -75,7 +75,7 @@ def size(elements: int) -> str:
 
 
 def _styles(op_rows: Sequence[Row], step_rows: Sequence[Row]) -> Callable[[str, float | None], dict[str, Any]]:
-    """How a contender is drawn: Sparseout dark to light as `q` rises, in both halves of the figure."""
+    """Return a function from a contender to its line style. Sparseout's colour goes from dark to light with `q`."""
     from matplotlib import colormaps
 
     ours = [row for row in op_rows if row["contender"] == "sparseout"] + [row for row in step_rows if row["noise"] == "sparseout"]
@@ -94,13 +94,13 @@ def _draw_op(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None
 
     dtype, lines = op_lines(rows)
     for (name, q), line in lines.items():
-        # A plain expression takes about as long for any q: its longest line stands for all.
+        # The time of a plain expression hardly depends on q, so only its longest line is drawn.
         if line is not max((lines[key] for key in lines if key[0] == name and name != "sparseout"), key=len, default=line):
             continue
         costs = [row["ns_per_element"] for row in line]
         axes.plot([row["elements"] for row in line], costs, linewidth=2, label=label(name, q), **styles(name, q))
     sizes = sorted({row["elements"] for line in lines.values() for row in line})
-    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="nanoseconds an element")
+    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="nanoseconds per element")
     axes.set_xticks(sizes, map(size, sizes))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -125,7 +125,7 @@ def _draw_steps(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | N
     axes.axvline(1, color=GREY, linewidth=1)
     axes.set_yticks(range(len(models)), [model.replace("_", "\n") for model in models])
     axes.set_ylim(len(models) - 0.5, -1.1)
-    axes.set_title("A training step, against no noise", loc="left", weight="bold")
+    axes.set_title("A training step, relative to no noise", loc="left", weight="bold")
     axes.set_xlabel("time / time without noise, median and quartiles")
     if noises:
         axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)

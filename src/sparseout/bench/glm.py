@@ -1,4 +1,4 @@
-"""A dense binary fit by the marginal objective beside scikit-learn's logistic regression, at equal tolerance."""
+"""Fits of a dense binary classifier: the marginal objective and scikit-learn's logistic regression at equal tolerance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COLUMNS = (
     *("ratio_to_sklearn", "ratio_iqr_low", "ratio_iqr_high", "rounds", "load"),
 )
 FEATURES = 200
-TOL = 1e-4  # of the largest component of the gradient of the mean loss
+TOL = 1e-4  # for the largest component of the mean loss's gradient
 
 
 def measure(samples: int, seconds: float) -> list[Row]:
-    """A row for each estimator: it is fitted to the same synthetic data, in turns with the others, for about `seconds`."""
+    """Fit the estimators in turn to the same synthetic data for about `seconds`, and return a row for each."""
     import numpy
     from sklearn.linear_model import LogisticRegression
 
@@ -46,7 +46,7 @@ def measure(samples: int, seconds: float) -> list[Row]:
 
 
 def _data(samples: int) -> tuple[Any, Any]:
-    """Normal features and two classes, whose log-odds are linear in the features with a standard deviation of about 1.4."""
+    """Draw normal features and two classes; the log-odds are linear with a standard deviation of about 1.4."""
     import numpy
 
     random = numpy.random.default_rng(0)
@@ -58,7 +58,7 @@ def _data(samples: int) -> tuple[Any, Any]:
 def _timed(estimator: Any, X: Any, y: Any) -> Callable[[], float]:
     def fit() -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # few samples can be separable
+            warnings.simplefilter("ignore")  # small samples may be separable
             start = time.perf_counter()
             estimator.fit(X, y)
             return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Four small models and the paper's language model, with places for noise, and the batch and loss of a training step."""
+"""Models to benchmark: four small ones and the paper's language model, each with a batch and a loss."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sparseout.layers import Sparseout
 from sparseout.studies.autoencoder import Autoencoder
 from sparseout.studies.models.awd_lstm import AWDLSTM, Output
 
-Noise = Callable[[], nn.Module]  # makes a layer of noise
+Noise = Callable[[], nn.Module]  # returns a new layer of noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A model and what it is trained on.
+    """A model and its training data.
 
     Attributes:
-        build: the model with a given noise in its places.
-        batch: inputs and targets of a step, synthetic.
-        loss: of the model's output and the targets.
+        build: builds the model with the given noise.
+        batch: returns synthetic inputs and targets of a step.
+        loss: computes the loss from the model's output and the targets.
     """
 
     build: Callable[[Noise], nn.Module]
@@ -92,10 +92,10 @@ def wide_resnet(noise: Noise) -> nn.Module:
 
 
 def awd_lstm(noise: Noise) -> nn.Module:
-    """AWD-LSTM at the size that the paper trains on Penn Treebank, with locked noise; `nn.Dropout` alone makes it a plain stack.
+    """AWD-LSTM in the paper's size for Penn Treebank, with locked noise.
 
-    With `nn.Dropout` in the three places there is no embedding dropout, input dropout or weight drop, and no locked mask: these
-    are torch's LSTMs with torch's Dropout between them, what a language model of this shape costs at least.
+    With `nn.Dropout` the model has no embedding dropout, input dropout, weight drop or locked masks. It is a plain stack of
+    torch's LSTMs and Dropout layers, and a lower bound on the cost of a language model of this shape.
     """
     noises = [noise() for _ in range(3)]
     if isinstance(noises[0], nn.Dropout):

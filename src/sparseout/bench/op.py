@@ -1,10 +1,9 @@
-"""The op beside Dropout, plain torch and the least that moving its data costs: one cell a dtype and size."""
+"""The op compared with Dropout, plain torch and a copy of its data, for each dtype and size."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ EPS = 1e-6
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SIZES = tuple(2**power for power in (12, 15, 18, 20, 24, 26))
 QS = (1.0, 1.5, 1.7, 2.0, 2.5, 3.0)
-# The tensors that any implementation reads and writes: x and y forward, their gradients backward.
+# Tensors that any implementation reads and writes: x and y forward, their gradients backward.
 TENSORS_MOVED = {"forward": 2, "backward": 2, "both": 4}
 COLUMNS = (
     *("contender", "dtype", "elements", "q", "pass", "ns_per_element", "ns_iqr_low", "ns_iqr_high"),
@@ -35,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """An op of one tensor under a name, at a `q` if it has one."""
+    """An op of one tensor: its name, and its `q` if it has one."""
 
     name: str
     q: float | None = None
@@ -50,22 +49,26 @@ WITHOUT_Q: dict[str, Op] = {
 
 
 def bernoulli_noise(x: Tensor, p: float) -> Tensor:
-    """`n = m / (1 - p) - 1` as the authors draw it, in place on a fresh tensor."""
+    """Draw `n = m / (1 - p) - 1` as the authors' code does, in place on a new tensor."""
     return torch.empty_like(x).bernoulli_(1 - p).div_(1 - p).sub_(1)
 
 
 def uniform_noise(x: Tensor, p: float) -> Tensor:
-    """The same noise from uniform numbers: torch draws these faster on a CPU, and Inductor fuses them alone."""
+    """Draw the same noise from uniform numbers, which torch draws faster on a CPU and which Inductor can fuse."""
     return (torch.rand_like(x) >= p).to(x.dtype).div(1 - p).sub(1)
 
 
 def expression(x: Tensor, q: float, draw: Callable[[Tensor, float], Tensor]) -> Tensor:
-    """`y = x (1 + (|x| + eps)^((q-2)/2) n)`, the factor a constant: detached Sparseout as the authors write it."""
+    """`y = x (1 + (|x| + eps)^((q-2)/2) n)` with a detached factor: Sparseout as in the authors' code of 2019.
+
+    That code is signed and detached. Their code of 2020, in a filter-pruning repository, is unsigned and exact, and at `q = 2`
+    it is not Dropout for negative activations.
+    """
     return x * (1 + (x.detach().abs() + EPS).pow((q - 2) / 2) * draw(x, P))
 
 
 def op(contender: Contender) -> Op:
-    """What `contender` computes; a compiled one compiles when it is called."""
+    """Return the function of `contender`. A compiled one compiles in its first call."""
     q = contender.q
     if q is None:
         return WITHOUT_Q[contender.name]
@@ -80,7 +83,7 @@ def op(contender: Contender) -> Op:
 
 
 def contenders(dtype: torch.dtype, elements: int, qs: Sequence[float]) -> list[Contender]:
-    """Who takes part in a cell. The default `qs` are thinned, so that all cells take minutes: see the command's help."""
+    """Return the contenders for a dtype and size. Only some of the default `qs` run everywhere: see the command's help."""
     ours, plain = tuple(qs), tuple(qs)
     if ours == QS:
         full = dtype == torch.float32
@@ -93,19 +96,22 @@ def contenders(dtype: torch.dtype, elements: int, qs: Sequence[float]) -> list[C
 
 
 def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device, seconds: float) -> list[Row]:
-    """A row for each contender and pass of one cell: forward without autograd, then backward alone, and both through it."""
-    cell = contenders(DTYPES[dtype], elements, qs)
+    """Time the contenders for a dtype and size, and return a row for each of them and each pass.
+
+    The passes are forward without autograd, backward alone, and both with autograd.
+    """
+    competing = contenders(DTYPES[dtype], elements, qs)
     common = {"dtype": dtype, "elements": elements}
     needed, available = _TENSORS_AT_PEAK * elements * DTYPES[dtype].itemsize, available_memory(device)
     if needed > available:
         note = f"skipped: needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
-        return [row for contender in cell for row in _rows(contender, common, note=note)]
+        return [row for contender in competing for row in _rows(contender, common, note=note)]
     x = torch.randn(elements, dtype=DTYPES[dtype], device=device).requires_grad_()
     grad = torch.ones_like(x, requires_grad=False)
     clock, repeats = Clock(device), max(1, 2**17 // elements)
     samples, kept, notes = {}, {}, {}
     torch.compiler.reset()
-    for contender in cell:
+    for contender in competing:
         try:
             function = op(contender)
             sample(function, x, grad, 1, clock)
@@ -118,7 +124,7 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
         samples[contender] = lambda function=function: sample(function, x, grad, repeats, clock)
     times = alternate(samples, seconds)
     rows: list[Row] = []
-    for contender in cell:
+    for contender in competing:
         if contender in notes:
             rows += _rows(contender, common, note=notes[contender])
         else:
@@ -128,7 +134,7 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
 
 
 def sample(function: Op, x: Tensor, grad: Tensor, repeats: int, clock: Clock) -> dict[str, float]:
-    """Seconds of `repeats` calls, by pass. Outputs are fresh, and freeing them is part of the time, as in a training step."""
+    """Return the seconds of `repeats` calls, by pass. The time includes allocating and freeing outputs, as in a training step."""
     with torch.no_grad():
         start = clock.mark()
         for _ in range(repeats):
@@ -148,7 +154,7 @@ def sample(function: Op, x: Tensor, grad: Tensor, repeats: int, clock: Clock) ->
 
 
 def bytes_kept(function: Op, x: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps for the backward pass, the input too where it is one; shared memory once."""
+    """Return the bytes that autograd keeps for the backward pass, including the input if it is kept."""
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -161,7 +167,7 @@ def bytes_kept(function: Op, x: Tensor) -> int:
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that can still be allocated; infinite where the system does not say."""
+    """Return the bytes that can still be allocated, or infinity if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -179,7 +185,7 @@ def _rows(
     repeats: int = 1,
     note: str = "",
 ) -> Iterator[Row]:
-    """A row for each pass; without times, with their reason as its note."""
+    """Yield a row for each pass. Without `times`, the `note` gives the reason."""
     for name, tensors in TENSORS_MOVED.items():
         row = {"contender": contender.name, "q": contender.q, "pass": name, **measured, "note": note}
         if times:
@@ -192,17 +198,15 @@ def _rows(
 
 
 def _compiled(q: float) -> Op:
-    def compiled(x: Tensor) -> Tensor:
-        return expression(x, q, uniform_noise)
-
-    # torch.compile keeps its graphs by code object, and at most eight of one: each q gets a code object of its own.
-    code = compiled.__code__.replace(co_name=f"expression_at_q_{q}")
-    own = types.FunctionType(code, compiled.__globals__, closure=compiled.__closure__)
-    return torch.compile(own, dynamic=False)
+    # A traced graph is a function of its own. With one function for all q, torch.compile would check the guards of the other
+    # q in each call, and give up after eight of them.
+    graph = torch.fx.symbolic_trace(lambda x: expression(x, q, uniform_noise))
+    compiled: Op = torch.compile(graph.forward, dynamic=False)
+    return compiled
 
 
 class _Copy(torch.autograd.Function):
-    """One copy forward and one backward, both into fresh memory: what moving the data costs."""
+    """A copy into new memory forward and backward: the cost of moving the data."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Forward passes of a transformer without a probe and with one."""
+"""Forward passes of a transformer with and without a probe."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Block(nn.Module):
 
 
 def transformer(layers: int = 6, width: int = WIDTH, heads: int = 12) -> nn.Module:
-    """A transformer of the size of all-MiniLM-L6-v2, without its embedding."""
+    """Return a transformer of the size of all-MiniLM-L6-v2, without its embedding."""
     return nn.Sequential(*(Block(width, heads) for _ in range(layers)))
 
 
 class ForwardPass:
-    """A forward pass of `model` on `x` without autograd: the mean of as many as a probe of these settings takes one of."""
+    """A forward pass of `model` on `x` without autograd, timed as a mean over the probe's sampling interval."""
 
     def __init__(self, model: nn.Module, x: Tensor, probe: str) -> None:
         self.model, self.x, self.clock = model, x, Clock(x.device)
@@ -65,7 +65,7 @@ class ForwardPass:
 
     @torch.no_grad()
     def __call__(self) -> float:
-        """Seconds a pass, the hooks on; setting them is not timed."""
+        """Return the seconds per pass, without the time to attach the hooks."""
         if self.probe:
             self.probe.start()
         start = self.clock.mark()
@@ -78,12 +78,12 @@ class ForwardPass:
 
 
 def measure(mode: str, names: tuple[str, ...], device: torch.device, seconds: float, layers: int = 6) -> list[Row]:
-    """A row for no probe and for each of `names` in turn, with the transformer in `mode`, for about `seconds`."""
+    """Time the transformer in `mode`, without a probe and with each of `names`, for about `seconds`; return a row for each."""
     model = transformer(layers).to(device).train(mode == "train")
     x = torch.randn(BATCH, TOKENS, WIDTH, device=device)
     passes = {name: ForwardPass(model, x, name) for name in (NONE, *names)}
     for each in passes.values():
-        each()  # a probe's first pass also looks for functions
+        each()  # a probe's first pass also searches for functional calls
     times = alternate(passes, seconds)
     return [
         {

@@ -1,4 +1,4 @@
-"""Whole training steps of models without noise, with Dropout and with Sparseout in the same places."""
+"""Training steps of models without noise, with Dropout and with Sparseout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """What is in the noise's places, at a `q` if it has one."""
+    """A noise, and its `q` if it has one."""
 
     noise: str
     q: float | None = None
 
     def layer(self) -> nn.Module:
-        """A layer of the noise."""
+        """Return a new layer of the noise."""
         if self.noise == "none":
             return nn.Identity()
         return nn.Dropout(P) if self.q is None else Sparseout(P, self.q)
@@ -36,7 +36,7 @@ CONTENDERS = (Contender("none"), Contender("dropout"), Contender("sparseout", 1.
 
 
 class Step:
-    """A training step of one model, in the state that it is in: forward, loss, backward, Adam."""
+    """A training step of one model: forward, loss, backward, Adam."""
 
     def __init__(self, name: str, noise: Noise, device: torch.device) -> None:
         example = MODELS[name]
@@ -47,7 +47,7 @@ class Step:
         self.clock = Clock(device)
 
     def __call__(self) -> float:
-        """Take the step; seconds."""
+        """Run the step and return its seconds."""
         start = self.clock.mark()
         self.optimizer.zero_grad()
         self.loss(self.model(self.inputs), self.targets).backward()
@@ -56,7 +56,7 @@ class Step:
 
 
 def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
-    """A row for each contender: the model `name` takes a step with each of them in turn, for about `seconds`."""
+    """Time steps of the model `name` with each noise in turn, for about `seconds`; return a row for each."""
     steps = {contender: Step(name, contender.layer, device) for contender in CONTENDERS}
     for step in steps.values():
         step()

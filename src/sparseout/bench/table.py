@@ -1,4 +1,4 @@
-"""The tables of a benchmark for the terminal."""
+"""Tables of a benchmark for the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sparseout.bench.steps import CONTENDERS
 
 
 def op_table(rows: Sequence[Row]) -> Table:
-    """Nanoseconds an element and, in brackets, the ratio to `F.dropout`: forward and backward, a column a size."""
+    """Return the nanoseconds per element and, in brackets, the ratio to `F.dropout`, with a column for each size."""
     dtype, lines = op_lines(rows)
     sizes = sorted({row["elements"] for line in lines.values() for row in line})
-    table = _table(f"Forward and backward, {dtype}: nanoseconds an element, and the ratio to F.dropout.")
+    table = _table(f"Forward and backward, {dtype}: nanoseconds per element, and the ratio to F.dropout.")
     table.add_column("elements", no_wrap=True)
     for elements in sizes:
         table.add_column(size(elements), justify="right")
@@ -27,7 +27,7 @@ def op_table(rows: Sequence[Row]) -> Table:
 
 
 def step_table(rows: Sequence[Row]) -> Table:
-    """Milliseconds a training step and, in brackets, the ratio to no noise: a row a model."""
+    """Return the milliseconds per training step and, in brackets, the ratio to no noise, with a row for each model."""
     table = _table("A training step: milliseconds, and the ratio to no noise.")
     table.add_column("model")
     for contender in CONTENDERS:
@@ -39,7 +39,7 @@ def step_table(rows: Sequence[Row]) -> Table:
 
 
 def target_table(rows: Sequence[Row]) -> Table:
-    """Milliseconds a training step without a sparsity target and with one, and the ratio: a row a model."""
+    """Return the milliseconds per training step with and without a sparsity target and their ratio, by model."""
     table = _table("A training step with a sparsity target: milliseconds, and the ratio to none.")
     for name in ("model", "none", "target", "ratio"):
         table.add_column(name, justify="left" if name == "model" else "right")
@@ -50,7 +50,7 @@ def target_table(rows: Sequence[Row]) -> Table:
 
 
 def probe_table(rows: Sequence[Row]) -> Table:
-    """Milliseconds a forward pass and, in brackets, the ratio to no probe: a row a mode."""
+    """Return the milliseconds per forward pass and, in brackets, the ratio to no probe, with a row for each mode."""
     names = list(dict.fromkeys(row["probe"] for row in rows))
     table = _table("A transformer's forward pass with a probe: milliseconds, and the ratio to none.")
     table.add_column("mode")
@@ -63,7 +63,7 @@ def probe_table(rows: Sequence[Row]) -> Table:
 
 
 def fit_table(rows: Sequence[Row]) -> Table:
-    """Seconds a fit and the ratio to scikit-learn's: a row an estimator."""
+    """Return the seconds per fit and the ratio to scikit-learn's, with a row for each estimator."""
     table = _table("A fit of a generalized linear model: seconds, and the ratio to scikit-learn's.")
     for name in ("samples", "estimator", "iterations", "seconds", "ratio"):
         table.add_column(name, justify="left" if name == "estimator" else "right")

@@ -1,4 +1,4 @@
-"""Training steps with Sparseout, without a sparsity target and with one."""
+"""Training steps with Sparseout, with and without a sparsity target."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sparseout.bench.timing import Spread, alternate, load
 from sparseout.control import SparsityTarget
 from sparseout.layers import Sparseout
 
-EVERY = 8  # steps of which a target measures one: its default, and what a mean is taken over
-Q = (1.6, 1.8)  # the bounds of q, within which the op costs the same, so that a q that moves changes nothing
+EVERY = 8  # a target measures every 8th step, by default; times are means over 8 steps
+Q = (1.6, 1.8)  # bounds of q between which the time of the op is constant
 CONTENDERS = ("none", "target")
 COLUMNS = (
     *("model", "target", "milliseconds", "ms_iqr_low", "ms_iqr_high"),
@@ -19,15 +19,15 @@ COLUMNS = (
 )
 
 
-class DrivenStep(Step):
-    """A training step of one model with Sparseout, and the step of its target where it has one."""
+class TargetStep(Step):
+    """A training step of one model with Sparseout, and the step of its sparsity target if it has one."""
 
     def __init__(self, name: str, contender: str, device: torch.device) -> None:
         super().__init__(name, lambda: Sparseout(P, sum(Q) / 2), device)
         self.target = SparsityTarget(self.model, 0.5, q=Q, every=EVERY) if contender == "target" else None
 
     def __call__(self) -> float:
-        """Take the step; seconds."""
+        """Run the step and return its seconds."""
         seconds = super().__call__()
         if self.target is None:
             return seconds
@@ -37,11 +37,11 @@ class DrivenStep(Step):
 
 
 def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
-    """A row without a target and one with: the model `name` takes a step with each in turn, for about `seconds`.
+    """Time steps of the model `name` with and without a target in turn, for about `seconds`; return a row for each.
 
-    A time is the mean of `EVERY` steps in a row, one of which is measured by the target and one of which prepares it.
+    Each time is the mean of `EVERY` consecutive steps, in one of which the target measures.
     """
-    steps = {contender: DrivenStep(name, contender, device) for contender in CONTENDERS}
+    steps = {contender: TargetStep(name, contender, device) for contender in CONTENDERS}
     for step in steps.values():
         for _ in range(EVERY):
             step()
@@ -58,5 +58,5 @@ def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
 
 
 def _means(times: list[float]) -> list[float]:
-    """The means of each `EVERY` times in a row; a last part is left out."""
+    """Return the means of `EVERY` consecutive times each, without an incomplete last group."""
     return [sum(times[i : i + EVERY]) / EVERY for i in range(0, len(times) - EVERY + 1, EVERY)]

@@ -1,4 +1,4 @@
-"""Contenders that take turns, so that a machine's drift hits all alike, and the medians of what they took."""
+"""Timing in turns, so that a drift of the machine affects all contenders alike, and medians of the times."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Time between two points of a program: wall time, and on a GPU the time between two events on its stream.
+    """The time between two points of a program: wall time on a CPU, the time between two events of the stream on a GPU.
 
     Args:
-        device: where the timed work runs.
+        device: device of the timed work.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
 
     def mark(self) -> Any:
-        """This point."""
+        """Mark the current point."""
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -35,7 +35,7 @@ class Clock:
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Seconds from one mark to a later one."""
+        """Return the seconds from one mark to a later one."""
         if not self.on_gpu:
             return float(end - start)
         end.synchronize()
@@ -49,17 +49,17 @@ def alternate(
     at_most: int = 1000,
     now: Callable[[], float] = time.perf_counter,
 ) -> dict[K, list[T]]:
-    """Take a sample of every contender, round after round, each round in a new order.
+    """Take a sample of every contender in each round, in a new random order.
 
     Args:
-        samples: by contender, what takes one sample and returns it.
-        seconds: begin no round after this time.
-        at_least: rounds to take however long they are.
-        at_most: rounds to end with.
-        now: the time in seconds.
+        samples: function that takes one sample, by contender.
+        seconds: time after which no round starts.
+        at_least: minimum number of rounds, however long they take.
+        at_most: maximum number of rounds.
+        now: returns the time in seconds.
 
     Returns:
-        The samples of each contender; those at one position are of one round.
+        The samples of each contender, in the order of the rounds.
     """
     order, shuffle = list(samples), random.Random(0).shuffle
     taken: dict[K, list[T]] = {contender: [] for contender in samples}
@@ -74,16 +74,16 @@ def alternate(
 
 
 def load() -> float | None:
-    """Processes that ran or waited to, a mean over the last minute; alone, a benchmark comes to its number of threads."""
+    """Return the load average of the last minute; on an idle machine it approaches the benchmark's number of threads."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The median and the quartiles, between which lies the middle half.
+    """The median and the quartiles.
 
     Attributes:
-        median: the middle value.
+        median: median.
         low: first quartile.
         high: third quartile.
     """
@@ -94,7 +94,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of two values or more; quartiles between two values are interpolated.
+        """Return the spread of two or more values, with interpolated quartiles.
 
         >>> Spread.of([4.0, 1.0, 2.0, 3.0, 5.0])
         Spread(median=3.0, low=2.0, high=4.0)
@@ -104,7 +104,7 @@ class Spread:
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], baseline: Sequence[float]) -> Spread:
-        """The spread of the ratios within each round, in which a round that was slow for both changes nothing.
+        """Return the spread of the ratios within each round, which cancel a slowdown of the whole round.
 
         >>> Spread.of_ratios([1.0, 20.0, 1.0], [2.0, 40.0, 2.0])
         Spread(median=0.5, low=0.5, high=0.5)
@@ -112,6 +112,6 @@ class Spread:
         return cls.of([value / base for value, base in zip(values, baseline, strict=True)])
 
     def columns(self, name: str, short: str | None = None) -> dict[str, float]:
-        """The three under a table's column names: `name`, and `short` (by default `name` too) with the quartiles."""
+        """Return the three as columns: `name`, and the quartiles with the prefix `short` (default: `name`)."""
         short = short or name
         return {name: self.median, f"{short}_iqr_low": self.low, f"{short}_iqr_high": self.high}

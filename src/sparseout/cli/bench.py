@@ -1,4 +1,4 @@
-"""The command `sparseout bench`: cell after cell, model after model, each written as soon as it is measured."""
+"""The command `sparseout bench`: each measurement is written as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} .
 Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PROBES)} ...")]
 
 
-# Each part's file, by name: its columns, and its rows as a table.
+# The columns of each part's file, and the function that formats its rows as a table.
 PARTS = {
     "op": (op.COLUMNS, op_table),
     "steps": (steps.COLUMNS, step_table),
@@ -48,19 +48,19 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What to measure.
+    """The measurements to take.
 
     Attributes:
-        sizes: elements of the op's input; none skips the op
-        dtypes: of the op's input
-        q: of Sparseout and of the plain expressions. The default is thinned to about ten minutes in all: Sparseout has every q
-            in float32, and 1.7 and 2 in the other dtypes; the plain expressions have every q in float32 up to 1 Mi elements,
-            and 1.7 elsewhere. Other values are measured everywhere
-        models: whose training steps to measure; none skips the steps
-        targets: models whose training steps to measure without a sparsity target and with one; none skips them
-        probes: that watch a transformer's forward passes; none skips them
-        samples: of 200 features, to fit generalized linear models to; none skips the fits
-        seconds: to measure for, each dtype and size, model, mode of the transformer, and fit; three rounds at least
+        sizes: numbers of elements of the op's input; none skips the op
+        dtypes: dtypes of the op's input
+        q: values of q for Sparseout and the plain expressions. To take ten minutes in all, the default values run partly:
+            Sparseout with all of them in float32 and with 1.7 and 2 in other dtypes, the plain expressions with all of them in
+            float32 up to 1 Mi elements and with 1.7 elsewhere. Other values run everywhere
+        models: models whose training steps to time; none skips the steps
+        targets: models whose training steps to time with and without a sparsity target; none skips them
+        probes: probes whose cost in a transformer's forward pass to time; none skips them
+        samples: numbers of samples, with 200 features, for fits of generalized linear models; none skips the fits
+        seconds: time for each dtype and size, model, mode of the transformer, and fit; at least three rounds are taken
     """
 
     sizes: Integers = op.SIZES
@@ -90,11 +90,11 @@ class Selection:
         if not self.q:
             raise UserError("q needs at least one value")
         if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.samples):
-            raise UserError("there is nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
+            raise UserError("nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
 
     @property
     def command(self) -> str:
-        """The command that repeats this, without the places of its output and its device."""
+        """The command that repeats the measurements, without its output folder and device."""
         words = []
         for name, value in dataclasses.asdict(self).items():
             words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -106,45 +106,45 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op beside Dropout, plain torch, relu and a copy; then training steps, what a target and a probe add, and fits.
+    """Time the op, training steps, sparsity targets, probes and fits, each compared with its usual alternative.
 
-    The contenders take turns in one process; p is 0.5. The records hold medians and quartiles; docs/bench.md explains them.
+    The contenders take turns in one process, with p = 0.5. The files hold medians and quartiles; docs/bench.md explains them.
 
     Args:
-        selection: what to measure
-        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png; it is emptied of them
+        selection: the measurements to take
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png, which are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
     if device.partition(":")[0] == "meta":
-        raise UserError("device must be cpu or cuda, got meta: it computes nothing")
-    where = torch_device(device)
-    if where.type not in ("cpu", "cuda"):
-        raise UserError(f"device must be cpu or cuda, got {where.type}: there is no clock for another")
+        raise UserError("device must be cpu or cuda, got meta, which computes nothing")
+    chosen_device = torch_device(device)
+    if chosen_device.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be cpu or cuda, got {chosen_device.type}, which has no clock here")
     console = terminal()
-    folder = _Folder(out, selection, where)
+    folder = _Folder(out, selection, chosen_device)
     models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))
     modes = probes.MODES if watching else ()
-    cells = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
-    with torch.random.fork_rng([where] if where.type == "cuda" else []), progress_bar(console) as progress:
+    cases = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
+    with torch.random.fork_rng([chosen_device] if chosen_device.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cells) + len(models) + len(targets) + len(modes) + len(selection.samples))
-        for dtype, elements in cells:
+        task = progress.add_task("", total=len(cases) + len(models) + len(targets) + len(modes) + len(selection.samples))
+        for dtype, elements in cases:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
-            folder.add("op", op.measure(dtype, elements, selection.q, where, selection.seconds))
+            folder.add("op", op.measure(dtype, elements, selection.q, chosen_device, selection.seconds))
             progress.advance(task)
         for model in models:
             progress.update(task, description=f"steps of {model}")
-            folder.add("steps", steps.measure(model, where, selection.seconds))
+            folder.add("steps", steps.measure(model, chosen_device, selection.seconds))
             progress.advance(task)
         for model in targets:
             progress.update(task, description=f"steps of {model} with a target")
-            folder.add("target", target.measure(model, where, selection.seconds))
+            folder.add("target", target.measure(model, chosen_device, selection.seconds))
             progress.advance(task)
         for mode in modes:
             progress.update(task, description=f"probes of a transformer, {mode}")
-            folder.add("probe", probes.measure(mode, watching, where, selection.seconds))
+            folder.add("probe", probes.measure(mode, watching, chosen_device, selection.seconds))
             progress.advance(task)
         for samples in selection.samples:
             progress.update(task, description=f"fits to {samples:,} samples")
@@ -161,7 +161,7 @@ def bench(
 
 
 class _Folder:
-    """The output: emptied of an earlier benchmark, then rewritten whole with every cell and model, so that none is lost."""
+    """The output folder: files of an earlier benchmark are replaced, and each part is rewritten with every new measurement."""
 
     def __init__(self, path: Path, selection: Selection, device: torch.device) -> None:
         self.path = path
@@ -176,7 +176,7 @@ class _Folder:
             raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
 
     def add(self, part: str, rows: Sequence[op.Row]) -> None:
-        """Add rows to one of the parts' files."""
+        """Add rows to the file of a part."""
         self.rows[part] += rows
         write_atomic(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
 
@@ -190,7 +190,7 @@ def _csv(columns: Sequence[str], rows: Sequence[op.Row]) -> bytes:
 
 
 def _provenance(selection: Selection, device: torch.device) -> Record:
-    """The studies' provenance, and what else a time depends on."""
+    """Return the provenance, with everything else that a time depends on."""
     return {
         **provenance(selection.command, device),
         "threads": torch.get_num_threads(),

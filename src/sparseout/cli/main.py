@@ -64,6 +64,7 @@ def _run(arguments: list[str]) -> int:
         from sparseout.cli.results import results
         from sparseout.cli.sample import sample
         from sparseout.cli.study import study_app, sweep_command
+        from sparseout.cli.theorem import theorem
     except ModuleNotFoundError as error:
         _tell(f"this command needs {error.name}: pip install 'sparseout[studies]'")
         return 2
@@ -77,6 +78,7 @@ def _run(arguments: list[str]) -> int:
     app.command(name="results")(_later(results))
     app.command(name="evaluate")(_later(evaluate))
     app.command(name="sample")(_later(sample))
+    app.command(name="theorem")(_later(theorem))
     app.command(name="bench")(_later(bench))
     description = "Control and measure activation sparsity in PyTorch."
     refusal = io.StringIO()
@@ -124,7 +126,9 @@ def _refusal(panel: str) -> str:
     lines = [line.strip(" │|") for line in panel.strip().splitlines()[1:]]
     parts = "\n".join(line if line.strip("─-╰╯+") else "\n" for line in lines).split("\n\n")
     said, *rest = filter(str.strip, parts)
-    usage = next((line for line in "\n".join(rest).splitlines() if line.startswith(("--", "Available"))), "")
+    # A list of commands may be several lines long.
+    lines = [line for part in rest for line in ([" ".join(part.split())] if "Available" in part else part.splitlines())]
+    usage = next((line for line in lines if line.startswith(("--", "Available"))), "")
     return " ".join(said.split()) + (f" ({usage})" if usage else "")
 
 

@@ -15,7 +15,6 @@ import docstring_parser
 import tyro
 
 from sparseout import report
-from sparseout.cli.glm import glm
 from sparseout.records.files import Location
 from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions, location
@@ -41,7 +40,6 @@ def study_app(arguments: Sequence[str], wrap: Callable[[Any], Any]) -> tyro.extr
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
         app.command(wrap(_study(study, _preset(study, arguments if name in arguments else ()))), name=name)
-    app.command(name="glm")(wrap(glm))
     return app
 
 

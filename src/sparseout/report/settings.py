@@ -74,9 +74,9 @@ class Setting:
         return statistics.fmean(self.each(measure))
 
     def std(self, measure: str) -> float:
-        """Standard deviation over the seeds (of a sample, n - 1); NaN for a single one."""
+        """Sample standard deviation over the seeds (n - 1); NaN for a single seed or a missing value."""
         values = self.each(measure)
-        return statistics.stdev(values) if len(values) > 1 else math.nan
+        return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
 
     def layer_mean(self, layer: str, measure: str) -> float | None:
         """Mean over the seeds of one layer's measure; None where a record has none."""

@@ -1,1 +1,1 @@
-"""The paper's experiments: each is a configuration, a training loop, and records that anyone can read."""
+"""The paper's experiments: each has a configuration, data, a network, and a learner."""

@@ -1,4 +1,4 @@
-"""A random crop and flip of every image of a batch, in a few tensor operations."""
+"""Random crops and flips of a batch of images, in a few tensor operations."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to `padding` pixels along both axes, reflected at its borders, and mirrored with probability 1/2.
+    """Return each image shifted by up to `padding` pixels along both axes, and mirrored with probability 1/2.
 
     `y[i, j] = x[r(i + a), r(j' + b)]` with `a`, `b` uniform in {-padding, ..., padding}, `r` the reflection that does not repeat
-    the border, and `j'` either `j` or `width - 1 - j`: a crop of the size of the image, out of the padded image, flipped.
+    the border, and `j'` either `j` or `width - 1 - j`. This is a random crop from the image with reflected padding.
 
     Args:
         images: `(batch, height, width, channels)`, of any dtype.
-        padding: less than the height and the width.
+        padding: maximum shift, less than the height and the width.
         flip: whether to mirror.
-        generator: on the CPU; it draws the same for images on any device.
+        generator: a CPU generator; the draws do not depend on the device of the images.
 
     Returns:
-        Images of the same shape, dtype and device, out of the input's own pixels.
+        Images of the same shape, dtype and device.
 
     >>> image = torch.arange(3.0).view(1, 1, 3, 1).expand(1, 3, 3, 1)
     >>> crop_and_flip(image, 1, False, torch.Generator().manual_seed(0))[0, 0, :, 0]

@@ -1,4 +1,4 @@
-"""Images with labels: scikit-learn's digits, which need no network, and CIFAR-10 and CIFAR-100 in the hub's parquet layout."""
+"""Labelled images: scikit-learn's digits, which need no download, and CIFAR-10 and CIFAR-100 in the hub's parquet layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Part:
         return Part(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device) -> Part:
-        """The same on `device`."""
+        """Return a copy on `device`."""
         return Part(self.images.to(device), self.labels.to(device))
 
 
@@ -43,11 +43,11 @@ class LabelledImages:
     """A data set for classification.
 
     Attributes:
-        train: to learn from.
-        valid: to choose by; it may have no image.
-        test: to judge by.
-        classes: number of the labels' values.
-        mean, std: of each channel over the pixels of `train`, float32.
+        train: training set.
+        valid: validation set, which may be empty.
+        test: test set.
+        classes: number of classes.
+        mean, std: mean and standard deviation of each channel over the pixels of `train`, float32.
     """
 
     train: Part
@@ -59,16 +59,16 @@ class LabelledImages:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for coloured ones."""
+        """The number of channels: 1 for grey images, 3 for colour."""
         return self.train.images.shape[-1]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """`(x - mean) / std`: a network's input `(samples, channels, height, width)`, in `torch.channels_last` memory."""
+        """Return `(x - mean) / std`, of shape `(samples, channels, height, width)` in `torch.channels_last` memory."""
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         return ((images - mean) / std).permute(0, 3, 1, 2)
 
     def to(self, device: torch.device) -> LabelledImages:
-        """The same on `device`."""
+        """Return a copy on `device`."""
         moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test", "mean", "std")}
         return dataclasses.replace(self, **moved)
 
@@ -78,15 +78,15 @@ def load(name: str, data_dir: Path | None = None, train_images: int = 0, valid_i
     """Load a data set.
 
     Args:
-        name: `"digits"`, 1,797 grey images of 8 x 8, of which the last fifth (360) is the test set; `"cifar10"` or `"cifar100"`
-            with its fine labels, 60,000 of 32 x 32 in colour, of which 10,000 are the test set.
-        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a folder `name` that has them; `"digits"` needs none.
-            Default: the Hugging Face hub or its cache.
-        train_images: how many to learn from, the first ones; 0 is all that are not `valid_images`.
-        valid_images: how many to hold out, the last ones of the training images.
+        name: `"digits"`, 1,797 grey images of 8 x 8, the last 360 of which are the test set; `"cifar10"` or `"cifar100"`
+            with its fine labels, 60,000 colour images of 32 x 32, 10,000 of which are the test set.
+        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a subfolder `name` that has them; not needed for
+            `"digits"`. Default: the Hugging Face hub or its cache.
+        train_images: number of training images, from the start; 0 for all that are not held out.
+        valid_images: number of training images to hold out, from the end.
 
     Raises:
-        UserError: the data set is unknown, missing, unreadable, of other images or labels, or too small.
+        UserError: the data set is unknown, missing, unreadable or too small, or has other images or labels.
     """
     if name not in get_args(Name):
         raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
@@ -105,11 +105,11 @@ def load(name: str, data_dir: Path | None = None, train_images: int = 0, valid_i
 
 
 def _rows(count: int, train_images: int, valid_images: int) -> list[int]:
-    """The rows to learn from, then those to hold out, of `count`."""
+    """Return the rows to train on, followed by those to hold out, of `count` rows."""
     rest = count - valid_images
     if rest < max(train_images, 1):
-        wanted = f"train_images {train_images or 'of at least 1'} and valid_images {valid_images}"
-        raise UserError(f"{wanted} must be at most the {count} training images together")
+        wanted = f"train_images={train_images or 1} and valid_images={valid_images}"
+        raise UserError(f"{wanted} must add up to at most the {count} training images")
     return [*range(train_images or rest), *range(rest, count)]
 
 
@@ -136,7 +136,7 @@ def _part(split: datasets.Dataset, column: str, classes: int) -> Part:
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, from counts of its 256 values; a constant channel's deviation is 1."""
+    """Return the mean and the standard deviation of each channel; the standard deviation of a constant channel is 1."""
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(-1)]).double()
     values, total = torch.arange(256.0, dtype=torch.float64), counts.sum(1)
     mean = counts @ values / total

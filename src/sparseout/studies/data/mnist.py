@@ -1,4 +1,4 @@
-"""The studies' images: scikit-learn's digits, which need no network, and MNIST in the hub's parquet layout."""
+"""Images: scikit-learn's digits, which need no download, and MNIST in the hub's parquet layout."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 Name = Literal["digits", "mnist"]
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-MOST_ROWS, MOST_BYTES = 1_000_000, 2**33  # of a parquet file, decompressed; the largest data set has 60,000 and 200 MB
-DIGITS_TEST = 360  # the last fifth of the digits
+MAX_ROWS, MAX_BYTES = 1_000_000, 2**33  # of a decompressed parquet file; the largest data set has 60,000 rows and 200 MB
+DIGITS_TEST = 360  # test images, the last fifth of the digits
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Flattened grey images with values in [0, 1]: float32 tensors `(samples, pixels)`."""
+    """Flattened grey images with values in [0, 1], as float32 tensors `(samples, pixels)`."""
 
     train: Tensor
     test: Tensor
 
     def to(self, device: torch.device) -> Images:
-        """The same images on `device`."""
+        """Return a copy on `device`."""
         return Images(self.train.to(device), self.test.to(device))
 
 
@@ -41,9 +41,9 @@ def load(name: str, data_dir: Path | None = None) -> Images:
     """Load a data set.
 
     Args:
-        name: `"digits"`, 8 x 8, of which the last fifth (360 images) is the test set; or `"mnist"`, 28 x 28.
-        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a folder `name` that has them; `"digits"` needs none.
-            Default: the Hugging Face hub or its cache.
+        name: `"digits"`, 8 x 8, the last 360 of which are the test set; or `"mnist"`, 28 x 28.
+        data_dir: folder with `train*.parquet` and `test*.parquet`, or with a subfolder `name` that has them; not needed for
+            `"digits"`. Default: the Hugging Face hub or its cache.
 
     Raises:
         UserError: the data set is unknown, missing or unreadable.
@@ -74,7 +74,7 @@ def _decoded(split: str, data_dir: Path | None) -> Tensor:
 
 @contextlib.contextmanager
 def naming(name: str, split: str, data_dir: Path | None) -> Iterator[None]:
-    """Name the files of a split in what is wrong with their content."""
+    """Add the names of a split's files to errors about their content."""
     try:
         yield
     except UserError as error:
@@ -89,15 +89,15 @@ def _files(name: str, split: str, data_dir: Path) -> list[Path]:
 
 
 def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset:
-    """The rows of a split, `"train"` or `"test"`, of a data set in the hub's parquet layout.
+    """Load a split of a data set in the hub's parquet layout.
 
     Args:
         name: a key of `HUB`.
-        split: which one.
+        split: `"train"` or `"test"`.
         data_dir: folder with `SPLIT*.parquet` or with `NAME/SPLIT*.parquet`. Default: the Hugging Face hub or its cache.
 
     Raises:
-        UserError: it is missing or unreadable.
+        UserError: the split is missing or unreadable.
     """
     import datasets
     import huggingface_hub.utils
@@ -130,7 +130,7 @@ def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset
 
 
 def _check_parquet(file: Path) -> None:
-    """Refuse a file that claims more than any of the data sets has, before it is decompressed."""
+    """Raise `UserError` if a file declares more data than any of the data sets has, before it is decompressed."""
     import pyarrow.parquet
 
     try:
@@ -139,16 +139,21 @@ def _check_parquet(file: Path) -> None:
     except Exception as error:  # hostile bytes may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} cannot be read as parquet, or is empty: {reason}") from error
-    if found.num_rows > MOST_ROWS or not 0 <= size <= MOST_BYTES:
-        allowed = f"at most {MOST_ROWS:,} rows and {MOST_BYTES:,} bytes"
-        raise UserError(f"{file} must be parquet that claims {allowed}, got {found.num_rows:,} rows and {size:,} bytes")
+    if found.num_rows > MAX_ROWS or not 0 <= size <= MAX_BYTES:
+        allowed = f"at most {MAX_ROWS:,} rows and {MAX_BYTES:,} bytes"
+        raise UserError(f"{file} must be a parquet file that declares {allowed}, got {found.num_rows:,} rows and {size:,} bytes")
 
 
 def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tensor:
-    """The encoded pictures in a column, as uint8 `(rows, *shape)`: `(height, width)` for grey, `(height, width, 3)` for colour.
+    """Decode the pictures in a column to uint8 `(rows, *shape)`.
+
+    Args:
+        split: the rows.
+        column: name of the column.
+        shape: `(height, width)` for grey pictures, `(height, width, 3)` for colour.
 
     Raises:
-        UserError: there is no such column, or it holds anything else.
+        UserError: the column is missing, or holds anything but encoded pictures of that shape.
     """
     import datasets
     import PIL.Image
@@ -161,20 +166,20 @@ def decode(split: datasets.Dataset, column: str, shape: tuple[int, ...]) -> Tens
             for picture in batch[column]:
                 with PIL.Image.open(io.BytesIO(picture["bytes"])) as image:
                     bands = len(image.getbands())
-                    size = (image.height, image.width, bands)[: 2 + (bands > 1)]  # known before anything is decompressed
+                    size = (image.height, image.width, bands)[: 2 + (bands > 1)]  # known before decompression
                     if size != shape:
-                        raise ValueError(f"that of row {row} has {' x '.join(map(str, size))}")
-                    if image.mode != mode:  # whose values are other colours, or more than a byte
-                        raise ValueError(f"that of row {row} has the mode {image.mode!r}, not {mode!r}")
+                        raise ValueError(f"row {row} has {' x '.join(map(str, size))}")
+                    if image.mode != mode:  # other colour spaces, or more than a byte per value
+                        raise ValueError(f"row {row} has the mode {image.mode!r}, not {mode!r}")
                     pixels[row] = numpy.asarray(image)
                 row += 1
-    except Exception as error:  # a decoder fails of hostile bytes in more ways than it documents
+    except Exception as error:  # decoders raise undocumented errors for hostile bytes
         kind = f"{'grey' if len(shape) == 2 else 'colour'} pictures of {' x '.join(map(str, shape))} values"
         raise UserError(f"the column {column!r} must hold encoded {kind}: {error}") from error
     return torch.from_numpy(pixels)
 
 
 def check_column(split: datasets.Dataset, column: str) -> None:
-    """Refuse a split without that column."""
+    """Raise `UserError` if the split has no such column."""
     if column not in split.column_names:
         raise UserError(f"the parquet files must have a column {column!r}, got {', '.join(split.column_names)}")

@@ -1,4 +1,4 @@
-"""The studies' text: Penn Treebank and WikiText-2, and the English that comes with the interpreter, which needs no network."""
+"""Text: Penn Treebank, WikiText-2, and the English documentation of the interpreter, which needs no download."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from sparseout.errors import UserError
 Name = Literal["english", "ptb", "wikitext2"]
 SPLITS = ("train", "valid", "test")
 FILES = {"ptb": "ptb.{}.txt", "wikitext2": "wiki.{}.tokens"}
-# Name, configuration, revision and column of the hub's data sets.
+# Name, configuration, revision and column of each data set on the hub.
 HUB = {
     "ptb": ("ptb-text-only/ptb_text_only", None, "refs/convert/parquet", "sentence"),
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1", "main", "text"),
 }
 EOS, UNK = "<eos>", "<unk>"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-LONGEST = 4_000_000  # bytes of a line: what is longer is no text
-RARE = 3  # a word of the embedded English with fewer occurrences in the training text is <unk>
+MAX_LINE = 4_000_000  # bytes
+RARE = 3  # words of "english" with fewer occurrences in the training text are <unk>
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A text in three parts, as indices into a vocabulary: int64 tensors `(tokens,)`.
+    """A text in three parts, as indices into a vocabulary.
 
     Attributes:
-        vocabulary: the words, the most frequent first.
-        train, valid, test: the parts.
+        vocabulary: the words, by descending frequency.
+        train, valid, test: the parts, int64 tensors `(tokens,)`.
     """
 
     vocabulary: tuple[str, ...]
@@ -47,7 +47,7 @@ class Corpus:
     test: Tensor
 
     def to(self, device: torch.device) -> Corpus:
-        """The same text on `device`."""
+        """Return a copy on `device`."""
         return Corpus(self.vocabulary, self.train.to(device), self.valid.to(device), self.test.to(device))
 
 
@@ -57,13 +57,13 @@ def load(name: str, data_dir: Path | None = None, train_tokens: int = 0) -> Corp
 
     Args:
         name: `"english"`, the documentation of the running interpreter, about half a million tokens; `"ptb"`, Penn Treebank as
-            Mikolov prepared it; or `"wikitext2"`. Words are what white space separates, and each line ends with `<eos>`.
+            Mikolov prepared it; or `"wikitext2"`. White space separates words, and each line ends with `<eos>`.
         data_dir: folder with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, or `wiki.train.tokens` and so on, or with a
-            folder `name` that has them; `"english"` needs none. Default: the Hugging Face hub or its cache.
-        train_tokens: take this many tokens from the start of the training text; 0 is all of it. The vocabulary is theirs.
+            subfolder `name` that has them; not needed for `"english"`. Default: the Hugging Face hub or its cache.
+        train_tokens: number of tokens from the start of the training text, which also define the vocabulary; 0 for all.
 
     Raises:
-        UserError: the text is unknown, missing, unreadable, or has less than two words.
+        UserError: the text is unknown, missing or unreadable, or has fewer than two words.
     """
     if name not in get_args(Name):
         raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
@@ -77,14 +77,14 @@ def load(name: str, data_dir: Path | None = None, train_tokens: int = 0) -> Corp
 
 
 def index(train: Sequence[str], valid: Sequence[str], test: Sequence[str], rare: int = 1) -> Corpus:
-    """The corpus of three lists of words, whose vocabulary is the training text's; words that are not in it are `<unk>`.
+    """Build a corpus from three lists of words. The training text defines the vocabulary; other words are `<unk>`.
 
     Args:
         train, valid, test: the words.
         rare: words with fewer occurrences in the training text are `<unk>` too.
 
     Raises:
-        UserError: a part is too short to predict anything, or the training text has one word again and again.
+        UserError: a part has fewer than two words, or the training text fewer than two different ones.
 
     >>> corpus = index("a b a".split(), "b c".split(), "a a".split())
     >>> corpus.vocabulary
@@ -94,7 +94,7 @@ def index(train: Sequence[str], valid: Sequence[str], test: Sequence[str], rare:
     """
     for split, words in zip(SPLITS, (train, valid, test), strict=True):
         if len(words) < 2:
-            raise UserError(f"the {split} text must have at least 2 tokens, of which the second is predicted, got {len(words)}")
+            raise UserError(f"the {split} text must have at least 2 tokens, got {len(words)}")
     counts = collections.Counter(train)
     if len(counts) < 2:
         raise UserError(f"the train text must have at least 2 different words, got only {train[0]!r}")
@@ -113,21 +113,21 @@ def _split_words(lines: Iterable[str]) -> list[str]:
 
 
 def _lines(name: str, split: str, data_dir: Path | None) -> list[str]:
-    """A part of a data set, line by line, from its file or from the hub."""
+    """Return the lines of a part of a data set, from its file or from the hub."""
     if data_dir is None:
         return _hub_lines(name, split)
     file = FILES[name].format(split)
     path = next((path for path in (data_dir / file, data_dir / name / file) if path.is_file()), None)
     if path is None:
         raise UserError(f"--data-dir must hold {file} or {name}/{file}: {data_dir} has neither")
-    return read_text(path).removesuffix("\n").split("\n")  # only "\n" ends a line: str.splitlines knows many more ends
+    return read_text(path).removesuffix("\n").split("\n")  # str.splitlines would also split at other characters
 
 
 def read_text(path: Path) -> str:
-    """The text in a file.
+    """Read a text file.
 
     Raises:
-        UserError: it cannot be read, is not UTF-8, has a NUL character, or a line of more than 4 MB.
+        UserError: the file cannot be read, is not UTF-8, or has a NUL character or a line of more than 4 MB.
     """
     try:
         content = path.read_bytes()
@@ -136,8 +136,8 @@ def read_text(path: Path) -> str:
     if b"\0" in content:
         raise UserError(f"{path} cannot be read as UTF-8 text: byte {content.index(0)} is NUL")
     longest = max(map(len, content.split(b"\n")))
-    if longest > LONGEST:
-        raise UserError(f"{path} must have lines of at most {LONGEST:,} bytes, got one of {longest:,}")
+    if longest > MAX_LINE:
+        raise UserError(f"{path} must have lines of at most {MAX_LINE:,} bytes, got one of {longest:,}")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -164,24 +164,24 @@ def _hub_lines(name: str, split: str) -> list[str]:
 
 @functools.cache
 def _english() -> list[list[str]]:
-    """The words of the standard library's docstrings and of pydoc's topics; the parts have different modules and topics.
+    """Return the words of the standard library's docstrings and of pydoc's topics, in three parts without common modules.
 
-    Sources are parsed, not imported: every platform has the same text, and nothing runs.
+    The sources are parsed and not imported, so the text is the same on every platform.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     parts: list[list[str]] = [[], [], []]
     for name, documents in (*_docstrings(library), *_topics(library)):
-        # A twentieth is for validation and one for the test, whichever modules there are.
-        place = {0: 1, 1: 2}.get(hashlib.sha256(name.encode()).digest()[0] % 20, 0)
+        # One module in twenty is for validation and one for the test, by a hash of its name.
+        part = {0: 1, 1: 2}.get(hashlib.sha256(name.encode()).digest()[0] % 20, 0)
         for document in documents:
-            parts[place] += _split_words(_sentences(document))
+            parts[part] += _split_words(_sentences(document))
     if not parts[0]:
-        raise UserError(f"dataset 'english' needs the sources of Python's standard library: {library} has none. Use another one")
+        raise UserError(f"dataset 'english' needs the sources of Python's standard library: {library} has none")
     return parts
 
 
 def _docstrings(library: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each module's name, relative to the library, and its docstrings."""
+    """Yield each module's path, relative to the library, and its docstrings."""
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
         if re.search(r"(^|/)(site-packages|dist-packages|tests?|idle_test|pydoc_data)/", name):
@@ -189,15 +189,13 @@ def _docstrings(library: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             nodes = ast.walk(ast.parse(path.read_bytes()))
         except (SyntaxError, ValueError, OSError):
-            continue  # some distributions ship files that are meant to be broken
-        documented = (
-            node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        )
+            continue  # some distributions ship invalid files as test data
+        documented = (node for node in nodes if isinstance(node, DOCUMENTED))
         yield name, [document for node in documented if (document := ast.get_docstring(node))]
 
 
 def _topics(library: Path) -> Iterator[tuple[str, list[str]]]:
-    """pydoc's topics, one assignment of a dictionary of literals."""
+    """Yield the name and the text of each of pydoc's topics, from the dictionary literal in its source."""
     path = library / "pydoc_data" / "topics.py"
     if path.is_file():
         assignment = next(node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Assign | ast.AnnAssign))
@@ -206,7 +204,7 @@ def _topics(library: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _sentences(document: str) -> Iterator[str]:
-    """English sentences of a docstring, in lower case: words, `N` for a number, and punctuation, parted by blanks.
+    """Yield the sentences of a docstring in lower case, as words, punctuation and `N` for numbers, separated by blanks.
 
     >>> list(_sentences("Open `path`. Returns 2 files:\\n\\n>>> open(1)\\n\\n  1. one"))
     ['open path .', 'returns N files :', 'N .', 'one']

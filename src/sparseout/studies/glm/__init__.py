@@ -1,1 +1,1 @@
-"""The theorem seen in data: where stochastic training ends, how good the second order is, who is penalised, and what it buys."""
+"""Generalized linear models: the study `glm`, and four experiments on the theorem."""

@@ -1,4 +1,4 @@
-"""The quadratic form against the true expectation: as p grows, and as the coefficients shrink."""
+"""The error of the quadratic form against the exact expectation, for growing `p` and for shrinking coefficients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTERCEPT = 1.0
 
 
 class Row(Struct):
-    """A line of the experiment's file."""
+    """A row of the experiment's file."""
 
     part: str
     data: str
@@ -38,12 +38,12 @@ class Row(Struct):
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
-    """For each data set p grows; for the Bernoulli family the coefficients shrink."""
+    """Return a part for each data set with growing `p`, and one with shrinking coefficients for the Bernoulli family."""
     return {**{name: functools.partial(over_p, name) for name in DATA}, "shrinking coefficients": over_t}
 
 
 def over_p(name: str) -> list[Record]:
-    """What the noise adds to the loss at fixed coefficients, those of a ridge fit without noise: `quadratic` and `exact`."""
+    """Return the noise's cost at the coefficients of a ridge fit without noise, in `quadratic` form and `exact`, for each `p`."""
     chosen = data.small(name)
     if chosen.family == "poisson":
         fit = PoissonRegressor(alpha=0.1, max_iter=1000).fit(chosen.X, chosen.y)
@@ -54,7 +54,7 @@ def over_p(name: str) -> list[Record]:
 
 
 def over_t() -> list[Record]:
-    """The same for breast cancer with the coefficients times `t`, with an intercept that stays as it is and without one."""
+    """Return the same for breast cancer with the coefficients times `t`, with a fixed intercept and without one."""
     chosen = data.small("breast cancer")
     coef = torch.from_numpy(LogisticRegression(C=10 / len(chosen.y)).fit(chosen.X, chosen.y).coef_[0])
     return [
@@ -78,17 +78,17 @@ def _added(chosen: data.Data, coef: Any, intercept: Any, p: float) -> Record:
 
 
 def error(row: Record) -> float:
-    """How far the quadratic form is from the exact expectation."""
+    """Return the absolute error of the quadratic form."""
     return float(abs(row["quadratic"] - row["exact"]))
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """Of the line through points on log-log axes."""
+    """Return the slope of a line fitted to points on log-log axes."""
     return float(numpy.polyfit(numpy.log(x), numpy.log(y), 1)[0])
 
 
 def orders(rows: list[Record]) -> dict[str, float]:
-    """The error's order in `p` for each data set, up to p = 0.01; and in `t` with and without an intercept, up to t = 1/32."""
+    """Return the order of the error in `p <= 0.01` for each data set, and in `t <= 1/32` with and without an intercept."""
     found = {}
     for name in DATA:
         small = [row for row in rows if row["data"] == name and "intercept" not in row and row["p"] <= 0.01]
@@ -100,7 +100,7 @@ def orders(rows: list[Record]) -> dict[str, float]:
 
 
 def draw(rows: list[Record], figure: Any) -> None:
-    """What the noise adds, over p; its error, over p; and the error as the coefficients shrink, with the fitted orders."""
+    """Draw the noise's cost over `p`, its error over `p`, and its error over `t`, with the fitted orders."""
     left, middle, right = figure.subplots(1, 3)
     fitted = orders(rows)
     for name, colour in zip(DATA, ("#2183b3", "#d1495b", "#66a182"), strict=True):
@@ -128,6 +128,6 @@ def draw(rows: list[Record], figure: Any) -> None:
 
 
 def summary(rows: list[Record]) -> Table:
-    """The fitted orders."""
+    """Return a table of the fitted orders."""
     caption = "Order of the quadratic form's error, fitted on log-log axes."
     return table(("error", "order"), [[name, f"{order:.2f}"] for name, order in orders(rows).items()], caption)

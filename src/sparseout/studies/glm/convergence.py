@@ -1,4 +1,4 @@
-"""Where stochastic training ends: its distance from the minimum of the exact expectation, against its steps."""
+"""Convergence of stochastic training: its distance from the minimum of the exact expectation over its steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sparseout.studies.glm.figures import LABELS, table
 P, Q = 0.5, 1.5
 DATA = ("diabetes", "counts", "breast cancer", "digits")
 SEEDS = range(2)
-BATCH = 32  # that of the estimators
-MOST_STEPS = 2**14
+BATCH = 32  # as in the estimators
+MAX_STEPS = 2**14
 
 
 class Row(Struct):
-    """A line of the experiment's file."""
+    """A row of the experiment's file."""
 
     part: str
     data: str
@@ -40,14 +40,15 @@ class Row(Struct):
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
-    """A part for each data set."""
+    """Return a part for each data set."""
     return {name: functools.partial(measure, name) for name in DATA}
 
 
-def measure(name: str, most_steps: int = MOST_STEPS) -> list[Record]:
-    """Rows of `distance` over the norm of the exact minimum; `solution` is `"quadratic"`, or `"stochastic"` at its `step`.
+def measure(name: str, max_steps: int = MAX_STEPS) -> list[Record]:
+    """Return the `distance` of each solution from the exact minimum, relative to its norm.
 
-    Runs of one seed are the same up to the end of the shorter one, so that together they are the course of the longest.
+    The `solution` is `"quadratic"`, or `"stochastic"` at a `step`. Fits with one seed agree up to the end of the shorter one, so
+    together they are the trajectory of the longest.
     """
     chosen = data.small(name)
     target = exact_minimum(chosen)
@@ -57,7 +58,7 @@ def measure(name: str, most_steps: int = MOST_STEPS) -> list[Record]:
     rows: list[Record] = [{"data": name, "family": chosen.family, "solution": "quadratic", **there}]
     for seed in SEEDS:
         passes = 1
-        while passes * steps_a_pass <= most_steps:
+        while passes * steps_a_pass <= max_steps:
             fit = estimator(chosen, method="stochastic", tol=0, max_iter=passes, random_state=seed)
             here = {"seed": seed, "step": passes * steps_a_pass, "distance": _distance(fit, chosen, target)}
             rows.append({"data": name, "family": chosen.family, "solution": "stochastic", **here})
@@ -66,7 +67,7 @@ def measure(name: str, most_steps: int = MOST_STEPS) -> list[Record]:
 
 
 def estimator(chosen: data.Data, **parameters: Any) -> SparseoutRegressor | SparseoutClassifier:
-    """The one of the data's family, with the study's p and q."""
+    """Return the estimator for the family of the data, with the experiment's `p` and `q`."""
     parameters = {"p": P, "q": Q, "tol": 1e-8, "max_iter": 1000, **parameters}
     if chosen.family == "bernoulli" or chosen.family == "multinomial":
         return SparseoutClassifier(**parameters)
@@ -74,9 +75,9 @@ def estimator(chosen: data.Data, **parameters: Any) -> SparseoutRegressor | Spar
 
 
 def exact_minimum(chosen: data.Data) -> Any:
-    """Where the exact expectation is least, which is convex: coefficients and intercept, a row a class.
+    """Return the minimum of the exact expectation, which is convex: coefficients and intercept, one row per class.
 
-    The Gaussian expectation is the quadratic form, and that of the Poisson has a closed form; the others are sums over all masks.
+    The Gaussian expectation is the quadratic form, the Poisson's has a closed form, and the others are sums over all masks.
     """
     start = numpy.zeros((len(set(chosen.y)) if chosen.family == "multinomial" else 1, chosen.X.shape[1] + 1))
     X, y = torch.from_numpy(chosen.X), torch.from_numpy(chosen.y)
@@ -95,7 +96,7 @@ def exact_minimum(chosen: data.Data) -> Any:
 
 def _distance(fit: Any, chosen: data.Data, target: Any) -> float:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a course is made of fits that are stopped
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the trajectory consists of unfinished fits
         found = _parameters(fit.fit(chosen.X, chosen.y))
     return float(numpy.linalg.norm(found - target) / numpy.linalg.norm(target))
 
@@ -105,7 +106,7 @@ def _parameters(fit: Any) -> Any:
 
 
 def draw(rows: list[Record], figure: Any) -> None:
-    """A panel a data set: the courses, the quadratic form's distance, and the slope of 1 / sqrt(steps)."""
+    """Draw a panel for each data set: the trajectories, the quadratic form's distance, and the slope of 1 / sqrt(steps)."""
     panels = figure.subplots(1, len(DATA), sharey=True)
     for axes, name in zip(panels, DATA, strict=True):
         here = [row for row in rows if row["data"] == name]
@@ -129,7 +130,7 @@ def draw(rows: list[Record], figure: Any) -> None:
 
 
 def summary(rows: list[Record]) -> Table:
-    """The quadratic form's distance, and the courses' first and last, means over the seeds."""
+    """Return a table of the quadratic form's distance and the trajectories' first and last, as means over the seeds."""
     lines = []
     for name in DATA:
         here = [row for row in rows if row["data"] == name]

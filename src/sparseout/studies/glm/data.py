@@ -1,4 +1,4 @@
-"""The study's data: scikit-learn's bundled sets, and synthetic ones whose support is known."""
+"""Data for generalized linear models: scikit-learn's bundled sets, and synthetic ones with a known support."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 import numpy
 from sklearn import datasets
 from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from sparseout.glm.families import Name
+
+TRAIN_SIZES = {"breast cancer": 200, "diabetes": 200, "digits": 300, "counts": 200}  # the other samples are the test set
+SYNTHETIC = ("strong", "even", "weak")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +23,10 @@ class Data:
     """Features, targets, and the family of the model that is fitted to them.
 
     Attributes:
-        family: of the targets.
-        X: float64 features, `(samples, features)`.
-        y: float64 targets; classes are numbered from 0.
-        coef: the coefficients that the targets were drawn with, if they are known.
+        family: family of the targets.
+        X: features, float64 `(samples, features)`.
+        y: targets, float64 `(samples,)`; classes are numbered from 0.
+        coef: true coefficients of synthetic data.
     """
 
     family: Name
@@ -33,7 +37,7 @@ class Data:
 
 @functools.cache
 def bundled(name: str) -> Data:
-    """`"breast cancer"` (569 x 30), `"diabetes"` (442 x 10, the target standardised) or `"digits"` (1,797 x 64)."""
+    """Load `"breast cancer"` (569 x 30), `"diabetes"` (442 x 10, standardised target) or `"digits"` (1,797 x 64)."""
     if name == "breast cancer":
         X, y = datasets.load_breast_cancer(return_X_y=True)
         return Data("bernoulli", X, y.astype(float))
@@ -46,10 +50,9 @@ def bundled(name: str) -> Data:
 
 @functools.cache
 def small(name: str) -> Data:
-    """Standardised data with so few features that every mask can be enumerated.
+    """Return standardised data with few enough features to enumerate all masks.
 
-    Breast cancer has the 10 means of its 30 features, digits the first 6 principal components; `"counts"` are synthetic, 300 x 10
-    with a support of 5 features.
+    Breast cancer is reduced to the 10 means among its 30 features, digits to the first 6 principal components.
     """
     if name == "counts":
         return counts()
@@ -61,7 +64,7 @@ def small(name: str) -> Data:
 
 
 def counts() -> Data:
-    """Poisson counts: 300 samples of 10 normal features, of which 5 have an effect."""
+    """Draw Poisson counts: 300 samples of 10 normal features, of which 5 have an effect."""
     random = numpy.random.default_rng(0)
     X = random.normal(size=(300, 10))
     coef = numpy.array([0.5, -0.4, 0.3, -0.2, 0.1, 0, 0, 0, 0, 0])
@@ -69,13 +72,13 @@ def counts() -> Data:
 
 
 def synthetic(samples: int, support: str, seed: int) -> Data:
-    """A linear model whose features differ in magnitude: 40 of them, log-evenly from 0.1 to 10, and noise of variance 1.
+    """Draw from a linear model with 40 features whose magnitudes are log-spaced from 0.1 to 10, and noise of variance 1.
 
     Args:
-        samples: how many.
-        support: which 8 features have an effect, each of 0.5 a standard deviation: the `"strong"`, of largest magnitude, the
-            `"weak"`, or `"even"`, every fifth.
-        seed: of the samples.
+        samples: number of samples.
+        support: the 8 features with an effect, of 0.5 per standard deviation each: `"strong"` for those of largest magnitude,
+            `"weak"` for those of smallest, `"even"` for every fifth.
+        seed: seed of the samples.
     """
     random = numpy.random.default_rng(seed)
     scale = numpy.geomspace(0.1, 10, 40)
@@ -84,3 +87,19 @@ def synthetic(samples: int, support: str, seed: int) -> Data:
     coef[chosen] = 0.5 / scale[chosen]
     X = random.normal(size=(samples, 40)) * scale
     return Data("gaussian", X, X @ coef + random.normal(size=samples), coef)
+
+
+def split(name: str, seed: int) -> tuple[Data, Data]:
+    """Return training and test data: a random split of a bundled set or of `counts()`, or two draws of synthetic data."""
+    if name in SYNTHETIC:
+        return synthetic(100, name, seed), synthetic(1000, name, 10_000 + seed)
+    whole = counts() if name == "counts" else bundled(name)
+    labels = whole.y if whole.family in ("bernoulli", "multinomial") else None
+    X, X_test, y, y_test = train_test_split(whole.X, whole.y, train_size=TRAIN_SIZES[name], random_state=seed, stratify=labels)
+    return Data(whole.family, X, y), Data(whole.family, X_test, y_test)
+
+
+def standardised(train: Data, test: Data) -> tuple[Data, Data]:
+    """Return both with the features standardised by the mean and the standard deviation of the training features."""
+    scaler = StandardScaler().fit(train.X)
+    return dataclasses.replace(train, X=scaler.transform(train.X)), dataclasses.replace(test, X=scaler.transform(test.X))

@@ -1,4 +1,4 @@
-"""What the study's figures and tables have in common."""
+"""Figures and tables of the experiments on the theorem."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ LABELS = {
 
 
 def write_figure(draw: Callable[[list[Record], Any], None], rows: list[Record], path: Path) -> None:
-    """Let `draw` fill a figure of four panels' width, and write it."""
+    """Write a figure as wide as four panels, drawn by `draw`."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     draw(rows, figure)
     save(figure, path, dpi=120)
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> Table:
-    """A table for the terminal, the first column to the left."""
+    """Return a table for the terminal, with a left-aligned first column."""
     result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
-    for place, name in enumerate(header):
-        result.add_column(name, justify="right" if place else "left")
+    for column, name in enumerate(header):
+        result.add_column(name, justify="right" if column else "left")
     for line in lines:
         result.add_row(*line)
     return result

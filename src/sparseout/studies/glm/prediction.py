@@ -1,4 +1,4 @@
-"""Prediction beside ridge, lasso and Dropout at equal tuning effort: as many grid points, the same folds, the same test sets."""
+"""Prediction compared with ridge, lasso and Dropout at equal tuning effort: equal grid sizes, folds and test sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_squared_error
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -26,8 +26,7 @@ from sparseout.records.schema import Count, Record, Share
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
 
-BUNDLED = {"breast cancer": 200, "diabetes": 200, "digits": 300}  # samples to train on; the others are the test set
-SYNTHETIC = ("strong", "even", "weak")
+BUNDLED = ("breast cancer", "diabetes", "digits")
 SEEDS = range(10)
 FOLDS = 3
 PS, QS = (0.02, 0.1, 0.3, 0.6), (0.5, 1.0, 2.0, 3.0)
@@ -37,7 +36,7 @@ METHODS = ("sparseout", "dropout", "ridge", "lasso")
 
 
 class Row(Struct):
-    """A line of the experiment's file."""
+    """A row of the experiment's file."""
 
     part: str
     data: str
@@ -52,16 +51,16 @@ class Row(Struct):
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
-    """A part for each data set and seed."""
-    return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *SYNTHETIC)}
+    """Return a part for each data set and seed."""
+    return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *data.SYNTHETIC)}
 
 
 def measure(name: str, seed: int) -> list[Record]:
-    """A row a method: its test `loss`, log loss or mean squared error, at the parameters that the folds chose.
+    """Return a row for each method: its test `loss`, log loss or mean squared error, at the cross-validated parameters.
 
-    The bundled features are standardised; the synthetic ones are not, because their magnitudes are what is studied.
+    Bundled features are standardised. Synthetic ones are not, because the experiment is about their magnitudes.
     """
-    train, test = _split(name, seed)
+    train, test = data.split(name, seed)
     rows = []
     for method in METHODS:
         search = tuned(method, train, seed, scaled=name in BUNDLED)
@@ -73,7 +72,7 @@ def measure(name: str, seed: int) -> list[Record]:
 
 
 def tuned(method: str, train: data.Data, seed: int, scaled: bool) -> GridSearchCV:
-    """The method at the best of `POINTS` grid points by cross-validation, fitted to all of the training data."""
+    """Return the method, cross-validated over `POINTS` grid points and refitted to all training data."""
     estimator, grid = _method(method, train)
     steps = [StandardScaler(), estimator] if scaled else [estimator]
     classes = train.family != "gaussian"
@@ -84,35 +83,26 @@ def tuned(method: str, train: data.Data, seed: int, scaled: bool) -> GridSearchC
         make_pipeline(*steps), {f"{name}__{key}": values for key, values in grid.items()}, scoring=score, cv=folds
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at the weak end of a grid separable classes have no minimum
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes have no minimum without enough penalty
         return search.fit(train.X, train.y)
 
 
 def _method(name: str, train: data.Data) -> tuple[Any, dict[str, Any]]:
-    """An estimator and its grid of `POINTS` points."""
+    """Return an estimator and its grid of `POINTS` points."""
     classes = train.family != "gaussian"
     if name in ("sparseout", "dropout"):
-        # Evenly in the logarithm of the penalty's p / (1 - p).
+        # Log-spaced in the penalty's p / (1 - p).
         odds = numpy.geomspace(PS[0] / (1 - PS[0]) / 2, 9, POINTS)
         grid = {"p": PS, "q": QS} if name == "sparseout" else {"p": (odds / (1 + odds)).tolist()}
         return (SparseoutClassifier if classes else SparseoutRegressor)(q=2.0, tol=1e-3, max_iter=300), grid
     if classes:
-        # Before scikit-learn 1.8 the penalty had to be named.
+        # scikit-learn before 1.8 needs the name of the penalty.
         named = {} if LogisticRegression().penalty == "deprecated" else {"penalty": "elasticnet"}
         way = {"l1_ratio": 1.0, "solver": "saga", **named} if name == "lasso" else {}
         return LogisticRegression(tol=1e-3, max_iter=300, **way), {"C": [1 / (each * len(train.y)) for each in STRENGTHS]}
     if name == "ridge":
         return Ridge(), {"alpha": [strength * len(train.y) for strength in STRENGTHS]}
     return Lasso(max_iter=10_000), {"alpha": STRENGTHS}
-
-
-def _split(name: str, seed: int) -> tuple[data.Data, data.Data]:
-    if name in SYNTHETIC:
-        return data.synthetic(100, name, seed), data.synthetic(1000, name, 10_000 + seed)
-    whole = data.bundled(name)
-    labels = None if whole.family == "gaussian" else whole.y
-    X, X_test, y, y_test = train_test_split(whole.X, whole.y, train_size=BUNDLED[name], random_state=seed, stratify=labels)
-    return data.Data(whole.family, X, y), data.Data(whole.family, X_test, y_test)
 
 
 def _losses(search: GridSearchCV, test: data.Data) -> Record:
@@ -125,15 +115,15 @@ def _losses(search: GridSearchCV, test: data.Data) -> Record:
 
 
 def _coef_error(coef: Any, train: data.Data) -> float:
-    """Distance from the true coefficients over their norm, in units of the features' standard deviations."""
+    """Return the relative distance from the true coefficients, in units of the features' standard deviations."""
     scale = train.X.std(0)
     return float(numpy.linalg.norm(scale * (coef - train.coef)) / numpy.linalg.norm(scale * train.coef))
 
 
 def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
-    """The test loss over Dropout's in the same split: the mean of its logarithm, and half the width of its 95% interval.
+    """Return the mean log ratio of the test loss to Dropout's in the same split, and half the width of its 95% interval.
 
-    The splits of one data set overlap; the variance is enlarged for it by `1/seeds + test/train` in the place of `1/seeds`.
+    Because the splits of a data set overlap, the variance has the factor `1/seeds + test/train` instead of `1/seeds`.
 
     Source: Nadeau and Bengio (2003), *Inference for the generalization error*.
     """
@@ -142,15 +132,15 @@ def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
     }
     ratios = [math.log(loss / losses["dropout"][seed]) for seed, loss in losses[method].items()]
     sizes = next(row for row in rows if row["data"] == name)
-    enlarged = 1 / len(ratios) + (0 if name in SYNTHETIC else sizes["test"] / sizes["train"])
+    enlarged = 1 / len(ratios) + (0 if name in data.SYNTHETIC else sizes["test"] / sizes["train"])
     quantile = scipy.stats.t.ppf(0.975, len(ratios) - 1)
     return statistics.fmean(ratios), float(quantile * statistics.stdev(ratios) * math.sqrt(enlarged))
 
 
 def draw(rows: list[Record], figure: Any) -> None:
-    """The test losses over Dropout's, with intervals; and which q were chosen."""
+    """Draw the ratios of the test losses to Dropout's with their intervals, and the chosen values of `q`."""
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    names = [name for name in (*BUNDLED, *SYNTHETIC) if any(row["data"] == name for row in rows)]
+    names = [name for name in (*BUNDLED, *data.SYNTHETIC) if any(row["data"] == name for row in rows)]
     others = (("sparseout", "#2183b3"), ("ridge", "#66a182"), ("lasso", "#edae49"))
     for place, (method, colour) in enumerate(others):
         means, widths = zip(*(interval(rows, name, method) for name in names), strict=True)
@@ -177,12 +167,12 @@ def draw(rows: list[Record], figure: Any) -> None:
 
 
 def _q(row: Record) -> float | None:
-    """The q that Sparseout was given, if the row is Sparseout's."""
+    """Return the chosen `q` of a row of Sparseout, None for other methods."""
     return next((value for name, value in row["chosen"].items() if name.endswith("__q")), None)
 
 
 def summary(rows: list[Record]) -> Table:
-    """Mean test losses: a row a data set, a column a method."""
+    """Return a table of the mean test losses, with a row for each data set and a column for each method."""
     lines = []
     for name in dict.fromkeys(row["data"] for row in rows):
         losses = {method: [row["loss"] for row in rows if (row["data"], row["method"]) == (name, method)] for method in METHODS}

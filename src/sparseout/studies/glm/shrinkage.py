@@ -1,4 +1,4 @@
-"""Which features are penalised: the penalty of each against its magnitude, for q from 0.5 to 3."""
+"""Shrinkage by magnitude: the penalty on each feature over its magnitude, for `q` from 0.5 to 3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 class Row(Struct):
-    """A line of the experiment's file."""
+    """A row of the experiment's file."""
 
     part: str
     data: str
@@ -37,12 +37,12 @@ class Row(Struct):
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
-    """The penalties on the features of breast cancer, in the units that they come in; and fits to synthetic features."""
+    """Return two parts: the penalties on the features of breast cancer in their own units, and fits to synthetic features."""
     return {"breast cancer": functools.partial(weights, "breast cancer"), "synthetic": fits}
 
 
 def weights(name: str) -> list[Record]:
-    """`weight = p/(1-p) mean |x_j|^q` of `coef_j^2 / 2`, and over the mean square: relative to what the data say of `coef_j`."""
+    """Return the weight of `coef_j^2 / 2` in the penalty, `p/(1-p) mean |x_j|^q`, alone and over the mean square."""
     X = torch.from_numpy(data.bundled(name).X)
     rows = []
     for q in QS:
@@ -56,7 +56,7 @@ def weights(name: str) -> list[Record]:
 
 
 def fits(samples: int = 4000) -> list[Record]:
-    """`kept = coef_j(p) / coef_j(0)` of features of every magnitude that matter equally, and `foretold` by the penalty alone."""
+    """Return `kept = coef_j(p) / coef_j(0)` of equally important features of all magnitudes, and its prediction, `foretold`."""
     random = numpy.random.default_rng(0)
     scale = numpy.geomspace(0.1, 10, 20)
     X = random.normal(size=(samples, 20)) * scale
@@ -77,7 +77,7 @@ def fits(samples: int = 4000) -> list[Record]:
 
 
 def draw(rows: list[Record], figure: Any) -> None:
-    """The weights, the weights over the mean squares, and what of a coefficient is left: each against the feature's magnitude."""
+    """Draw the weights, the relative weights and the kept share of the coefficients over the magnitude of the features."""
     panels = figure.subplots(1, 3)
     titles = ("Penalty of a unit coefficient", "Penalty over mean square", "Coefficient left by the noise")
     for axes, title, measure in zip(panels, titles, ("weight", "relative", "kept"), strict=True):
@@ -98,12 +98,12 @@ def draw(rows: list[Record], figure: Any) -> None:
 
 
 def _by_magnitude(rows: list[Record], q: float, measure: str) -> list[Record]:
-    """The rows at `q` that have the measure, the smallest feature first."""
+    """Return the rows at `q` with the measure, by ascending magnitude of the feature."""
     return sorted((row for row in rows if row["q"] == q and measure in row), key=lambda row: float(row["rms"]))
 
 
 def summary(rows: list[Record]) -> Table:
-    """How the penalty, and what is left of a coefficient, follow the magnitude for each q."""
+    """Return a table of the penalty's order in the magnitude and the kept share of the coefficients, for each `q`."""
     lines = []
     for q in QS:
         weighed, kept = _by_magnitude(rows, q, "weight"), _by_magnitude(rows, q, "kept")
