@@ -66,7 +66,7 @@ def test_an_output_folder_that_cannot_be(out, message, tmp_path, capsys, monkeyp
 
 def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
     assert main(["study", "autoencoder", *flags, "--out", "[red]x[/red] :smile:"]) == 0
     assert "Report: [red]x[/red] :smile:/report.html" in capsys.readouterr().out
 
@@ -76,33 +76,33 @@ def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeyp
     [
         (
             "autoencoder",
-            ["--hidden", "1000000000"],
-            "hidden of 1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
+            ["--hidden-size", "1000000000"],
+            "hidden_size=1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
         ),
-        ("autoencoder", ["--hidden", "2147483647"], "hidden of 2147483647 needs about "),
-        ("image", ["--width", "2147483647"], "depth of 10 and width of 2147483647 needs more memory than any machine has: "),
+        ("autoencoder", ["--hidden-size", "2147483647"], "hidden_size=2147483647 needs about "),
+        ("image", ["--width", "2147483647"], "depth=10, width=2147483647 needs more memory than any machine has: "),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_made(study, flags, sizes, tmp_path, capsys):
     error = refused(capsys, "study", study, *flags, "--out", str(tmp_path / "out"))
-    assert error.startswith(sizes)
+    assert error.startswith(f"a network with {sizes}")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_language_model_that_does_not_fit(corpus):
-    sizes = "layers of 3 and hidden of 1000000 and embedding of 400 needs about "
-    with pytest.raises(UserError, match=f"^{sizes}"):
-        memory.check_memory(STUDIES["language"], LanguageConfig(hidden=10**6), corpus, torch.device("cpu"))
+    sizes = "num_layers=3, hidden_size=1000000, embedding_size=400 needs about "
+    with pytest.raises(UserError, match=f"^a network with {sizes}"):
+        memory.check_memory(STUDIES["language"], LanguageConfig(hidden_size=10**6), corpus, torch.device("cpu"))
 
 
 def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
-    study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden=16)
+    study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden_size=16)
     data = study.load(config, None)
     needed = 8 * (64 * 16 + 16 + 16 * 64 + 64)
     monkeypatch.setattr(memory, "_memory", lambda _: needed)
     memory.check_memory(study, config, data, torch.device("cpu"))
     monkeypatch.setattr(memory, "_memory", lambda _: needed - 1)
-    with pytest.raises(UserError, match="hidden of 16 needs about 0 GB"):
+    with pytest.raises(UserError, match="hidden_size=16 needs about 0 GB"):
         memory.check_memory(study, config, data, torch.device("cpu"))
 
 
@@ -124,7 +124,10 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
             "device 'meta' cannot be used: Tensor.item() cannot be called on meta tensors",
         ),
         (["results", ""], "the folder must have a name, or be a URL, got ''"),
-        (["stud"], "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, bench)"),
+        (
+            ["stud"],
+            "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, theorem, bench)",
+        ),
     ],
 )
 def test_a_flag_of_another_command(arguments, message, capsys):
@@ -135,7 +138,8 @@ def test_a_flag_of_another_command(arguments, message, capsys):
 def trained(tmp_path_factory):
     """A study of one run."""
     out = tmp_path_factory.mktemp("trained")
-    assert main(["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]) == 0
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
     return out
 
 
@@ -148,7 +152,7 @@ def trained(tmp_path_factory):
         ("bench --out ''", "--out must have a value, got ''"),
         ("bench --device privateuseone", "device 'privateuseone' cannot be used: No module named 'torch.privateuseone'"),
         ("study glm --out ''", "--out must have a value, got ''"),
-        ("study glm --experiments", "experiments needs at least one name"),
+        ("theorem --experiments", "experiments needs at least one name"),
         ("study autoencoder --data-dir ''", "--data-dir must have a value, got ''"),
         ("study autoencoder --ray nonsense", "ray must be 'auto' or HOST:PORT, got 'nonsense'"),
         ("study autoencoder --ray s3://x/y", "ray must be 'auto' or HOST:PORT, got 's3://x/y'"),
@@ -205,7 +209,7 @@ def test_a_file_system_that_fails_in_its_own_way_is_named(capsys):
 def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp_path, capsys):
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     (tmp_path / name).mkdir()
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
     line = refused(capsys, "study", "autoencoder", *flags)
     assert line == f"--out must be a folder that can be written: {tmp_path / name} is a folder, not a file"
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", name}
@@ -214,6 +218,6 @@ def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp
 @pytest.mark.parametrize("name", ["provenance.json", "shrinkage.jsonl", "shrinkage.png"])
 def test_a_folder_in_the_place_of_an_experiments_file(name, tmp_path, capsys):
     (tmp_path / name).mkdir()
-    line = refused(capsys, "study", "glm", "--experiments", "shrinkage", "--out", str(tmp_path))
+    line = refused(capsys, "theorem", "--experiments", "shrinkage", "--out", str(tmp_path))
     assert line == f"--out ({name}) must be a file, got the folder {tmp_path / name}"
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -7,7 +7,7 @@ import pytest
 
 from sparseout.cli.main import main
 
-FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
+FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden-size", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

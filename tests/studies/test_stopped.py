@@ -18,7 +18,7 @@ from sparseout.runs.options import RunOptions
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.training.folders import StudyFolder
 
-STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "64", "--epochs", "400", "--device", "cpu"]
+STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden-size", "64", "--epochs", "400", "--device", "cpu"]
 
 
 def start(*arguments, command=("-m", "sparseout")):
@@ -181,7 +181,7 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-ONE = ["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden", "64", "--epochs", "1", "--device", "cpu"]
+ONE = ["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden-size", "64", "--epochs", "1", "--device", "cpu"]
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, capsys):
         remount("ro")
         for arguments in (
             [*ONE, "--out", f"{tmp_path}/disk/out"],
-            ["study", "glm", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
+            ["theorem", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
             ["bench", "--sizes", "64", "--out", f"{tmp_path}/disk/out"],
         ):
             assert main(arguments) == 2

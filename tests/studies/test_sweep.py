@@ -22,7 +22,7 @@ from sparseout.runs.sweep import Throttled, execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
 from sparseout.training.folders import StudyFolder
 
-SWEEP = 'study = "autoencoder"\nq = [1, 2]\nseed = [0, 1]\nhidden = 16\nepochs = 2\n'
+SWEEP = 'study = "autoencoder"\nq = [1, 2]\nseed = [0, 1]\nhidden_size = 16\nepochs = 2\n'
 
 
 def numbers(out):
@@ -46,12 +46,12 @@ def alone(tmp_path_factory):
 
 def test_a_file_describes_its_grid_and_is_kept_with_the_results(alone):
     assert (alone / "sweep.toml").read_text() == SWEEP
-    assert [(record["q"], record["seed"], record["hidden"], record["epochs"]) for record in numbers(alone)] == [
+    assert [(record["q"], record["seed"], record["hidden_size"], record["epochs"]) for record in numbers(alone)] == [
         (record.q, record.seed, 16, 2) for record in sorted(STUDY.grid(GRID), key=lambda config: config.run)
     ]
 
 
-GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden": (16,), "epochs": (2,)}
+GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden_size": (16,), "epochs": (2,)}
 
 
 def test_several_processes_find_the_same_numbers(alone, tmp_path):
@@ -141,8 +141,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(alone, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q = 1", "study must be one of 'autoencoder', 'image', 'language', got None"),
-        ('study = "autoencoder"\nhiden = 3', "hiden is not a setting of this study: did you mean hidden?"),
+        ("q = 1", "study must be one of 'autoencoder', 'image', 'language', 'glm', got None"),
+        ('study = "autoencoder"\nhiden = 3', "hiden is not a setting of this study: did you mean hidden_size?"),
         ('study = "autoencoder"\nout = "x"', "out does not belong in the file: pass --out to the command"),
         ('study = "autoencoder"\njobs = 2', "jobs does not belong in the file: pass --jobs to the command"),
         ('study = "autoencoder"\nq = "two"', "q must be a number, got 'two'"),
@@ -233,7 +233,7 @@ def children_of(process):
 
 @pytest.mark.slow
 def test_killed_and_stopped_in_several_processes_it_ends_with_the_same_numbers(tmp_path):
-    flags = ["--q", "1", "2", "--seed", "0", "1", "2", "--hidden", "64", "--epochs", "60", "--device", "cpu"]
+    flags = ["--q", "1", "2", "--seed", "0", "1", "2", "--hidden-size", "64", "--epochs", "60", "--device", "cpu"]
     arguments = ["study", "autoencoder", *flags, "--out", tmp_path / "out", "--jobs", "2"]
     process = start(*arguments)
     wait_for(tmp_path / "out", 2)
@@ -262,7 +262,7 @@ def test_killed_and_stopped_in_several_processes_it_ends_with_the_same_numbers(t
 
 @pytest.mark.slow
 def test_a_process_that_dies_fails_its_run_alone(tmp_path):
-    flags = ["--q", "2", "--seed", "0", "1", "--hidden", "64", "--epochs", "300", "--device", "cpu"]
+    flags = ["--q", "2", "--seed", "0", "1", "--hidden-size", "64", "--epochs", "300", "--device", "cpu"]
     process = start("study", "autoencoder", *flags, "--out", tmp_path, "--jobs", "2")
     wait_for(tmp_path, 2)
     os.kill(children_of(process)[0], signal.SIGKILL)

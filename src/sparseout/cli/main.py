@@ -65,6 +65,7 @@ def _run(arguments: list[str]) -> int:
         from sparseout.cli.results import results
         from sparseout.cli.sample import sample
         from sparseout.cli.study import study_app, sweep
+        from sparseout.cli.theorem import theorem
     except ModuleNotFoundError as error:
         _print_error(f"this command needs {error.name}: pip install 'sparseout[studies]'")
         return 2
@@ -73,8 +74,8 @@ def _run(arguments: list[str]) -> int:
     _check(arguments)
     app = tyro.extras.SubcommandApp()
     app.command(name="probe")(_deferred(probe))
-    app.command(study_app(_deferred), name="study", help="Run one of the paper's experiments.")
-    for command in (sweep, results, evaluate, sample, bench):
+    app.command(study_app(), name="study", help="Run one of the paper's experiments.")
+    for command in (sweep, results, evaluate, sample, theorem, bench):
         app.command(name=command.__name__)(_deferred(command))
     description = "Control and measure activation sparsity in PyTorch."
     errors = io.StringIO()
@@ -122,7 +123,9 @@ def _one_line(panel: str) -> str:
     lines = [line.strip(" │|") for line in panel.strip().splitlines()[1:]]
     parts = "\n".join(line if line.strip("─-╰╯+") else "\n" for line in lines).split("\n\n")
     message, *rest = filter(str.strip, parts)
-    usage = next((line for line in "\n".join(rest).splitlines() if line.startswith(("--", "Available"))), "")
+    # A list of commands may be several lines long.
+    lines = [line for part in rest for line in ([" ".join(part.split())] if "Available" in part else part.splitlines())]
+    usage = next((line for line in lines if line.startswith(("--", "Available"))), "")
     return " ".join(message.split()) + (f" ({usage})" if usage else "")
 
 

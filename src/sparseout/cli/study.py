@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
 from sparseout import report
-from sparseout.cli.glm import glm
 from sparseout.runs.executors import CHILD, SweepOptions, run_as_child
 from sparseout.runs.options import RunOptions
 from sparseout.runs.progress import terminal
@@ -27,12 +26,11 @@ NAMED_LIKE_FILE = RunOptions(Path("runs/NAME"))  # the default of a sweep, whose
 ONE_BY_ONE = SweepOptions()
 
 
-def study_app(wrap: Callable[[Any], Any]) -> tyro.extras.SubcommandApp:
-    """Return the commands `sparseout study NAME`; `wrap` defers the call of a function."""
+def study_app() -> tyro.extras.SubcommandApp:
+    """Return the commands `sparseout study NAME`."""
     app = tyro.extras.SubcommandApp()
     for name, study in STUDIES.items():
         app.command(name=name)(_study_command(study))
-    app.command(name="glm")(wrap(glm))
     return app
 
 

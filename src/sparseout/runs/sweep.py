@@ -152,7 +152,7 @@ def run_bars(bar: Progress, items: str) -> Iterator[Callable[[Config], OnStep]]:
     def show(config: Config) -> OnStep:
         while shown:
             shown.pop().close()
-        shown.append(RunBar(bar, config.folder.rsplit("-", 1)[0], config.to_dict()["epochs"], items))
+        shown.append(RunBar(bar, config.folder.rsplit("-", 1)[0], config.to_dict().get("epochs", 1), items))
         return shown[-1].show
 
     yield show
