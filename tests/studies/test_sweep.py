@@ -56,15 +56,15 @@ GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden_size": (16,), "epochs": (2,)}
 
 def test_several_processes_find_the_same_numbers(alone, tmp_path):
     configs, options = STUDY.grid({**GRID, "seed": (0,)}), RunOptions(tmp_path, device="cpu")
-    records, failures = execute(configs, options, SweepOptions(jobs=2), Console(quiet=True))
+    records, failures = execute(STUDY, configs, options, SweepOptions(jobs=2), Console(quiet=True))
     assert (len(records), failures) == (2, [])
     assert numbers(tmp_path) == [record for record in numbers(alone) if record["seed"] == 0]
 
 
 def test_an_object_store_finds_the_same_numbers(alone):
     out = location("memory://bucket/test_an_object_store")
-    execute(STUDY.grid({**GRID, "seed": (0,)}), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
-    records, _ = execute(STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
+    execute(STUDY, STUDY.grid({**GRID, "seed": (0,)}), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
+    records, _ = execute(STUDY, STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(records) == 4
     assert numbers(out) == numbers(alone)
     assert {path.name for path in out.iterdir() if path.is_file()} == {
@@ -85,9 +85,9 @@ def test_a_run_in_an_object_store_resumes_from_its_checkpoint(alone, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(AutoencoderLearner, "results", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            execute(STUDY.grid(GRID), options, SweepOptions(), Console(quiet=True))
+            execute(STUDY, STUDY.grid(GRID), options, SweepOptions(), Console(quiet=True))
     monkeypatch.setattr(AutoencoderLearner, "update", None)  # the first run is at its end
-    _, failures = execute(STUDY.grid({**GRID, "q": (1.0,), "seed": (0,)}), options, SweepOptions(), Console(quiet=True))
+    _, failures = execute(STUDY, STUDY.grid({**GRID, "q": (1.0,), "seed": (0,)}), options, SweepOptions(), Console(quiet=True))
     assert failures == []
 
 
@@ -178,7 +178,7 @@ def test_a_file_starts_from_a_preset(tmp_path):
 )
 def test_options_that_cannot_be_combined(sweep_options, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), sweep_options, Console(quiet=True))
+        execute(STUDY, STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), sweep_options, Console(quiet=True))
 
 
 def test_an_address_without_a_cluster_is_refused_at_once(tmp_path):
@@ -187,13 +187,13 @@ def test_an_address_without_a_cluster_is_refused_at_once(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=f"--ray: nothing answers at '{address}'"):
-        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray=address), Console(quiet=True))
+        execute(STUDY, STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray=address), Console(quiet=True))
 
 
 def test_a_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs ray: pip install 'sparseout\[ray\]'"):
-        execute(STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))
+        execute(STUDY, STUDY.grid(GRID), RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))
 
 
 def test_a_throttled_function_takes_its_share(monkeypatch):

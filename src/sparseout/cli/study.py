@@ -47,7 +47,7 @@ def sweep(
     spec = read_spec(file)
     if run_options.out is NAMED_LIKE_FILE.out:
         run_options = dataclasses.replace(run_options, out=Path("runs") / file.stem)
-    return _execute(spec.configs, run_options, sweep_options, spec.content)
+    return _execute(spec.study, spec.configs, run_options, sweep_options, spec.content)
 
 
 def _study_command(study: Study) -> type:
@@ -62,7 +62,9 @@ def _study_command(study: Study) -> type:
         # The parser returns the very object that is the default for a flag that is not given.
         given = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) is not default}
         configs = study.grid(study.axes(self.preset) | given)
-        return _execute(configs, self.run_options, self.sweep_options)
+        if os.environ.get(CHILD):
+            return run_as_child(configs[0], self.run_options)
+        return _execute(study, configs, self.run_options, self.sweep_options)
 
     preset = tyro.conf.arg(help="settings to start from; each flag changes one of them", metavar="|".join(study.presets))
     run_options = RunOptions(Path("runs") / study.config.study)
@@ -88,19 +90,19 @@ def _axis(study: Study, name: str) -> Any:
     return Annotated[tuple[hint, ...], tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default}{others})")]
 
 
-def _execute(configs: Sequence[Config], run_options: RunOptions, sweep_options: SweepOptions, spec: bytes | None = None) -> int:
+def _execute(
+    study: Study, configs: Sequence[Config], run_options: RunOptions, sweep_options: SweepOptions, spec: bytes | None = None
+) -> int:
     """Execute the runs, print the results, and return the exit code: 1 if a run failed."""
     console = terminal(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, only the first one prints
     run_options.check()
     sweep_options.check()
-    if os.environ.get(CHILD):
-        return run_as_child(configs[0], run_options)
     if sweep_options.ray is None:
         run_options.torch_device()
     if sweep_options.dry_run:
-        print_plan(configs, run_options, sweep_options, console)
+        print_plan(study, configs, run_options, sweep_options, console)
         return 0
-    records, failures = execute(configs, run_options, sweep_options, console, spec)
+    records, failures = execute(study, configs, run_options, sweep_options, console, spec)
     console.print(report.table(records))
     out = run_options.out
     console.print(f"Report: {out / 'report.html'}\nFigure: {out / 'sparsity.png'}", soft_wrap=True)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +24,9 @@ from sparseout.checks import check_integer
 from sparseout.errors import UserError
 from sparseout.records.files import remove_stale_parts
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import Failure, OnStep, SweepEvent, command_of, record_failure, run_one
+from sparseout.runs.run import Failure, OnStep, SweepEvent, failure_of, record_failure, run_one
 from sparseout.training.config import Config
+from sparseout.training.folders import RunFolder
 
 ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a Ray cluster
 MAX_JOBS = 1024
@@ -61,16 +62,14 @@ class SweepOptions:
             raise UserError("--jobs is for one machine: a Ray cluster runs as many runs at a time as it has room for")
 
 
-def run_all(
-    configs: Sequence[Config], options: RunOptions, sweep: SweepOptions, on_step: Callable[[Config], OnStep]
-) -> Iterator[SweepEvent]:
+def run_all(configs: Sequence[Config], options: RunOptions, sweep: SweepOptions, on_step: OnStep) -> Iterator[SweepEvent]:
     """Execute the runs and yield an event whenever one starts or ends. Closing the iterator ends the runs in progress.
 
     Args:
         configs: the runs.
         options: their data, device and output folder.
         sweep: how to execute them.
-        on_step: returns the function that shows a run's progress; used only if the runs execute in this process.
+        on_step: called after each step, as `run_one` does, if the runs execute in this process.
 
     Raises:
         UserError: these runs cannot be executed in this way.
@@ -78,18 +77,18 @@ def run_all(
     sweep.check()
     if options.processes() > 1 and (sweep.ray is not None or sweep.jobs > 1):
         raise UserError("--jobs and --ray are for runs of one process each: start them without a launcher")
-    if sweep.ray is not None:
-        from sparseout.runs.ray import on_ray
+    if sweep.ray is None:
+        return in_processes(configs, options, sweep.jobs) if sweep.jobs > 1 else one_by_one(configs, options, on_step)
+    from sparseout.runs.ray import on_ray
 
-        return on_ray(configs, options, sweep.ray)
-    return in_processes(configs, options, sweep.jobs) if sweep.jobs > 1 else one_by_one(configs, options, on_step)
+    return on_ray(configs, options, sweep.ray)
 
 
-def one_by_one(configs: Sequence[Config], options: RunOptions, on_step: Callable[[Config], OnStep]) -> Iterator[SweepEvent]:
+def one_by_one(configs: Sequence[Config], options: RunOptions, on_step: OnStep) -> Iterator[SweepEvent]:
     """Execute the runs in this process, one after another."""
     for config in configs:
-        yield SweepEvent(1)
-        yield SweepEvent(0, config, run_one(config, options, on_step(config)))
+        yield SweepEvent(1, started=config)
+        yield SweepEvent(0, ended=config, failure=run_one(config, options, on_step))
 
 
 def in_processes(configs: Sequence[Config], options: RunOptions, jobs: int) -> Iterator[SweepEvent]:
@@ -109,7 +108,7 @@ def in_processes(configs: Sequence[Config], options: RunOptions, jobs: int) -> I
                 time.sleep(POLL_SECONDS)
             for child in ended:
                 running.remove(child)
-                yield SweepEvent(len(running), child.config, child.failure())
+                yield SweepEvent(len(running), ended=child.folder.config, failure=child.failure())
     finally:
         for child in running:
             child.process.terminate()
@@ -125,7 +124,7 @@ class Child:
     """
 
     def __init__(self, config: Config, options: RunOptions) -> None:
-        self.config = config
+        self.folder = RunFolder(options.out / config.folder, config)
         self.options = options
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads could fill up)
         self.process = subprocess.Popen(
@@ -156,11 +155,11 @@ class Child:
         if code == 0:
             return None
         if code == FAILED:
-            return Failure(self.config, reason, command_of(self.config, self.options))
+            return failure_of(self.folder.config, self.options, reason)
         end = f"died of signal {-code}" if code < 0 else f"ended with exit code {code}"
         cause = ", as when memory runs out" if code == -signal.SIGKILL else ""
         last = f": {lines[-1]}" if lines else ""
-        return record_failure(self.config, self.options, f"its process ({self.process.pid}) {end}{cause}{last}", errors)
+        return record_failure(self.folder, self.options, f"its process ({self.process.pid}) {end}{cause}{last}", errors)
 
     def close(self) -> None:
         """Wait for the process, close its files, and remove files that it did not finish writing."""
@@ -168,14 +167,13 @@ class Child:
         self.process.stdin.close()
         self.process.wait()
         self._errors.close()
-        folder = self.options.out / self.config.folder
-        if isinstance(folder, Path):
-            remove_stale_parts(folder)
+        if isinstance(self.folder.path, Path):
+            remove_stale_parts(self.folder.path)
 
 
 def child_command(config: Config, options: RunOptions) -> list[str]:
     """Return the command of a `Child`."""
-    return [sys.executable, "-m", *shlex.split(command_of(config, options))]
+    return [sys.executable, "-m", *shlex.split(config.command), *shlex.split(options.flags())]
 
 
 def run_as_child(config: Config, options: RunOptions) -> int:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from sparseout.runs.run import SweepEvent
 
 DAY = 86400
 
@@ -51,26 +55,34 @@ def print_left_out(reasons: Iterable[str]) -> None:
 
 
 class RunBar:
-    """The bar of a run: its epochs and its speed in items per second.
+    """The bar of the run in progress: its epochs and its speed in items per second.
 
     Args:
         bar: a `training_bar`.
-        name: the run's name.
-        epochs: the total number of epochs.
         items: the unit of the counts, such as images.
     """
 
     INTERVAL = 0.2  # seconds between two updates of the bar
 
-    def __init__(self, bar: Progress, name: str, epochs: int, items: str) -> None:
+    def __init__(self, bar: Progress, items: str) -> None:
         self.bar = bar
         self.items = items
-        self.epochs = epochs
-        self.task: TaskID = bar.add_task(name, total=epochs, state="")
+        self._task: TaskID | None = None
+
+    def show(self, event: SweepEvent) -> None:
+        """Show a bar for the run that starts, and remove the bar of the run before."""
+        if self._task is not None:
+            self.bar.remove_task(self._task)
+            self._task = None
+        config = event.started
+        if config is None:
+            return
+        self._epochs = config.to_dict().get("epochs", 1)
+        self._task = self.bar.add_task(config.folder.rsplit("-", 1)[0], total=self._epochs, state="")
         self._count = 0
         self._start = self._shown = time.perf_counter()
 
-    def show(self, epoch: int, fraction: float, count: int) -> None:
+    def step(self, epoch: int, fraction: float, count: int) -> None:
         """Show that `fraction` of `epoch` is done, after `count` more items."""
         self._count += count
         now = time.perf_counter()
@@ -78,9 +90,30 @@ class RunBar:
             return
         self._shown = now
         rate = self._count / (now - self._start)
-        state = f"epoch {epoch} of {self.epochs}, {rate:,.0f} {self.items}/s"
-        self.bar.update(self.task, completed=epoch - 1 + fraction, state=state)
+        state = f"epoch {epoch} of {self._epochs}, {rate:,.0f} {self.items}/s"
+        assert self._task is not None
+        self.bar.update(self._task, completed=epoch - 1 + fraction, state=state)
 
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.remove_task(self.task)
+
+class SweepBar:
+    """The progress bar of a sweep, with its counts and the time left. Without a terminal, it prints a line for each run."""
+
+    def __init__(self, bar: Progress, console: Console, total: int, done: int) -> None:
+        self.bar = bar
+        self.console = console
+        self.total = total
+        self.done = done
+        self.failed = 0
+        self.task = bar.add_task("runs", total=total, completed=done, state="")
+
+    def show(self, event: SweepEvent) -> None:
+        """Show the counts after an event."""
+        ended, failure = event.ended, event.failure
+        if ended:
+            self.done += not failure
+            self.failed += bool(failure)
+        state = f"{self.done} of {self.total} done, {event.running} running, {self.failed} failed"
+        self.bar.update(self.task, completed=self.done + self.failed, state=state)
+        if ended and not self.console.is_terminal:
+            name = f"{ended.folder} failed: {failure.reason}" if failure else ended.folder
+            self.console.print(f"{state}: {name}", soft_wrap=True)

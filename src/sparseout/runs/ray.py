@@ -12,6 +12,7 @@ from sparseout.errors import UserError
 from sparseout.runs.options import RunOptions
 from sparseout.runs.run import SweepEvent, record_failure, run_one
 from sparseout.training.config import Config
+from sparseout.training.folders import RunFolder
 
 RETRIES = 5  # restarts of a run whose worker was lost; a run that raised an exception would raise it again
 INTERVAL = 1.0  # seconds between two updates of the number of runs in progress
@@ -42,11 +43,9 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
         room = ray.cluster_resources()
         gpus = int(options.device == "cuda" or (options.device == "auto" and room.get("GPU", 0) > 0))
         most = max(node["Resources"].get("CPU", 0) for node in ray.nodes())
-        for config in configs:
-            if config.threads > most:
-                raise UserError(
-                    f"threads must be at most the {most:g} CPUs of the cluster's largest machine, got {config.threads}"
-                )
+        for threads in {config.threads for config in configs}:
+            if threads > most:
+                raise UserError(f"threads must be at most the {most:g} CPUs of the cluster's largest machine, got {threads}")
         # A worker has another working directory.
         out = options.out.absolute() if isinstance(options.out, Path) else options.out
         absolute = dataclasses.replace(options, out=out, data_dir=options.data_dir and options.data_dir.absolute())
@@ -61,8 +60,12 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
                 try:
                     failure = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    failure = record_failure(config, options, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-                yield SweepEvent(_running(len(pending), config), config, failure)
+                    failure = record_failure(
+                        RunFolder(options.out / config.folder, config),
+                        options,
+                        f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                    )
+                yield SweepEvent(_running(len(pending), config), ended=config, failure=failure)
             if not ended:
                 yield SweepEvent(_running(len(pending), next(iter(pending.values()))))
     finally:

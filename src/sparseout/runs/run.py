@@ -13,10 +13,9 @@ import torch
 from sparseout.errors import FolderError, UserError
 from sparseout.runs.options import RunOptions
 from sparseout.studies.registry import STUDIES
-from sparseout.training.checkpoint import save_tensors
 from sparseout.training.config import Config
 from sparseout.training.engine import Engine
-from sparseout.training.folders import WEIGHTS, RunFolder
+from sparseout.training.folders import RunFolder
 
 OnStep = Callable[[int, float, int], None]
 
@@ -41,34 +40,28 @@ class SweepEvent(NamedTuple):
 
     Attributes:
         running: the number of runs in progress.
+        started: the run that starts next in this process, if one does.
         ended: the run that ended, if one did.
         failure: why that run failed, if it did.
     """
 
     running: int
+    started: Config | None = None
     ended: Config | None = None
     failure: Failure | None = None
 
 
-def command_of(config: Config, options: RunOptions) -> str:
-    """Return the command that repeats a run in its folder."""
-    return f"{config.command} {options.flags()}"
+def failure_of(config: Config, options: RunOptions, reason: str) -> Failure:
+    """Return the failure of a run, with the command that repeats the run."""
+    return Failure(config, reason, f"{config.command} {options.flags()}")
 
 
-def record_failure(config: Config, options: RunOptions, reason: str, trace: str = "") -> Failure:
-    """Write a run's failure to its folder and return it; `trace` is the traceback, if an exception was raised."""
-    failure = Failure(config, reason, command_of(config, options))
-    with contextlib.suppress(OSError):  # a full disk may be the reason itself
-        RunFolder(options.out / config.folder, config).write_failure(reason, failure.command, trace)
-    return failure
-
-
-def run_one(config: Config, options: RunOptions, on_step: OnStep | None = None) -> Failure | None:
+def run_one(config: Config, options: RunOptions, on_step: OnStep = lambda *_: None) -> Failure | None:
     """Train a run to its end in its folder of `options.out`. Resume from its checkpoint; leave a complete run alone.
 
     If a launcher started several processes, each process calls this. All train the run together and only the first one writes.
-    An exception in one process then ends them all, because the others would wait for it forever. The exception is a damaged
-    folder, which all processes find.
+    An exception in one process then ends them all, because the others would wait for it forever. A damaged folder, which all
+    processes find, fails the run instead.
 
     Args:
         config: the run.
@@ -80,37 +73,35 @@ def run_one(config: Config, options: RunOptions, on_step: OnStep | None = None) 
     """
     folder = RunFolder(options.out / config.folder, config)
     try:
-        if folder.is_complete():
-            return None
-    except UserError as error:  # the folder stays as it is
-        return Failure(config, str(error), command_of(config, options))
-    try:
-        _train(config, options, folder, on_step or (lambda *_: None))
+        if not folder.is_complete():  # another sweep may have completed it
+            _train(config, options, folder, on_step)
     except Exception as error:
         if options.processes() > 1 and not isinstance(error, FolderError):
             raise
-        with contextlib.suppress(UserError):
-            if folder.is_complete():
-                return None  # another process completed the run, and this one failed on its files
+        if folder.is_complete():
+            return None  # another process completed the run, and this one failed on its files
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return record_failure(config, options, name + (str(error).splitlines() or [""])[0], traceback.format_exc())
+        return record_failure(folder, options, name + (str(error).splitlines() or [""])[0], traceback.format_exc())
     return None
 
 
+def record_failure(folder: RunFolder, options: RunOptions, reason: str, trace: str = "") -> Failure:
+    """Write a run's failure to its folder and return it; `trace` is the traceback, if an exception was raised."""
+    failure = failure_of(folder.config, options, reason)
+    with contextlib.suppress(OSError):  # a full disk may be the reason itself
+        folder.write_failure(reason, failure.command, trace)
+    return failure
+
+
 def _train(config: Config, options: RunOptions, folder: RunFolder, on_step: OnStep) -> None:
-    accelerator, study = options.accelerator(), STUDIES[config.study]
+    study, accelerator = STUDIES[config.study], options.accelerator()
     with accelerator.main_process_first():
         data = study.load(config, options.data_dir)
-    if accelerator.is_main_process:
-        folder.open()
     try:
         with seeded_environment(config, accelerator.device):
             network = study.model(config, data).to(accelerator.device)
             learner = study.learner(config, data, network, accelerator)
-            results, at = Engine(accelerator, options.checkpoint_minutes, options.tensorboard).train(learner, folder, on_step)
-        if accelerator.is_main_process:
-            save_tensors(folder.path / WEIGHTS, network.state_dict(), {"run": config.run})
-            folder.write_summary(results, at.seconds, at.trained_by)
+            Engine(accelerator, options.checkpoint_minutes, options.tensorboard).train(learner, folder, on_step)
     finally:
         accelerator.free_memory()
 

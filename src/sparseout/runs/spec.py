@@ -14,6 +14,7 @@ from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
+from sparseout.training.study import Study
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,10 +30,12 @@ class SweepSpec:
 
     Attributes:
         content: the bytes of the file.
+        study: the study of the runs.
         configs: the runs that it describes.
     """
 
     content: bytes
+    study: Study
     configs: list[Config]
 
 
@@ -52,12 +55,12 @@ def read_spec(file: Path) -> SweepSpec:
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     try:
-        return SweepSpec(content, _configs(given))
+        return SweepSpec(content, *_runs(given))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
 
-def _configs(given: dict[str, Any]) -> list[Config]:
+def _runs(given: dict[str, Any]) -> tuple[Study, list[Config]]:
     name = given.pop("study", None)
     if not isinstance(name, str) or name not in STUDIES:
         raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {_shown(name)}")
@@ -71,7 +74,7 @@ def _configs(given: dict[str, Any]) -> list[Config]:
         if name not in axes:
             raise UserError(_unknown(name, ["study", "preset", *axes]))
         axes[name] = tuple(_checked(name, hints[name], value) for value in (values if isinstance(values, list) else [values]))
-    return study.grid(axes)
+    return study, study.grid(axes)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
