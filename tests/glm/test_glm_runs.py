@@ -26,7 +26,7 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(out):
     """A record for each data set and q, by both."""
-    found, failures = execute(STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
+    found, failures = execute(STUDY, STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
     assert not failures
     return {(record["dataset"], record["q"]): record for record in found}
 
@@ -75,7 +75,7 @@ def test_the_same_command_repeats_nothing(records, out, capsys):
 
 def test_without_noise_there_is_no_cost(tmp_path):
     (config,) = STUDY.grid({"dataset": ("diabetes",), "noise": ("none",), "method": ("stochastic",), "max_iter": (3,)})
-    (record,), _ = execute([config], RunOptions(tmp_path, device="cpu"), SweepOptions(), Console(quiet=True))
+    (record,), _ = execute(STUDY, [config], RunOptions(tmp_path, device="cpu"), SweepOptions(), Console(quiet=True))
     assert (record["penalty"], record["noise_loss"]) == (0, 0)
 
 

@@ -28,7 +28,7 @@ MNIST = {
 
 def study(out, data_dir=None, **axes):
     configs = STUDY.grid({name: value if isinstance(value, tuple) else (value,) for name, value in axes.items()})
-    return execute(configs, RunOptions(out, data_dir, "cpu"), SweepOptions(), Console(quiet=True))[0]
+    return execute(STUDY, configs, RunOptions(out, data_dir, "cpu"), SweepOptions(), Console(quiet=True))[0]
 
 
 def numbers(record):

@@ -67,11 +67,11 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
     assert len(configs) == 40
     killing = KillNode(cluster, worker, 10)
     place = RunOptions(tmp_path / "ray", device="cpu")
-    records, failures = execute(configs, place, SweepOptions(ray="auto"), Console(file=killing))
+    records, failures = execute(STUDY, configs, place, SweepOptions(ray="auto"), Console(file=killing))
     assert killing.node is None
     assert failures == []
     assert sorted(record["run"] for record in records) == sorted(config.run for config in configs)
-    alone, _ = execute(configs, RunOptions(tmp_path / "alone", device="cpu"), SweepOptions(), Console(quiet=True))
+    alone, _ = execute(STUDY, configs, RunOptions(tmp_path / "alone", device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(alone) == 40
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "alone")
 
@@ -84,7 +84,7 @@ def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
     broken.write_bytes(b"not a checkpoint")
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     start = time.monotonic()
-    records, (failure,) = execute(configs, place, SweepOptions(ray="auto"), Console(quiet=True))
+    records, (failure,) = execute(STUDY, configs, place, SweepOptions(ray="auto"), Console(quiet=True))
     assert time.monotonic() - start < 120
     assert [record["run"] for record in records] == [configs[1].run]
     assert "checkpoint.safetensors cannot be resumed from" in failure.reason
@@ -94,4 +94,4 @@ def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
 def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):
     configs = STUDY.grid({"threads": (1000,)})
     with pytest.raises(UserError, match="threads must be at most the 1 CPUs of the cluster's largest machine, got 1000"):
-        execute(configs, RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))
+        execute(STUDY, configs, RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))

@@ -23,7 +23,7 @@ from sparseout.training.target_run import TargetRun
 def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
     axes = {name: (value,) for name, value in settings.items()}
     (record,), failures = execute(
-        study.grid(axes), RunOptions(out, None, "cpu", checkpoint_minutes, False), SweepOptions(), Console(quiet=True)
+        study, study.grid(axes), RunOptions(out, None, "cpu", checkpoint_minutes, False), SweepOptions(), Console(quiet=True)
     )
     assert not failures
     return record, read_lines(next(out.glob("*/metrics.jsonl")))

@@ -24,7 +24,7 @@ SMALL = {"q": (1.5,), "epochs": (3,), "hidden_size": (16,), "batch_size": (300,)
 
 def attempt(out, checkpoint_minutes=10.0, tensorboard=False, **axes):
     place = RunOptions(out, None, "cpu", checkpoint_minutes, tensorboard)
-    return execute(STUDY.grid({**SMALL, **axes}), place, SweepOptions(), Console(quiet=True))
+    return execute(STUDY, STUDY.grid({**SMALL, **axes}), place, SweepOptions(), Console(quiet=True))
 
 
 def study(out, *arguments, **axes):

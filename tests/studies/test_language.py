@@ -151,7 +151,7 @@ def test_the_engine_trains_it(corpus, tmp_path):
     run = learner(corpus, **LEARNS)
     folder = RunFolder(tmp_path / "run", run.config)
     folder.open()
-    results, _ = Engine(run.accelerator, 10, False).train(run, folder, lambda *_: None)
+    results = Engine(run.accelerator, 10, False).train(run, folder, lambda *_: None)
     losses = [json.loads(line)["valid_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert results["valid_loss"] == min(losses)

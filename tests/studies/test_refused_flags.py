@@ -161,7 +161,7 @@ def trained(tmp_path_factory):
         ("evaluate STUDY --data-dir=", "--data-dir must have a value, got ''"),
         ("results STUDY --score ''", "score must be one of 'test_loss' here, got ''"),
         ("results STUDY --csv ''", "--csv must have a value, got ''"),
-        ("results STUDY --where q=2 ''", "--where must have a value, got ''"),
+        ("results STUDY --filter q=2 ''", "--filter must have a value, got ''"),
         ("results STUDY --csv /proc/x", "--csv cannot be written: /proc/x: No such file or directory"),
         ("results STUDY --parquet STUDY", "--parquet must be a file, got the folder STUDY"),
         ("results STUDY --csv x --parquet ./x", "--parquet must be another file than --csv, got x for both"),

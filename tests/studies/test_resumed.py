@@ -21,7 +21,7 @@ RUN = STUDY.grid(AXES)[0]
 
 
 def attempt(out):
-    return execute([RUN], RunOptions(out, None, "cpu", checkpoint_minutes=0.0), SweepOptions(), Console(quiet=True))
+    return execute(STUDY, [RUN], RunOptions(out, None, "cpu", checkpoint_minutes=0.0), SweepOptions(), Console(quiet=True))
 
 
 def stop(out, steps=15, owner=AutoencoderLearner, name="update"):

@@ -18,8 +18,8 @@ from torch import Tensor
 from sparseout.errors import FolderError, UserError
 from sparseout.records.provenance import changes, origin
 from sparseout.records.schema import LARGEST, Record
-from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
-from sparseout.training.folders import CHECKPOINT, RunFolder
+from sparseout.training.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from sparseout.training.folders import CHECKPOINT, WEIGHTS, RunFolder
 from sparseout.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Engine:
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.tensorboard = tensorboard
 
-    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> tuple[Record, Position]:
-        """Train a run to its end, from its last checkpoint if it has one.
+    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> Record:
+        """Train a run to its end, from its last checkpoint if it has one, and write its weights and its summary.
 
         Args:
             learner: the run before its first step.
@@ -73,8 +73,10 @@ class Engine:
             show: called after each step with the epoch, the completed fraction of it, and the number of items in the step.
 
         Returns:
-            The results of the run, and its final position.
+            The results of the run.
         """
+        if self.accelerator.is_main_process:
+            folder.open()
         self._clock = time.perf_counter()
         learner.attach_target()
         at, steps = self._resume(learner, folder)
@@ -93,7 +95,10 @@ class Engine:
         if learner.target_run:
             results |= learner.target_run.results(results)
         self._tick(at)
-        return results, at
+        if self.accelerator.is_main_process:
+            save_tensors(folder.path / WEIGHTS, learner.network.state_dict(), {"run": learner.config.run})
+            folder.write_summary(results, at.seconds, at.trained_by)
+        return dict(results)
 
     def _train_epoch(
         self, learner: Learner, folder: RunFolder, at: Position, steps: int, show: Callable[[int, float, int], None]

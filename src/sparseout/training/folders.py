@@ -102,6 +102,21 @@ class StudyFolder:
                 self.left_out[name] = str(error)
         return self._records
 
+    def mislabelled(self) -> dict[str, str]:
+        """Return the fault of each incomplete run folder whose `config.json` belongs to another run, by folder name."""
+        faults = {}
+        names = [name for name in folders_with(self.path, CONFIG) if name not in self._records]
+        for name, contents in read_files(self.path, names, (CONFIG,)):
+            try:
+                settings = read_settings(content_of(self.path / name, contents, CONFIG), self.path / name / CONFIG)
+            except UserError:
+                continue  # the run replaces damaged settings
+            try:
+                check_name(self.path / name, settings)
+            except UserError as error:
+                faults[name] = str(error)
+        return faults
+
     def summaries(self) -> list[Record]:
         """Return the summaries of all complete runs, sorted by run."""
         return sorted(self.complete().values(), key=lambda record: str(record["run"]))
@@ -125,9 +140,9 @@ class StudyFolder:
         """Return the epochs of each complete run, by run; they are read on access."""
         return Histories(self.path, {str(record["run"]): name for name, record in self.complete().items()})
 
-    def write_question(self, question: bytes) -> None:
+    def write_spec(self, spec: bytes) -> None:
         """Write a copy of the sweep file as `sweep.toml`."""
-        write_atomic(self.path / "sweep.toml", question)
+        write_atomic(self.path / "sweep.toml", spec)
 
     def write_results(self) -> list[Record]:
         """Rebuild `results.jsonl`, one summary a line, and return the summaries. The checkpoints of complete runs are deleted."""
@@ -183,21 +198,8 @@ class RunFolder:
         self._epochs: list[bytes] = []
 
     def is_complete(self) -> bool:
-        """Return whether the run has ended, which its summary shows because it is written last.
-
-        Raises:
-            UserError: the folder holds another run, or the summary is damaged.
-        """
-        ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
-        if SUMMARY in contents:
-            return bool(_named_summary(self.path, contents))
-        try:
-            settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
-        except UserError:
-            return False  # `open` replaces damaged settings
-        if settings is not None and (found := run_of(settings)) != self.config.run:
-            raise UserError(f"{self.path} holds the run {found}, not {self.config.run}: rename it, or delete it")
-        return False
+        """Return whether the run has ended, which its summary shows because it is written last."""
+        return bool((self.path / SUMMARY).is_file())
 
     def open(self) -> None:
         """Create the folder and `config.json`, and remove partly written files and the record of an earlier failure."""
