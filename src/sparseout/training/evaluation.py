@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseout.probe import Probe
-from sparseout.probe.readable import whole
+from sparseout.probe.values import plain_values
 
 MEASURES = ("hoyer", "zeros", "rms")
 RANKS = 65
@@ -73,7 +73,7 @@ class Profile:
 
     def add(self, activations: Tensor) -> None:
         """Take a batch's finite vectors into account, or about `SAMPLE` evenly spread ones of it where it has more."""
-        activations = whole(activations)
+        activations = plain_values(activations)
         if activations.dim() == 4:  # units are the channels of one position
             activations = activations.movedim(1, -1)
         vectors = activations.detach().flatten(0, -2)
