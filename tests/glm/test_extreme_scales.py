@@ -57,7 +57,7 @@ def test_the_closed_form_holds_for_features_of_any_size(q, factor):
     numpy.testing.assert_allclose(found.coef_ * sizes, expected, rtol=1e-4, atol=1e-9)
 
 
-def test_the_closed_form_of_moderate_features_is_untouched():
+def test_the_closed_form_holds_for_moderate_features():
     X, y = data("gaussian")
     found = SparseoutRegressor(p=0.3, q=1, fit_intercept=False, tol=1e-8).fit(X, y)
     numpy.testing.assert_allclose(found.coef_, closed_form(X, y, 0.3, 1), rtol=1e-8)
@@ -65,7 +65,7 @@ def test_the_closed_form_of_moderate_features_is_untouched():
 
 @pytest.mark.parametrize("factor", [1e-300, 1e-100, 1e100, 1e300])
 @pytest.mark.parametrize("family", ["poisson", "gamma"])
-def test_a_log_link_takes_targets_of_any_size(family, factor):
+def test_a_log_link_fits_targets_of_any_size(family, factor):
     X, y = data(family)
     expected = SparseoutRegressor(family=family, p=0.1, q=1.5, tol=1e-8).fit(X, y)
     found = SparseoutRegressor(family=family, p=0.1, q=1.5, tol=1e-8).fit(X, y * factor)

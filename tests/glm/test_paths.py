@@ -12,7 +12,7 @@ X = RANDOM.normal(size=(100, 3))
 Y = X @ [1.0, -0.5, 0.0] + RANDOM.normal(size=100)
 
 
-def test_each_point_is_the_fit_alone():
+def test_each_point_equals_a_separate_fit():
     found = path(X, Y, q_grid=[0.5, 3.0, 1.0], estimator=SparseoutRegressor(p=0.3))
     for q, coef, intercept in zip((0.5, 3.0, 1.0), found.coefs, found.intercepts, strict=True):
         alone = SparseoutRegressor(p=0.3, q=q).fit(X, Y)
@@ -20,7 +20,7 @@ def test_each_point_is_the_fit_alone():
         numpy.testing.assert_allclose(intercept, alone.intercept_, atol=1e-7)
 
 
-def test_fits_start_from_the_one_before():
+def test_fits_start_from_the_previous_one():
     found = path(X, Y > 0, p_grid=[0.3, 0.3], estimator=SparseoutClassifier(q=1.0))
     assert found.n_iter[1] <= 1 < found.n_iter[0]
 
@@ -30,7 +30,7 @@ def test_more_noise_shrinks():
     assert (numpy.diff(numpy.linalg.norm(found.coefs, axis=1)) < 0).all()
 
 
-def test_shapes_and_the_estimator_that_stays_as_it_is():
+def test_shapes_and_an_unchanged_estimator():
     data, labels = load_iris(return_X_y=True)
     model = SparseoutClassifier(alpha=0.1, tol=1e-3)
     found = path(data, labels, q_grid=[1.0, 2.0], estimator=model)
@@ -42,7 +42,7 @@ def test_shapes_and_the_estimator_that_stays_as_it_is():
     assert (two.coefs.shape, two.intercepts.shape) == ((1, 4), (1,))
 
 
-def test_the_plot_has_a_line_a_coefficient():
+def test_the_plot_has_a_line_for_each_coefficient():
     found = path(X, Y, q_grid=[3.0, 0.5, 1.0])
     axes = found.plot(Figure().subplots())
     for line, coefs in zip(axes.lines, found.coefs.T, strict=False):

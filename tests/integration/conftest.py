@@ -8,7 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Models this small only wait for a second one."""
+    """Use one thread, because models this small are slower with two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

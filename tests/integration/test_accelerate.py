@@ -57,7 +57,7 @@ def test_training_resumes_to_the_same_numbers(precision, tmp_path):
         assert value.dtype in (torch.float32, torch.int64)
 
 
-def test_a_sparsity_target_takes_a_step_of_its_own_and_resumes(tmp_path):
+def test_a_sparsity_target_steps_once_per_optimizer_step_and_resumes(tmp_path):
     def prepared():
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
         model, optimizer, loader = prepare(accelerator)

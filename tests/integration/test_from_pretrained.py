@@ -1,4 +1,4 @@
-"""`scale="rms"` and `from_pretrained` of `transformers`, which leaves what a checkpoint lacks as memory that nobody wrote."""
+"""`scale="rms"` with `from_pretrained` of `transformers`, which leaves tensors that a checkpoint lacks uninitialized."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def scales(model):
 
 
 @pytest.fixture
-def unwritten(monkeypatch):
+def uninitialized(monkeypatch):
     make = torch.empty_like
 
     def poisoned(*arguments, **settings):
@@ -39,8 +39,8 @@ def unwritten(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poisoned)
 
 
-@pytest.mark.usefixtures("unwritten")
-def test_a_checkpoint_without_a_running_scale_begins_without_one(tmp_path):
+@pytest.mark.usefixtures("uninitialized")
+def test_a_checkpoint_without_a_running_scale_leaves_it_unset(tmp_path):
     BertModel(CONFIG).save_pretrained(tmp_path)
     loaded = SparseBert.from_pretrained(tmp_path)
     assert all(scale == 0 for scale in scales(loaded))
@@ -50,8 +50,8 @@ def test_a_checkpoint_without_a_running_scale_begins_without_one(tmp_path):
         assert torch.equal(ours, fresh)
 
 
-@pytest.mark.usefixtures("unwritten")
-def test_a_checkpoint_with_a_running_scale_brings_it_back(tmp_path):
+@pytest.mark.usefixtures("uninitialized")
+def test_a_checkpoint_with_a_running_scale_restores_it(tmp_path):
     model = SparseBert(CONFIG)
     step(model)
     model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""A changed model in evaluation mode exports to ONNX as if nothing had been changed; in training mode both exporters raise."""
+"""A changed model exports to ONNX like the original model in evaluation mode; in training mode both exporters raise."""
 
 import onnx
 import pytest
@@ -11,7 +11,7 @@ from sparseout import LockedSparseout
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
-def test_the_layers_leave_no_operator_behind(tmp_path):
+def test_the_exported_layers_have_no_operator(tmp_path):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(2), LockedSparseout(), nn.Dropout(0.5)
     ).eval()
@@ -26,7 +26,7 @@ def test_the_layers_leave_no_operator_behind(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_older_exporter_raises_in_training_and_leaves_nothing_in_evaluation(tmp_path):
+def test_the_older_exporter_raises_in_training_and_exports_no_operator_in_evaluation(tmp_path):
     model = sparseout.swap_dropout(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), 1.5).model
     file, x = tmp_path / "model.onnx", torch.ones(2, 3)
     with pytest.raises(RuntimeError, match="torch.onnx.export.dynamo=False. by it, would record one mask"):

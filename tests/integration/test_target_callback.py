@@ -92,7 +92,7 @@ def test_the_targets_are_reached(tmp_path):
 
 
 @pytest.mark.parametrize("restored_by_the_trainer", [False, True])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_trainer, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(restored_by_the_trainer, tmp_path):
     loader = [{"input_ids": torch.arange(32).reshape(4, 8)}]  # which JSON cannot hold
 
     def run(folder, **settings):
@@ -117,7 +117,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_train
     assert first["TargetCallback"] == second["TargetCallback"]
 
 
-def test_a_resumed_run_with_another_target_aims_at_that_and_says_so(tmp_path):
+def test_a_resumed_run_with_another_target_warns_and_uses_it(tmp_path):
     trained(tmp_path, steps=4, save_strategy="steps", save_steps=2)
     callback = target_callback(TARGETS | {LAYERS[0]: 0.5}, every=2)
     words = rf"continues with its own target=\{{'{LAYERS[0]}': 0.5\}} \(saved: \{{'{LAYERS[0]}': 0.63\}}\)"
@@ -127,7 +127,7 @@ def test_a_resumed_run_with_another_target_aims_at_that_and_says_so(tmp_path):
     assert callback.target.steps == 4
 
 
-def test_training_may_begin_again_after_it_was_interrupted(tmp_path):
+def test_training_can_restart_after_an_interrupt(tmp_path):
     class Interrupted(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
             if state.global_step == 2:
@@ -145,7 +145,7 @@ def test_training_may_begin_again_after_it_was_interrupted(tmp_path):
     assert not any(module._forward_pre_hooks for module in run.model.modules())
 
 
-def test_an_evaluation_in_between_disturbs_nothing(tmp_path):
+def test_an_evaluation_does_not_affect_training(tmp_path):
     plain, course = trained(tmp_path)
     evaluated, again = trained(tmp_path, eval_strategy="steps", eval_steps=1, eval_on_start=True)
     assert len(evaluated.state.log_history) > 20
@@ -153,7 +153,7 @@ def test_an_evaluation_in_between_disturbs_nothing(tmp_path):
     assert same(weights(plain), weights(evaluated))
 
 
-def test_one_step_is_taken_for_the_batches_whose_gradients_accumulate(tmp_path):
+def test_accumulated_batches_count_as_one_step(tmp_path):
     callback = target_callback(TARGETS)
     seen = []
     run = trainer(tmp_path, callback, steps=3, gradient_accumulation_steps=4)
@@ -171,7 +171,7 @@ def test_one_step_is_taken_for_the_batches_whose_gradients_accumulate(tmp_path):
     assert seen == [{4}]
 
 
-def test_training_logs_have_what_is_measured_and_q(tmp_path):
+def test_training_logs_have_sparsity_and_q(tmp_path):
     run, course = trained(tmp_path, steps=4, logging_strategy="steps", logging_steps=2, eval_strategy="steps", eval_steps=2)
     names = {f"{kind}/{layer}" for kind in ("sparsity", "q") for layer in LAYERS}
     logs = [set(log) & names for log in course.logs if "loss" in log]
@@ -194,7 +194,7 @@ def test_a_compiled_model_is_measured(tmp_path):
     assert all(q != 2.0 for q in course.q[3])
 
 
-def test_nothing_is_left_on_the_model_and_training_may_go_on(tmp_path):
+def test_the_model_keeps_no_hooks_and_can_train_again(tmp_path):
     callback = target_callback(TARGETS, every=1)
     run, course = trained(tmp_path, callback=callback, steps=4)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in run.model.modules())
@@ -213,7 +213,7 @@ def test_a_run_without_a_target_can_resume_with_one(tmp_path):
     assert callback.target.steps == 4
 
 
-def test_bad_input_is_one_clear_line(tmp_path):
+def test_invalid_arguments_raise_one_line(tmp_path):
     with pytest.raises(TypeError, match="unexpected keyword argument 'evry'"):
         target_callback(0.5, evry=2)
     with pytest.raises(ValueError, match=r"a sparsity in \(0, 1\), got 2"):
@@ -222,7 +222,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
         trainer(tmp_path, target_callback(0.4), target_callback(0.5)).train()
 
 
-def test_without_transformers_one_line_says_what_to_install():
+def test_without_transformers_the_error_names_the_extra():
     program = "import sys; sys.modules['transformers'] = None; import sparseout; sparseout.target_callback(0.5)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "ImportError: target_callback needs transformers: pip install 'sparseout[probe]'"

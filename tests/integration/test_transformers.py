@@ -1,4 +1,4 @@
-"""Hugging Face models from a configuration: changed, trained by `Trainer`, saved, loaded and changed again."""
+"""Hugging Face models are changed, trained by `Trainer`, saved, loaded and changed again."""
 
 import json
 
@@ -46,7 +46,7 @@ def build(name):
 
 
 def change(model, q=1.5):
-    """Llama has no dropout, and an activation of its own."""
+    """Swap the dropout of a model; in Llama, which has none, insert layers after its activation class."""
     if isinstance(model, LlamaForCausalLM):
         return sparseout.insert_after(model, SiLUActivation, q=q, p=0.3)
     return sparseout.swap_dropout(model, q, p=0.3)
@@ -115,7 +115,7 @@ def test_a_changed_model_is_trained_saved_and_loaded(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_training_feels_q_and_is_reproducible(name, tmp_path):
+def test_training_depends_on_q_and_is_reproducible(name, tmp_path):
     trained = []
     for q in (1.0, 1.0, 3.0):
         model = change(build(name), q).model
@@ -170,21 +170,21 @@ def test_eager_attention_of_bert_is_found_too():
     assert {call.function for call in sparseout.check_swap(model, batch(model)).dropout} == {"dropout"}
 
 
-def test_a_schedule_drives_a_model_in_the_trainer(tmp_path):
+def test_a_schedule_runs_in_the_trainer(tmp_path):
     class Step(TrainerCallback):
-        def __init__(self, driver):
-            self.driver = driver
+        def __init__(self, schedule):
+            self.schedule = schedule
 
         def on_step_end(self, *_, **__):
-            self.driver.step()
+            self.schedule.step()
 
     model = change(build("bert"), q=2.0).model
-    driver = schedule.Linear(model, steps=4, q=1.0)
+    linear = schedule.Linear(model, steps=4, q=1.0)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(str(tmp_path), max_steps=4, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True),
         train_dataset=examples(model),
-        callbacks=[Step(driver)],
+        callbacks=[Step(linear)],
     )
     trainer.train()
     assert {module.q for module in model.modules() if isinstance(module, Sparseout)} == {1.0}

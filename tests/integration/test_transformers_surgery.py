@@ -55,7 +55,7 @@ def example(name):
 @pytest.mark.filterwarnings("ignore:the model is unchanged:UserWarning")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_swap_lists_apart_what_the_check_sees_never_run(name, attention):
+def test_a_swap_lists_the_layers_that_never_run_in_the_check(name, attention):
     kind, config = MODELS[name]
     report = sparseout.swap_dropout(kind._from_config(config, attn_implementation=attention), 1.5)
     checked = sparseout.check_swap(report.model, example(name))
@@ -70,7 +70,7 @@ def test_a_swap_lists_apart_what_the_check_sees_never_run(name, attention):
         assert f"  {layer}: Dropout" not in text
 
 
-def test_a_class_that_a_llama_does_not_have_gets_the_one_that_it_has():
+def test_the_closest_activation_of_a_llama_is_named():
     kind, config = MODELS["llama"]
     message = r"the model has no nn.SiLU; closest: SiLUActivation \(transformers.activations\), e.g. layers.0.mlp.act_fn$"
     with pytest.warns(UserWarning, match=message):

@@ -36,7 +36,7 @@ class LearntDropout(nn.Module):
 
 @st.composite
 def models(draw):
-    """Nested models in which modules may go by several names."""
+    """Nested models in which modules may have several names."""
     kinds = draw(st.lists(st.sampled_from([*KINDS, Marker]), min_size=1, max_size=4))
     pool = [kind(draw(st.floats(0, 1)), draw(st.booleans())) for kind in kinds]
     pool += [nn.Linear(2, 2), nn.ReLU(), nn.PReLU(), nn.BatchNorm1d(2), nn.AlphaDropout(0.1), nn.LSTM(2, 2, 2, dropout=0.1)]
@@ -48,7 +48,7 @@ def models(draw):
 
 
 def tree(model):
-    """Each name with the object that it stands for."""
+    """Return the id of the module behind each name."""
     return {name: id(module) for name, module in model.named_modules(remove_duplicate=False)}
 
 

@@ -199,8 +199,8 @@ def test_the_model_and_the_random_states_are_restored(fails, training):
     buffers = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
 
     def states():
-        python, (_, numpys, place, *_) = random.getstate(), numpy.random.get_state()
-        return python, numpys.tolist(), place, torch.get_rng_state().tolist(), model.drop.generator.get_state().tolist()
+        python, (_, words, position, *_) = random.getstate(), numpy.random.get_state()
+        return python, words.tolist(), position, torch.get_rng_state().tolist(), model.drop.generator.get_state().tolist()
 
     before = states()
     if fails:
@@ -235,7 +235,7 @@ def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_batch():
         check_swap(X, X)
 
 
-def test_a_lazy_model_is_refused_and_stays_lazy():
+def test_a_lazy_model_raises_and_remains_lazy():
     model = nn.Sequential(nn.LazyLinear(3), Sparseout())
     with pytest.raises(ValueError, match="model must have no uninitialized lazy modules, got"):
         check_swap(model, X)

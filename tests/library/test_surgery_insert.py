@@ -69,11 +69,11 @@ def test_one_activation_called_twice_draws_twice():
     assert not torch.equal(first, second)
 
 
-def test_an_activation_may_be_the_model():
+def test_an_activation_can_be_the_model():
     assert [change.name for change in sparseout.insert_after(nn.ReLU(), nn.ReLU, q=1.0, p=0.1).changes] == [""]
 
 
-def test_where_no_layer_can_be_inserted_is_named():
+def test_activations_without_an_insertion_are_named():
     model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Sequential(nn.GELU()), nn.ReLU())
     model[0].sparseout = "mine"
     model[3].forward = functools.partial(nn.ReLU.forward, model[3])

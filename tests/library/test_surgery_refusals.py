@@ -144,7 +144,7 @@ def test_an_invalid_report_raises_and_changes_nothing(report, message, inplace):
     assert tree(model) == before
 
 
-def test_a_record_with_one_bad_change_among_good_ones_changes_nothing():
+def test_a_record_with_one_invalid_change_changes_nothing():
     model = nn.Sequential(nn.Dropout(), nn.Dropout())
     record = sparseout.swap_dropout(model, 1.5).to_dict()
     record["changes"][1]["new"]["p"] = -1

@@ -48,7 +48,7 @@ def test_the_new_layers_have_the_scale(action, scale):
 
 
 @given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms"]))
-def test_a_record_beside_the_weights_brings_back_settings_that_changed_while_training(q, p, scale):
+def test_a_record_saved_with_the_weights_restores_the_settings(q, p, scale):
     fresh = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
     report = sparseout.swap_dropout(fresh, 2.0)
     layer = report.model[1]
@@ -59,3 +59,9 @@ def test_a_record_beside_the_weights_brings_back_settings_that_changed_while_tra
     again.load_state_dict(weights)
     assert (again[1].q, again[1].p, again[1].scale) == (q, p, scale)
     assert again.state_dict().keys() == weights.keys()
+
+
+def test_a_report_without_changes_warns():
+    model = nn.Sequential(nn.Dropout(0.1))
+    with pytest.warns(UserWarning, match="the model is unchanged, because report lists no changes$"):
+        surgery.apply_report(model, {"action": "swap", "changes": []})

@@ -16,7 +16,7 @@ from sparseout.surgery.edit import HOOK_ATTRIBUTES
 
 
 @given(model=models(), data=st.data())
-def test_restore_brings_every_object_back(model, data):
+def test_restore_returns_every_object(model, data):
     before, representation = tree(model), repr(model)
     kinds, modes = [type(module) for module in model.modules()], [module.training for module in model.modules()]
     sparseout.swap_dropout(model, 1.5, inplace=True)
@@ -34,7 +34,7 @@ def test_restore_brings_every_object_back(model, data):
 # Hooks
 
 
-def test_hooks_go_on_working_through_a_swap_and_back():
+def test_hooks_keep_working_after_a_swap_and_after_restore():
     model = nn.Sequential(nn.Dropout(0.0))
     seen = []
     handles = {
@@ -73,7 +73,7 @@ def test_a_swap_moves_the_hooks_and_no_other_attribute():
     assert "my_hooks" not in vars(model[0])
 
 
-def test_all_attributes_in_which_torch_keeps_hooks_are_known():
+def test_hook_attributes_are_complete():
     assert set(HOOK_ATTRIBUTES) == {name for name in vars(nn.Module()) if "hook" in name}
 
 
@@ -103,7 +103,7 @@ CHANGES = {
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("way", ["torch.compile", "compile"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_model_that_was_compiled_and_run_sees_the_change_and_its_undoing(way, change):
+def test_a_compiled_model_runs_with_the_change_and_after_restore(way, change):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.0))
     compiled = torch.compile(model, backend="eager") if way == "torch.compile" else model
     if way == "compile":
@@ -123,7 +123,7 @@ def test_a_model_that_was_compiled_and_run_sees_the_change_and_its_undoing(way, 
 
 
 class Stateful(nn.Module):
-    """Has a state of its own to be pickled by."""
+    """A module with its own `__getstate__` and `__setstate__`."""
 
     def __init__(self, slope):
         super().__init__()
@@ -140,14 +140,14 @@ class Stateful(nn.Module):
 
 
 class Reduced(nn.ReLU):
-    """Is pickled by its arguments."""
+    """A module with its own `__reduce__`."""
 
     def __reduce__(self):
         return Reduced, ()
 
 
 class Slotted(nn.ReLU):
-    """Is built with arguments that pickling gets from it."""
+    """A module with its own `__getnewargs__`."""
 
     def __new__(cls, *args):
         return super().__new__(cls)
@@ -159,7 +159,7 @@ class Slotted(nn.ReLU):
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("restored", [False, True])
 @pytest.mark.parametrize("scale", [1.0, "rms"])
-def test_a_changed_model_is_copied_whole(copied, restored, scale):
+def test_copies_of_a_changed_model_are_complete(copied, restored, scale):
     model = nn.Sequential(nn.Linear(4, 4), Stateful(2.0), nn.Dropout(0.2), nn.Dropout1d(0.3), Reduced(), Slotted()).eval()
     expected = repr(model)
     sparseout.swap_dropout(model, 1.5, scale=scale, inplace=True)

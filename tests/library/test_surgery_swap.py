@@ -39,7 +39,7 @@ def test_swap_replaces_every_dropout_and_nothing_else(model, q, p, inplace):
 
 
 @given(model=models())
-def test_changing_twice_changes_nothing_more(model):
+def test_a_second_change_changes_nothing(model):
     sparseout.swap_dropout(model, 1.5, inplace=True)
     sparseout.insert_after(model, ACTIVATIONS, q=1.0, p=0.1, inplace=True)
     before, representation = tree(model), repr(model)
@@ -68,7 +68,7 @@ def test_where_selects_by_pattern_and_by_predicate(where, names):
         assert [change.name for change in sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, where=where).changes] == names
 
 
-def test_where_may_select_one_of_the_names_of_a_module():
+def test_where_can_select_one_of_several_names():
     drop = nn.Dropout(0.1)
     model = nn.ModuleDict({"a": drop, "b": drop})
     report = sparseout.swap_dropout(model, 1.5, where="b", inplace=True)
@@ -94,7 +94,7 @@ def test_mapping_adds_classes():
     assert repr(report.model[0]) == "LockedSparseout(p=0.7, q=1.5)"
 
 
-def test_what_cannot_be_reached_is_named():
+def test_unreachable_dropout_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
@@ -163,7 +163,7 @@ def test_a_running_scale_lies_where_the_model_does():
         assert {tensor.device.type for tensor in report.model.state_dict().values()} == {"meta"}
 
 
-def test_a_layer_of_ones_own_need_not_know_the_scale():
+def test_a_user_layer_class_needs_no_scale_argument():
     class Plain(Sparseout):
         def __init__(self, p, q, inplace):
             super().__init__(p, q, inplace)
@@ -174,7 +174,7 @@ def test_a_layer_of_ones_own_need_not_know_the_scale():
     assert [layer.scale for layer in report.model] == [3.0, "rms"]
 
 
-def test_the_recipe_of_monte_carlo_dropout_names_both_classes():
+def test_monte_carlo_dropout_must_include_sparseout():
     model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Dropout1d(0.5), nn.AlphaDropout(0.0))
     model = sparseout.swap_dropout(model, 1.5).model.eval()
     x = torch.randn(3, 4)

@@ -175,7 +175,7 @@ class OfAList(nn.Module):
         *(Iterates, ByName, ThroughAFunction, Wrapped, Outer, OfAList),
     ],
 )
-def test_a_dropout_that_is_called_is_not_listed_apart(kind):
+def test_a_dropout_that_is_called_is_not_listed_separately(kind):
     report = sparseout.swap_dropout(nn.Sequential(kind()), 1.5)
     assert len(report.changes) == 1
     assert report.uncalled == ()
@@ -195,7 +195,7 @@ def test_a_dropout_that_is_called_is_not_listed_apart(kind):
         (Forgotten, "no code of Forgotten calls it"),
     ],
 )
-def test_a_dropout_that_may_never_be_called_is_listed_apart(kind, reason):
+def test_a_dropout_that_may_never_be_called_is_listed_separately(kind, reason):
     report = sparseout.swap_dropout(nn.Sequential(kind(), Called()), 1.5)
     assert report.uncalled == (("0.drop", reason),)
     assert str(report).splitlines() == [
@@ -297,7 +297,7 @@ class Drops:
         return F.dropout(x, 0.0) + self.flag
 
 
-def test_reading_changes_no_model_and_draws_nothing():
+def test_reading_the_source_changes_no_model_and_draws_nothing():
     model = nn.Sequential(Fused(), Called())
     before, state = repr(model), torch.get_rng_state()
     sparseout.swap_dropout(model, 1.5)

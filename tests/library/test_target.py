@@ -28,7 +28,7 @@ class Trained:
         for inputs, outputs in itertools.pairwise(widths):
             parts += [nn.Linear(inputs, outputs), nn.ReLU(), Sparseout(p)]
         self.model = nn.Sequential(*parts, nn.Linear(96, 64))
-        self.optimizer = torch.optim.Adam(self.model.parameters(), 2e-3)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 2e-3, fused=True)
         self.data = (torch.randn(1024, 24) @ torch.randn(24, 64)).div(5)
         self.steps = 0
 
@@ -54,7 +54,7 @@ class Trained:
 def test_different_targets_for_different_layers_are_reached_together():
     trained = Trained()
     target = SparsityTarget(trained.model, {"2": 0.42, "5": 0.6}, loader=[trained.data])
-    trained.step(target, 2000)
+    trained.step(target, 1200)
     assert trained.measured() == pytest.approx({"2": 0.42, "5": 0.6}, abs=0.02)
     assert target.report().reached
     assert trained.model[2].q != trained.model[5].q
@@ -63,7 +63,7 @@ def test_different_targets_for_different_layers_are_reached_together():
 def test_the_mean_is_controlled_by_one_q():
     trained = Trained()
     target = SparsityTarget(trained.model, 0.5, mean=True, loader=[trained.data])
-    trained.step(target, 1600)
+    trained.step(target, 800)
     found = trained.measured()
     assert sum(found.values()) / 2 == pytest.approx(0.5, abs=0.02)
     assert trained.model[2].q == trained.model[5].q
@@ -74,7 +74,7 @@ def test_the_mean_is_controlled_by_one_q():
 def test_other_measures_can_be_controlled(measure, wanted):
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, wanted, measure=measure)
-    trained.step(target, 2000)
+    trained.step(target, 1000)
     with torch.no_grad(), Probe(trained.model.eval(), Sparseout, measures=[measure]) as probe:
         trained.model(trained.data)
     assert getattr(probe.summary()["2"], measure) == pytest.approx(wanted, abs=0.02)
@@ -110,7 +110,7 @@ def test_a_target_out_of_reach_causes_one_warning_per_layer():
     target = SparsityTarget(trained.model, 0.97, every=2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trained.step(target, 1500)
+        trained.step(target, 800)
     reach = target.report()["2"]
     assert reach.out_of_reach
     assert trained.model[2].q == 0.3
@@ -125,7 +125,7 @@ def test_a_target_out_of_reach_causes_one_warning_per_layer():
 def test_p_moves_while_q_is_at_its_bound():
     trained = Trained(noises=1, p=0.1)
     target = SparsityTarget(trained.model, 0.7, p=(0.0, 0.9))
-    trained.step(target, 2000)
+    trained.step(target, 1800)
     assert (trained.model[2].q, trained.model[2].p > 0.1) == (0.3, True)
     assert trained.measured()["2"] == pytest.approx(0.7, abs=0.02)
 
@@ -168,7 +168,7 @@ def test_only_every_nth_step_is_measured():
     assert watched == [True, False, False, True, False, False, True]
 
 
-def test_after_the_training_nothing_is_left_on_the_model():
+def test_after_stop_the_model_has_no_hooks():
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, 0.5, every=2)
     trained.step(target, 8)
@@ -178,7 +178,7 @@ def test_after_the_training_nothing_is_left_on_the_model():
     assert pickle.loads(pickle.dumps(trained.model))[2].q == trained.model[2].q == q != 2.0
 
 
-def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
+def test_an_evaluation_restores_the_modes_and_the_generator():
     trained = Trained()
     trained.model[0].eval()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(trained.data), batch_size=100, shuffle=False)
@@ -192,7 +192,7 @@ def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
     assert any(target.state_dict()["bias"].values())
 
 
-def test_a_target_may_change_while_training():
+def test_a_target_can_change_during_training():
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, 0.5)
     target.target = {"2": 0.6}
@@ -219,13 +219,13 @@ LAYER = nn.Sequential(nn.Linear(4, 4), Sparseout())
         (nn.Linear(2, 2), 0.5, {}, "matches no module"),
     ],
 )
-def test_bad_input_is_one_clear_line(model, target, arguments, words):
+def test_invalid_arguments_raise_one_line(model, target, arguments, words):
     with pytest.raises((TypeError, ValueError)) as caught:
         SparsityTarget(model, target, **arguments)
     assert words in str(caught.value)
 
 
-def test_a_state_of_other_layers_is_refused_and_changes_nothing():
+def test_a_state_of_other_layers_raises_and_changes_nothing():
     target, other = SparsityTarget(LAYER, 0.5), SparsityTarget(nn.Sequential(Sparseout()), 0.5)
     before = target.state_dict()
     for state in (other.state_dict(), {}, {**before, "steps": "x"}):
@@ -238,7 +238,7 @@ def two_processes(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trained = Trained(noises=1)
-    trained.data = trained.data[rank::2] * (1 + rank)  # each measures something else
+    trained.data = trained.data[rank::2] * (1 + rank)  # each process measures other values
     target = SparsityTarget(trained.model, 0.55, every=2, loader=[trained.data])
     for _ in range(20):
         batch = trained.data[:64]
@@ -246,7 +246,7 @@ def two_processes(rank: int, folder: str) -> None:
         target.step()
     torch.save({"q": trained.model[2].q, "measured": target.report()["2"].measured}, f"{folder}/{rank}.pt")
     distributed.barrier()
-    os._exit(0)  # the groups' threads may abort an interpreter that ends
+    os._exit(0)  # the threads of the process group may abort a normal exit
 
 
 def test_all_processes_hold_the_same_q(tmp_path):

@@ -84,24 +84,24 @@ def test_a_first_step_without_a_forward_pass_is_named():
     target = SparsityTarget(model, 0.6)
     with pytest.warns(UserWarning, match="in training mode"):
         take(model, target)
-    take(model, target, 20)  # once
+    take(model, target, 20)  # warns only once
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickle.dumps])
-def test_a_target_itself_is_neither_copied_nor_pickled(copied):
+def test_a_target_cannot_be_copied_or_pickled(copied):
     with pytest.raises(TypeError, match=r"a SparsityTarget cannot be copied or pickled: .* save its state_dict\(\)"):
         copied(attached()[1])
 
 
-# One SparsityTarget a layer
+# One SparsityTarget per layer
 
 
-def test_a_second_target_for_a_layer_is_refused_by_the_layers_name_and_changes_nothing():
+def test_a_second_target_for_a_layer_raises_and_changes_nothing():
     model = network()
     target = SparsityTarget(model, {"5": 0.6})
     model[2].q = 1.3
     for again, layer in ((model, "5"), (nn.Sequential(model[2], model[5]), "1"), (model[5], "the model")):
-        with pytest.raises(ValueError, match=rf"but {layer} already has one: call its stop\(\) first, or delete it"):
+        with pytest.raises(ValueError, match=rf"but {layer} already has one: call stop\(\) on that one, or delete it"):
             SparsityTarget(again, 0.5, warmup=9, q=(3.0, 4.0))
     assert (model[2].q, model[5].q) == (1.3, 2.0)
     other = SparsityTarget(model, {"2": 0.5})  # which has no SparsityTarget

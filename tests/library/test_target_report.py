@@ -56,7 +56,7 @@ def test_a_value_that_is_not_finite_is_not_measured(width, factor, rows):
     assert [model[i].q for i in (2, 5)] == [2.0, 2.0]
 
 
-def test_one_unmeasured_layer_keeps_a_report_from_being_reached():
+def test_a_report_with_an_unmeasured_layer_is_not_reached():
     model = network()
     target = SparsityTarget(model, 0.3, every=1)
     for _ in range(3):
@@ -68,7 +68,7 @@ def test_one_unmeasured_layer_keeps_a_report_from_being_reached():
     assert (report["2"].reached, report["5"].reached, report.reached) == (True, False, False)
 
 
-def test_a_network_that_becomes_nan_is_measured_no_longer():
+def test_a_network_that_becomes_nan_is_not_measured():
     model = network()
     target = SparsityTarget(model, 0.3, every=1)
     take(model, target, 5)
@@ -101,7 +101,7 @@ def test_an_evaluation_that_is_not_finite_corrects_nothing():
     assert all(math.isfinite(entry.measured) for entry in target.report().layers)
 
 
-def test_an_expert_without_tokens_is_measured_no_longer_after_a_while():
+def test_an_expert_without_tokens_is_not_measured_after_a_horizon():
     model = network()
     target = SparsityTarget(model, 0.3, every=1)
     take(model, target, 5)
@@ -174,7 +174,7 @@ def test_a_layer_at_its_bound_is_named_before_it_is_out_of_reach():
     assert target.report()["2"].state == "reached"
 
 
-def test_a_target_that_p_still_moves_to_is_on_its_way():
+def test_a_target_within_the_range_of_p_is_on_its_way():
     model = network()
     target = SparsityTarget(model, {"2": 0.95}, every=1, p=(0.1, 0.9))
     while model[2].q > 0.3 or model[2].p == 0.5:

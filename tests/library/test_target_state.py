@@ -112,7 +112,7 @@ def test_a_wrong_field_is_named_and_nothing_changes(path, value, words):
 
 
 @pytest.mark.parametrize("state", [None, 7, "x", [], [STATE], {}, {"targets": STATE}])
-def test_other_objects_are_refused(state):
+def test_other_objects_raise(state):
     with pytest.raises(ValueError, match=r"state_dict must (be a mapping, got|have an item 'settings', got none)"):
         trained(0)[1].load_state_dict(state)
 
@@ -145,7 +145,7 @@ def test_no_value_of_a_field_gives_a_layer_an_invalid_q(path, value):
         assert 0.3 <= layer.q <= 4
 
 
-def test_a_state_goes_through_json_as_it_is():
+def test_a_state_survives_json_unchanged():
     for target in (trained(0)[1], trained(30, mean=True)[1], trained(30, p=(0.1, 0.9), q=(1.9, 2.1))[1]):
         state = target.state_dict()
         target.load_state_dict(json.loads(json.dumps(state)))

@@ -19,7 +19,7 @@ def claim(modules: Mapping[str, nn.Module], owner: object) -> None:
         if other is not None and other is not owner:
             raise ValueError(
                 f"layers must have no other SparsityTarget, but {name or 'the model'} already has one: "
-                "call its stop() first, or delete it"
+                "call stop() on that one, or delete it"
             )
     for module in modules.values():
         _OWNERS[module] = weakref.ref(owner)

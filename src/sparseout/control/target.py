@@ -64,7 +64,7 @@ class SparsityTarget:
     Attributes:
         layers: names of the controlled layers, in the order of registration.
         steps: number of steps so far.
-        every: see above.
+        every: number of steps per sample.
 
     Raises:
         TypeError, ValueError: an argument is invalid, `layers` selects no Sparseout layer, a layer has another `SparsityTarget`,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from typing import Any, Literal, get_args
@@ -24,32 +25,23 @@ from sparseout.glm.problem import Model, Problem
 Method = Literal["marginal", "stochastic"]
 RegressorFamily = Literal["gaussian", "poisson", "gamma"]
 
+# Scikit-learn reads the parameters from the signature of `__init__`, and has its own equality and text.
+_parameters = dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 
+
+@_parameters
 class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
     """Base class of the two estimators, with their parameters, the solver and the linear predictor."""
 
-    def __init__(
-        self,
-        *,
-        p: float = 0.5,
-        q: float = 2.0,
-        method: Method = "marginal",
-        alpha: float = 0.0,
-        fit_intercept: bool = True,
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        warm_start: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.p = p
-        self.q = q
-        self.method = method
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.random_state = random_state
+    p: float = 0.5
+    q: float = 2.0
+    method: Method = "marginal"
+    alpha: float = 0.0
+    fit_intercept: bool = True
+    tol: float = 1e-4
+    max_iter: int = 1000
+    warm_start: bool = False
+    random_state: Any = None
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -114,6 +106,7 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
 
 
+@_parameters
 class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
     """Generalized linear model that minimizes `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`.
 
@@ -157,32 +150,7 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
     array([ 0.892, -0.865])
     """
 
-    def __init__(
-        self,
-        *,
-        family: RegressorFamily = "gaussian",
-        p: float = 0.5,
-        q: float = 2.0,
-        method: Method = "marginal",
-        alpha: float = 0.0,
-        fit_intercept: bool = True,
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        warm_start: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        super().__init__(
-            p=p,
-            q=q,
-            method=method,
-            alpha=alpha,
-            fit_intercept=fit_intercept,
-            tol=tol,
-            max_iter=max_iter,
-            warm_start=warm_start,
-            random_state=random_state,
-        )
-        self.family = family
+    family: RegressorFamily = "gaussian"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

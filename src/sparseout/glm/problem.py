@@ -38,8 +38,9 @@ class Problem:
     """`F = sum_i w_i (loss_i + penalty_i) + alpha/2 |coef|^2` as a function of scaled parameters `theta`.
 
     A row of `theta` holds the coefficients of a class and then its intercept, if the model has one, divided by `unit`. The
-    curvature of `F / height` is about 1 in every component of `theta`, so step sizes and tolerances do not depend on the scale of
-    the features or targets. Features and Gaussian targets whose squares would overflow or underflow are scaled by powers of two.
+    curvature of `F / objective_scale` is about 1 in every component of `theta`, so step sizes and tolerances do not depend on the
+    scale of the features or targets. Features and Gaussian targets whose squares would overflow or underflow are scaled by powers
+    of two.
 
     Args:
         model: the parameters of the model.
@@ -47,6 +48,13 @@ class Problem:
         y: float64 targets; class indices from 0 for a classifier.
         weight: nonnegative sample weights.
         classes: number of rows of `theta`: 1, or the number of classes for `"multinomial"`.
+
+    Attributes:
+        X, y, power: the scaled features, targets and `|X|^q`.
+        weight: sample weights with sum 1.
+        feature_exponents, target_exponent: base-2 logarithms of the scales of the features and the targets; 0 if unscaled.
+        unit: scale of the coefficients and the intercept.
+        objective_scale: scale of the objective.
     """
 
     def __init__(self, model: Model, X: Any, y: Any, weight: Any, classes: int) -> None:
@@ -56,33 +64,32 @@ class Problem:
         weight = weight / weight.max()
         self.weight = torch.from_numpy(weight / weight.sum())
         self.shape = (classes, X.shape[1] + model.fit_intercept)
-        self.target = (
-            _extreme(numpy.log2(abs(y).max(keepdims=True))) if model.family == "gaussian" and y.any() else numpy.zeros(1)
-        )
-        self.y = torch.from_numpy(_writable(numpy.ldexp(y, -self.target.astype(int)) if self.target.any() else y))
+        scalable = model.family == "gaussian" and y.any()
+        self.target_exponent = _extreme(numpy.log2(abs(y).max(keepdims=True))) if scalable else numpy.zeros(1)
+        self.y = torch.from_numpy(numpy.ldexp(y, -self.target_exponent.astype(int)))
         mean = float(self.weight @ self.y)
         curvature = mean if model.family == "poisson" and mean > 0 else 1.0
         size = float((self.weight @ self.y.square()).sqrt()) if model.family == "gaussian" else 0.0
-        self.exponents = _extreme(self._curvature_exponents(curvature))
+        self.feature_exponents = _extreme(self._curvature_exponents(curvature))
         self.X = _tensor(self.rows)
-        if self.exponents.any():
-            self.X = _map_columns(self.X, lambda x, exponents: torch.ldexp(x, -exponents), self.exponents)
-            self.power = _map_columns(self.X, self._powers, self.exponents)
+        if self.feature_exponents.any():
+            self.X = _map_columns(self.X, lambda x, exponents: torch.ldexp(x, -exponents), self.feature_exponents)
+            self.power = _map_columns(self.X, self._powers, self.feature_exponents)
         else:
             self.power = powers(self.X, model.q)
         if not _values(self.power).isfinite().all():
             raise ValueError(
                 f"X must have finite |X|^q in float64, got |X| up to {abs(X).max():g} with q={model.q:g}: scale the features"
             )
-        self.ridge = torch.from_numpy(numpy.ldexp(model.alpha, -2 * self.exponents.astype(int)))
+        self.ridge = torch.from_numpy(numpy.ldexp(model.alpha, -2 * self.feature_exponents.astype(int)))
         # In chunks of rows, because allocating memory for all squares takes longer than a fit.
         dense = self.X.layout == torch.strided
-        parts = zip(self.X.split(1024), self.weight.split(1024), strict=True) if dense else [(self.X, self.weight)]
-        square = torch.stack([powers(X, 2).T @ weight for X, weight in parts]).sum(0)
+        chunks = zip(self.X.split(1024), self.weight.split(1024), strict=True) if dense else [(self.X, self.weight)]
+        square = torch.stack([powers(X, 2).T @ weight for X, weight in chunks]).sum(0)
         root_curvature = (square + odds(model.p) * (self.power.T @ self.weight) + self.ridge / curvature).sqrt()
         root_curvature = torch.where(root_curvature > 0, root_curvature, 1.0)
         self.unit = (size or 1.0) / torch.cat([root_curvature, torch.ones(int(model.fit_intercept))])
-        self.height = curvature * (size or 1.0) ** 2
+        self.objective_scale = curvature * (size or 1.0) ** 2
 
     def start(self, coef: Any = None, intercept: Any = None) -> Tensor:
         """Return the `theta` of the given coefficients and intercepts.
@@ -93,7 +100,7 @@ class Problem:
         if coef is not None:
             theta[:, : self.X.shape[1]] = torch.from_numpy(numpy.ldexp(numpy.atleast_2d(coef), self._shift()))
             if self.model.fit_intercept:
-                theta[:, -1] = torch.from_numpy(numpy.ldexp(numpy.atleast_1d(intercept), -self.target.astype(int)))
+                theta[:, -1] = torch.from_numpy(numpy.ldexp(numpy.atleast_1d(intercept), -self.target_exponent.astype(int)))
         elif self.model.fit_intercept and self.family.sign:
             theta[:, -1] = (self.weight @ self.y).clamp(min=torch.finfo(torch.float64).tiny).log()
         return theta / self.unit
@@ -102,7 +109,7 @@ class Problem:
         """Return the coefficients `(classes, features)` and the intercepts `(classes,)` for the original features and targets."""
         coef, intercept = (value.reshape(self.shape[0], -1).numpy() for value in self._scaled(theta))
         with numpy.errstate(over="ignore"):
-            return numpy.ldexp(coef, -self._shift()), numpy.ldexp(intercept[:, 0], self.target.astype(int))
+            return numpy.ldexp(coef, -self._shift()), numpy.ldexp(intercept[:, 0], self.target_exponent.astype(int))
 
     def _scaled(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coefficients and intercepts for the scaled features: `(features,)` and 0-d except for `"multinomial"`."""
@@ -112,12 +119,12 @@ class Problem:
         return (coef, intercept) if self.family.curvature is None else (coef[0], intercept[0])
 
     def marginal(self, theta: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return `F / height`, for the targets `y` if given."""
+        """Return `F / objective_scale`, for the targets `y` if given."""
         y = self.y if y is None else y
         coef, intercept = self._scaled(theta)
         eta = predictor(self.X, coef, intercept)
         values = self.family.loss(eta, y) + second_order(self.family, eta, self.power, coef, odds(self.model.p), y)
-        return (self.weight @ values + self._ridge(coef)) / self.height
+        return (self.weight @ values + self._ridge(coef)) / self.objective_scale
 
     def losses(self, theta: Tensor) -> Tensor:
         """Return the losses of the samples with positive weight, without noise or penalty."""
@@ -125,21 +132,21 @@ class Problem:
         return losses[self.weight > 0]
 
     def noisy(self, theta: Tensor, batch: Tensor, noise: Any) -> Tensor:
-        """Return an estimate of `F / height` from a batch, with the loss under `noise` instead of loss plus penalty."""
+        """Return an estimate of `F / objective_scale` from a batch, with the loss under `noise` instead of loss plus penalty."""
         coef, intercept = self._scaled(theta)
         rows = self.rows[batch.numpy()]
         rows = noise(torch.from_numpy(rows.toarray() if scipy.sparse.issparse(rows) else rows))
-        if self.exponents.any():
-            rows = torch.ldexp(rows, -torch.from_numpy(self.exponents))
+        if self.feature_exponents.any():
+            rows = torch.ldexp(rows, -torch.from_numpy(self.feature_exponents))
         losses = self.family.loss(predictor(rows, coef, intercept), self.y[batch])
-        return (len(self.y) / len(batch) * (self.weight[batch] @ losses) + self._ridge(coef)) / self.height
+        return (len(self.y) / len(batch) * (self.weight[batch] @ losses) + self._ridge(coef)) / self.objective_scale
 
     def _ridge(self, coef: Tensor) -> Tensor:
         return (self.ridge * coef.square()).sum() / 2
 
     def _shift(self) -> Any:
         """Return the base-2 logarithm of each scaled coefficient relative to the original one."""
-        return (self.exponents - self.target).astype(int)
+        return (self.feature_exponents - self.target_exponent).astype(int)
 
     def _curvature_exponents(self, curvature: float) -> Any:
         """Return the approximate base-2 logarithm of the square root of the curvature in each coefficient, without overflow."""

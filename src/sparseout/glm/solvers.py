@@ -63,7 +63,7 @@ def marginal(problem: Problem, start: Tensor, tol: float, max_iter: int) -> Solu
     if not found.success:
         advice = "increase max_iter or tol" if found.nit >= max_iter else _NO_STEP
         failure = f"L-BFGS stopped after {found.nit} iterations: {found.message}; {advice}"
-    elif problem.model.alpha == 0 and (_separates(problem, theta) or _runs_away(problem, theta, evaluate, options)):
+    elif problem.model.alpha == 0 and (_separates(problem, theta) or _is_on_plateau(problem, theta, evaluate, options)):
         failure = (
             f"after {found.nit} iterations the objective still falls as the coefficients grow, because the features separate "
             "the samples and the minimum lies at infinity; use alpha > 0 for a finite minimum"
@@ -78,7 +78,7 @@ def _separates(problem: Problem, theta: Tensor) -> bool:
     return bool(problem.losses(theta).max() < math.log(2)) and bool(problem.marginal(2 * theta) < problem.marginal(theta))
 
 
-def _runs_away(problem: Problem, theta: Tensor, evaluate: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+def _is_on_plateau(problem: Problem, theta: Tensor, evaluate: Callable[..., Any], options: Mapping[str, Any]) -> bool:
     """Whether `theta` is on a plateau instead of at a minimum.
 
     On a plateau, further iterations move the coefficients far, and an even larger move in this direction fits no sample worse.
@@ -98,10 +98,10 @@ def _conjugate_gradients(evaluate: Callable[..., Any], zeros: Tensor, start: Ten
     iterations = itertools.count()
     size = start.numel()
     hessian = LinearOperator((size, size), lambda theta: evaluate(theta.ravel(), zeros)[1], dtype=numpy.float64)
-    right = -evaluate(numpy.zeros(size))[1]
+    right_side = -evaluate(numpy.zeros(size))[1]
     # The tighter tolerance takes one or two more iterations, and makes the result independent of the order of summation.
     options = {"rtol": 0.0, "atol": tol * 1e-4, "maxiter": max_iter, "callback": lambda theta: next(iterations)}
-    found, unfinished = cg(hessian, right, start.flatten().numpy(), **options)
+    found, unfinished = cg(hessian, right_side, start.flatten().numpy(), **options)
     failure = f"conjugate gradients stopped after {max_iter} iterations; increase max_iter or tol" if unfinished else ""
     return Solution(torch.from_numpy(found).reshape(start.shape), next(iterations), failure)
 

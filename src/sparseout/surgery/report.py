@@ -84,7 +84,7 @@ class SwapReport:
         uncalled = dict(self.uncalled)
         where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
         lines = [f"{len(self.changes) - len(uncalled)} {verb}{where}"]
-        lines += [f"  {name}: {_line(old)} {arrow} {_line(new)}" for name, old, new in self.changes if name not in uncalled]
+        lines += [f"  {name}: {_text(old)} {arrow} {_text(new)}" for name, old, new in self.changes if name not in uncalled]
         if uncalled:
             lines += [f"{len(uncalled)} {verb}, but may never be called: run check_swap"]
             lines += [f"  {name}: {reason}" for name, reason in self.uncalled]
@@ -103,7 +103,7 @@ def perform(
     uncalled: Sequence[Unreachable] = (),
     hint: str = "",
 ) -> SwapReport:
-    """Make the changes of `plan`, and return the report. An empty plan warns, and `hint` explains it.
+    """Make the changes of `plan`, and return the report. If the plan is empty, warn with `unreachable` and `hint` as the reasons.
 
     Args:
         plan: the names of a module and its new layer, for each change.
@@ -158,7 +158,7 @@ def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, in
         if action == "insert" and hasattr(module, edit.INSERTED):
             raise ValueError(f"report must fit model, but {name!r} has its own attribute {edit.INSERTED!r}")
         plan.setdefault(module, ([], layer))[0].append(name)
-    return perform(model, action, list(plan.values()), (), inplace)
+    return perform(model, action, list(plan.values()), (), inplace, hint="report lists no changes")
 
 
 def class_of(module: nn.Module) -> str:
@@ -208,5 +208,5 @@ def _check(name: str, value: Any, kind: Any, allowed: str) -> Any:
     return value
 
 
-def _line(module: nn.Module) -> str:
+def _text(module: nn.Module) -> str:
     return f"{type(module).__name__}({module.extra_repr()})"
