@@ -51,7 +51,7 @@ def test_a_copy_runs_as_the_model_and_is_not_measured(name, build):
 def test_the_summary_says_that_a_copy_ran():
     with Probe(model := mlp()) as probe:
         copy.deepcopy(model)(inputs())
-    assert probe.summary().unseen[""] == "a copy of the model ran, which is not measured: make a Probe of the copy"
+    assert probe.summary().unseen[""] == "a copy of the model ran, which is not measured: attach a Probe to the copy"
     assert "(model): a copy of the model ran" in str(probe.summary())
 
 

@@ -84,7 +84,7 @@ def test_a_mask_that_does_not_fit_is_told():
     with Probe(model := Encoder(lambda x: x[:, :3])) as probe:
         model(torch.randn(3, 4, 6), attention_mask=MASK)
     mask = "attention_mask of the model (Encoder) of shape (3, 4) does not fit its value of shape (3, 3, 6)"
-    assert f"act: {mask}, so padding is counted" in str(probe.summary())
+    assert f"act: {mask}, so padding is included" in str(probe.summary())
 
 
 class EncoderDecoder(nn.Module):

@@ -59,7 +59,7 @@ def assert_not_understood(model, value, message, name="act", **masks):
     record = probe.summary()[name]
     assert record.padding is None
     assert message in record.unread_mask
-    assert f"{name}: {record.unread_mask}, so padding is counted" in str(probe.summary())
+    assert f"{name}: {record.unread_mask}, so padding is included" in str(probe.summary())
 
 
 KEEP = {
@@ -159,16 +159,16 @@ def test_a_packed_sequence_has_no_padding_and_says_where_it_comes_back(given):
 @pytest.mark.parametrize(
     ("names", "masks", "message"),
     [
-        (["mask"], {"mask": TOKENS}, "mask of the model (Model) of shape (10, 16) is of no known convention"),
-        (["mask"], {"mask": CAUSAL}, "mask of the model (Model) of shape (16, 16) is of no known convention"),
+        (["mask"], {"mask": TOKENS}, "mask of the model (Model) of shape (10, 16) follows no known convention"),
+        (["mask"], {"mask": CAUSAL}, "mask of the model (Model) of shape (16, 16) follows no known convention"),
         (["attention_mask"], {"attention_mask": {"full": TOKENS}}, "attention_mask of the model (Model) is a dict"),
         (["attention_mask"], {"attention_mask": CAUSAL}, "of shape (16, 16) does not fit its value of shape (10, 16, 6)"),
         (["attention_mask"], {"attention_mask": torch.rand(10, 16)}, "holds other values"),
         (["attention_mask"], {"attention_mask": torch.full((10, 16), torch.nan)}, "holds other values"),
-        (["attention_mask"], {"attention_mask": torch.zeros(10, 1, 16, 8)}, "does not say which positions are padding"),
+        (["attention_mask"], {"attention_mask": torch.zeros(10, 1, 16, 8)}, "does not tell which positions are padding"),
         (["attention_mask"], {"attention_mask": TOKENS[:, None, None].float()}, "holds NaN or positive values"),
         (["padding_mask"], {"padding_mask": (~TOKENS).float()}, "holds other values"),
-        (["lengths"], {"lengths": LENGTHS.float()}, "is no vector of integers"),
+        (["lengths"], {"lengths": LENGTHS.float()}, "must be a vector of integers"),
         (["lengths"], {"lengths": LENGTHS + 9}, "does not fit"),
         (["seq_lens"], {"seq_lens": LENGTHS}, "seq_lens of the model (Model)"),
         (
@@ -210,7 +210,7 @@ def test_a_part_that_is_given_another_form_of_the_mask_keeps_that_of_the_model(i
 
 def test_a_square_batch_does_not_say_which_side_holds_the_tokens():
     model, square = taking("attention_mask"), torch.ones(6, 6).tril()
-    assert_not_understood(model, torch.randn(6, 6, 4), "does not say which dimension", attention_mask=square)
+    assert_not_understood(model, torch.randn(6, 6, 4), "does not tell which dimension", attention_mask=square)
 
 
 def test_flattened_values_of_a_padding_mask_may_be_in_either_order():
@@ -223,7 +223,7 @@ def test_flattened_values_of_a_padding_mask_may_be_in_either_order():
 def test_rows_that_attend_to_all_among_rows_that_do_not_are_named():
     mask = LEFT[:, None, None] & CAUSAL
     unmasked = mask | ~mask.any(-1, keepdim=True)
-    assert_not_understood(taking("attention_mask"), batch(), "lets some positions attend to all", attention_mask=unmasked)
+    assert_not_understood(taking("attention_mask"), batch(), "lets only some positions attend to all", attention_mask=unmasked)
 
 
 def test_a_causal_mask_has_no_padding():

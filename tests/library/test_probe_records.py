@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparseout import Probe
-from sparseout.probe import MEASURES, LayerRecord, Summary, read_history
+from sparseout.probe import MEASURE_TITLES, LayerRecord, Summary, read_history
 
 
 def probed(model=None, measures="all", **settings):
@@ -43,18 +43,21 @@ BROKEN = ["", "{}", "[]", "null", '{"format": "other"}', probed().to_json()[:-20
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_what_is_no_summary_is_refused(text, tmp_path):
-    with pytest.raises(ValueError, match="this is no summary of a probe in JSON"):
+    with pytest.raises(ValueError, match="not a probe's summary in JSON"):
         Summary.from_json(text)
     (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(ValueError, match="summary.json: this is no summary of a probe in JSON"):
+    with pytest.raises(ValueError, match="summary.json: not a probe's summary in JSON"):
         Summary.read(tmp_path / "summary.json")
 
 
 def test_a_record_has_every_measure_that_there_is():
     fields = {field.name for field in dataclasses.fields(LayerRecord)}
-    assert set(MEASURES) <= fields
-    assert all(getattr(probed()["1"], name) is not None for name in MEASURES)
-    assert {name for name in MEASURES if getattr(probed(measures=["gini", "std"])["1"], name) is not None} == {"gini", "std"}
+    assert set(MEASURE_TITLES) <= fields
+    assert all(getattr(probed()["1"], name) is not None for name in MEASURE_TITLES)
+    assert {name for name in MEASURE_TITLES if getattr(probed(measures=["gini", "std"])["1"], name) is not None} == {
+        "gini",
+        "std",
+    }
 
 
 def test_a_layer_is_found_by_its_name_where_it_has_one_record():
@@ -126,7 +129,7 @@ def test_a_history_is_written_where_one_works_by_default(tmp_path, monkeypatch):
 def test_a_broken_line_of_a_history_is_named(tmp_path):
     path = tmp_path / "probe.jsonl"
     path.write_text('{"step": 1, "layers": []}\n{"step": 2, "lay')
-    with pytest.raises(ValueError, match=r"probe.jsonl, line 2: this is no line of a probe's history"):
+    with pytest.raises(ValueError, match=r"probe.jsonl, line 2: not a line of a probe's history"):
         read_history(path)
 
 

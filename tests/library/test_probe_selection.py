@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import sparseout
-from sparseout.probe.selection import choose
+from sparseout.probe.selection import select_layers
 
 
 class ModelWithParts(nn.Module):
@@ -24,7 +24,7 @@ MODEL = ModelWithParts()
 
 
 def names(layers, unit_dim=None):
-    return [layer.name for layer in choose(MODEL, layers, unit_dim)]
+    return [layer.name for layer in select_layers(MODEL, layers, unit_dim)]
 
 
 def test_activations_dropouts_and_recurrent_layers_are_the_default():
@@ -41,7 +41,7 @@ def test_activations_of_other_libraries_are_known_by_name():
             self.linear = nn.Linear(2, 2)
 
     model = nn.Sequential(QuickGELU(), GatedReLUBlock())
-    assert [layer.name for layer in choose(model, None, None)] == ["0"]
+    assert [layer.name for layer in select_layers(model, None, None)] == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_layers_by_name_type_and_predicate(layers, chosen):
 
 
 def test_the_clean_input_of_noise_and_the_output_of_all_else():
-    values = {layer.name: layer.value for layer in choose(MODEL, None, None)}
+    values = {layer.name: layer.value for layer in select_layers(MODEL, None, None)}
     assert {name for name, value in values.items() if value == "clean input"} == {"stem.3", "head.1", "head.4"}
 
 
@@ -82,15 +82,15 @@ def test_the_clean_input_of_noise_and_the_output_of_all_else():
     ],
 )
 def test_where_the_units_are(layer, ndim, dims):
-    (chosen,) = choose(MODEL, layer, None)
+    (chosen,) = select_layers(MODEL, layer, None)
     assert chosen.dims(ndim) == dims
 
 
 def test_the_dimension_of_the_units_can_be_set():
-    by_pattern = {layer.name: layer.dims(4) for layer in choose(MODEL, None, {"stem.*": (1, 2, 3), "first": 1})}
+    by_pattern = {layer.name: layer.dims(4) for layer in select_layers(MODEL, None, {"stem.*": (1, 2, 3), "first": 1})}
     assert (by_pattern["stem.2"], by_pattern["first"], by_pattern["head.3"]) == ((1, 2, 3), (1,), (-1,))
-    assert {layer.dims(4) for layer in choose(MODEL, None, 0)} == {(0,)}
-    assert {layer.units for layer in choose(MODEL, None, (1, 2))} == {"dimension 1, 2"}
+    assert {layer.dims(4) for layer in select_layers(MODEL, None, 0)} == {(0,)}
+    assert {layer.units for layer in select_layers(MODEL, None, (1, 2))} == {"dimension 1, 2"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_dimension_of_the_units_can_be_set():
         ("head.relu", None, ValueError, r"layers='head.relu' matches no module: the closest names are 'head.\d'"),
         ("zzz", None, ValueError, "layers='zzz' matches no module$"),
         (nn.ELU, None, ValueError, "layers=ELU matches no module: the closest names are '.*LU'"),
-        (lambda name, module: False, None, ValueError, "layers=<lambda> is true of no module"),
+        (lambda name, module: False, None, ValueError, "layers=<lambda> matches no module"),
         (3, None, TypeError, "layers must be names, types or predicates"),
         ([3], None, TypeError, r"layers must be names, types or predicates of \(name, module\), got 3"),
         ([], None, ValueError, "layers must name at least one layer"),
@@ -111,9 +111,9 @@ def test_the_dimension_of_the_units_can_be_set():
 )
 def test_bad_input_is_named(layers, unit_dim, error, message):
     with pytest.raises(error, match=message):
-        choose(MODEL, layers, unit_dim)
+        select_layers(MODEL, layers, unit_dim)
 
 
 def test_a_model_without_any_says_what_it_has():
-    with pytest.raises(ValueError, match=r"name what to measure with layers=, of the types Linear, Sequential"):
-        choose(nn.Sequential(nn.Linear(2, 2)), None, None)
+    with pytest.raises(ValueError, match=r"select layers with layers=, of the types Linear, Sequential"):
+        select_layers(nn.Sequential(nn.Linear(2, 2)), None, None)

@@ -11,11 +11,12 @@ from tolerances import DTYPES
 
 from sparseout import metrics
 from sparseout.probe import sums as sums_module
-from sparseout.probe.measures import MEASURES, Settings
+from sparseout.probe.measures import check_settings, extra_sums, measures_of
 from sparseout.probe.sums import Summer, Sums
+from sparseout.records.layer_record import MEASURE_TITLES
 
-ALL = Settings.of("all", None, None, 1, "together")
-BASIC = Settings.of("basic", None, None, 1, "together")
+ALL = check_settings("all", None, None, 1, "together")
+BASIC = check_settings("basic", None, None, 1, "together")
 
 
 KINDS = {
@@ -38,7 +39,7 @@ def activations(kind, vectors, units, seed=0):
     return KINDS[kind](torch.randn(vectors, units, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
 
 
-def at_once(x, names=tuple(MEASURES)):
+def at_once(x, names=tuple(MEASURE_TITLES)):
     """The measures of all vectors `(vectors, units)` by the formulas, in float64."""
     x = x.double()
     formulas = {
@@ -66,10 +67,10 @@ def assert_close(found, expected):
 
 
 def streamed(x, chosen, split):
-    summer, sums = Summer(chosen.parts), Sums()
+    summer, sums = Summer(extra_sums(chosen)), Sums()
     for batch in x.split(split):
         sums.add(summer.sums(batch))
-    return chosen.values(sums)
+    return measures_of(sums, chosen)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,14 +127,14 @@ def test_threads_change_nothing(threads):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_wait_for_its_parents_threads():
     x = torch.ones(2**10, 2**8)
-    assert in_both(lambda: Summer(BASIC.parts).sums(x).basic["squares"]) == (2**18, 2**18)
+    assert in_both(lambda: Summer(extra_sums(BASIC)).sums(x).basic["squares"]) == (2**18, 2**18)
 
 
 @given(parts=st.lists(st.integers(0, 9), min_size=1, max_size=6))
 def test_the_sums_of_ranks_are_those_of_the_whole(parts):
     x = activations("relu", sum(parts), 7)
     ranks = [Sums() for _ in parts]
-    summer = Summer(ALL.parts)
+    summer = Summer(extra_sums(ALL))
     for rank, part in zip(ranks, x.split(parts), strict=True):
         for batch in part.split(2):
             rank.add(summer.sums(batch))
@@ -142,7 +143,7 @@ def test_the_sums_of_ranks_are_those_of_the_whole(parts):
         total.add(rank)
     assert (total.vectors, total.elements) == (sum(parts), 7 * sum(parts))
     if sum(parts):
-        found = ALL.values(total)
+        found = measures_of(total, ALL)
         assert_close(found, at_once(x))
 
 
@@ -150,17 +151,17 @@ def test_the_sums_of_ranks_are_those_of_the_whole(parts):
 def test_sums_of_compiled_code_and_of_torch_add_up(first, monkeypatch):
     """As where a model moves to a device without compiled code, or one rank has it."""
     x, sums = activations("gelu", 20, 7).float(), Sums()
-    summers = [Summer(BASIC.parts)]
+    summers = [Summer(extra_sums(BASIC))]
     with monkeypatch.context() as patched:
         patched.setattr(sums_module, "LIBRARY", None)
-        summers.append(Summer(BASIC.parts))
+        summers.append(Summer(extra_sums(BASIC)))
     for summer, part in zip(summers if first else summers[::-1], x.split(11), strict=True):
         sums.add(summer.sums(part))
-    assert_close(BASIC.values(sums), at_once(x, BASIC.measures))
+    assert_close(measures_of(sums, BASIC), at_once(x, BASIC.measures))
 
 
 def test_adding_leaves_the_part_alone():
-    summer = Summer(ALL.parts)
+    summer = Summer(extra_sums(ALL))
     part = summer.sums(torch.ones(3, 4))
     total = Sums()
     total.add(part)
@@ -196,20 +197,20 @@ def test_integers_count_as_numbers(dtype, chosen):
 
 
 def test_vectors_of_one_unit_have_no_hoyer_sparseness():
-    one, summer = Summer(ALL.parts).sums(torch.ones(3, 1)), Summer(ALL.parts)
+    one, summer = Summer(extra_sums(ALL)).sums(torch.ones(3, 1)), Summer(extra_sums(ALL))
     assert one.singles == 3
-    assert ALL.values(one)["hoyer"] is None
-    assert ALL.values(one)["zeros"] == 0
+    assert measures_of(one, ALL)["hoyer"] is None
+    assert measures_of(one, ALL)["zeros"] == 0
     one.add(summer.sums(torch.eye(4)))
-    assert ALL.values(one)["hoyer"] == 1
+    assert measures_of(one, ALL)["hoyer"] == 1
 
 
 def test_vectors_of_several_lengths_have_no_measures_of_units():
-    sums, summer = Sums(), Summer(ALL.parts)
+    sums, summer = Sums(), Summer(extra_sums(ALL))
     parts = [torch.eye(3), torch.ones(2, 5), torch.eye(3)]
     for part in parts:
         sums.add(summer.sums(part))
-    found = ALL.values(sums)
+    found = measures_of(sums, ALL)
     assert sums.units is None
     assert found["lifetime"] is None
     assert found["dead"] is None
@@ -223,9 +224,9 @@ def test_vectors_of_several_lengths_have_no_measures_of_units():
 def test_what_is_not_finite_is_counted_and_hides_no_zeros(value, vectors, chosen):
     x = activations("relu", vectors, 384).float()
     x[1, 2], x[3, 4], x[3, 5] = value, value, value
-    sums = Summer(chosen.parts).sums(x)
+    sums = Summer(extra_sums(chosen)).sums(x)
     assert sums.basic["nonfinite"] == 2
-    found = chosen.values(sums)
+    found = measures_of(sums, chosen)
     assert found["zeros"] == (x == 0).double().mean()
     assert found["hoyer"] is None
     assert found["rms"] is None
@@ -274,7 +275,7 @@ def test_the_histogram_counts_every_magnitude_once(values):
 
 def test_what_is_kept_does_not_grow():
     def kept(batches):
-        summer, sums = Summer(ALL.parts), Sums()
+        summer, sums = Summer(extra_sums(ALL)), Sums()
         for i in range(batches):
             sums.add(summer.sums(activations("relu", 8, 16, i)))
         tensors = [*sums.totals.values(), *sums.by_unit.values(), *summer._buffers.values()]
@@ -286,8 +287,8 @@ def test_what_is_kept_does_not_grow():
 @pytest.mark.parametrize("chosen", [ALL, BASIC], ids=["all", "basic"])
 def test_no_pointer_is_read_of_what_is_not_plain(chosen, monkeypatch):
     x = activations("signed", 4, 6)
-    expected = Settings.of(chosen.measures, None, False, 1, "together").values(Summer(chosen.parts).sums(x))
+    expected = measures_of(Summer(extra_sums(chosen)).sums(x), check_settings(chosen.measures, None, False, 1, "together"))
     monkeypatch.setattr(sums_module, "is_plain", lambda tensor: False)
     monkeypatch.setattr(sums_module, "_add_compiled", None)
     monkeypatch.setattr(sums_module, "_has_numpy", None)
-    assert_close(chosen.values(Summer(chosen.parts).sums(x)), expected)
+    assert_close(measures_of(Summer(extra_sums(chosen)).sums(x), chosen), expected)

@@ -30,7 +30,7 @@ def test_activations_that_no_module_carries_are_named():
         "0.unused": "never called",
         "0": "calls dropout, gelu, relu, sigmoid without a module",
     }
-    assert "not seen: 0: calls dropout, gelu, relu, sigmoid without a module" in str(probe.summary())
+    assert "not measured: 0: calls dropout, gelu, relu, sigmoid without a module" in str(probe.summary())
 
 
 @pytest.mark.parametrize("activation", ["relu", nn.GELU()])
@@ -72,7 +72,7 @@ def test_what_cannot_be_measured_is_named(value):
     model = nn.Sequential(Odd(value))
     with Probe(model, layers="0") as probe:
         model(inputs())
-    assert probe.summary().unseen == {"0": "its output is no dense, real tensor"}
+    assert probe.summary().unseen == {"0": "its output is not a dense, real tensor"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ FLAGS = [
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium, driven by Playwright; without either, the tests that need it are skipped."""
+    """Headless Chromium under Playwright; the tests that need it are skipped if either is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
@@ -21,23 +21,66 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def logged():
+    """Whatever the pages log or request, apart from the pages themselves."""
+    return []
+
+
 @pytest.fixture
-def visit(browser):
-    """Opens a page from a file; at the end, it must have logged nothing and asked for nothing but itself."""
-    contexts, complaints = [], []
+def visit(browser, logged):
+    """Open a page from a file in a context of its own. At the end of the test, nothing may be logged."""
+    contexts = []
 
-    def open_page(path, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith("data:") else None)
-        page.goto(path.as_uri())
-        assert complaints.pop(0) == path.as_uri()
-        return page
+    def visit(path, **options):
+        contexts.append(browser.new_context(**options))
+        return opened(contexts[-1], path, logged)
 
-    yield open_page
+    yield visit
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert_quiet(logged)
+
+
+@pytest.fixture(scope="module")
+def shared_context(browser):
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def shared_pages():
+    return {}
+
+
+@pytest.fixture
+def revisit(shared_context, shared_pages, logged):
+    """Open a page once for all tests of a file, and reset its choices. Tests that change more must `visit` it."""
+
+    def revisit(path):
+        if path not in shared_pages:
+            page = opened(shared_context, path, logged)
+            shared_pages[path] = page, page.evaluate("() => ({ ...state })")
+        page, state = shared_pages[path]
+        page.evaluate("initial => { Object.assign(state, initial); update(); }", state)
+        return page
+
+    yield revisit
+    assert_quiet(logged)
+
+
+def opened(context, path, logged):
+    page = context.new_page()
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("request", lambda request: logged.append(request.url) if not request.url.startswith("data:") else None)
+    page.goto(path.as_uri())
+    assert logged.pop(0) == path.as_uri()
+    return page
+
+
+def assert_quiet(logged):
+    found = logged.copy()
+    logged.clear()
+    assert found == []

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparseout import Probe
-from sparseout.probe import MEASURES, read_history
+from sparseout.probe import MEASURE_TITLES, read_history
 from sparseout.report import write_probe
 
 HOSTILE = "<script>window['hacked']=1</script><b>&amp;"
@@ -74,18 +74,18 @@ def column(page, name):
     return rows.locator(f"td:nth-child({names.index(name) + 1})").all_inner_texts()
 
 
-def test_the_table_has_every_record(visit, pages):
-    page = visit(pages / "probe.html")
+def test_the_table_has_every_record(revisit, pages):
+    page = revisit(pages / "probe.html")
     assert column(page, "layer") == [record.name for record in BEFORE.layers]
     assert column(page, "mode") == [record.mode for record in BEFORE.layers]
     assert column(page, "vectors") == [str(record.vectors) for record in BEFORE.layers]
-    for name in MEASURES:
+    for name in MEASURE_TITLES:
         assert column(page, name) == [f"{getattr(record, name):.3g}" for record in BEFORE.layers]
     assert column(page, "|x| < 0.01 RMS") == [f"{record.near_zero_rms['0.01']:.3g}" for record in BEFORE.layers]
 
 
-def test_the_measure_can_be_chosen(visit, pages):
-    page = visit(pages / "probe.html")
+def test_the_measure_can_be_chosen(revisit, pages):
+    page = revisit(pages / "probe.html")
     for measure in ("hoyer", "gini", "dead", "|x| < 0.1"):
         assert_measure(page, measure)
 
@@ -95,17 +95,17 @@ def assert_measure(page, measure):
     shown = {layer: y for trace in data_of(page, "depth") for layer, y in zip(trace["x"], trace["y"], strict=True)}
     records = in_mode(BEFORE)
     assert [shown[i] for i in range(1, len(records) + 1)] == [record.measures()[measure] for record in records]
-    title = MEASURES.get(measure, f"fraction of {measure}")
+    title = MEASURE_TITLES.get(measure, f"fraction of {measure}")
     assert text_of(page, "depth") == f"{title} by depth"
     values = sorted(record.measures()[measure] for record in records)
-    spread = re.fullmatch(r"(.*): from (\S+) \(.*\) to (\S+) \(.*\), 3 values\.", text_of(page, "depth", "note"))
+    spread = re.fullmatch(r"(.*): 3 values from (\S+) \(.*\) to (\S+) \(.*\)\.", text_of(page, "depth", "note"))
     assert spread[1] == title
     assert (float(spread[2]), float(spread[3])) == pytest.approx((values[0], values[-1]), rel=6e-3)
-    assert page.locator("#depth").get_attribute("aria-label").startswith(f"{title} by depth: from ")
+    assert page.locator("#depth").get_attribute("aria-label").startswith(f"{title} by depth: 3 values from ")
 
 
-def test_the_mode_can_be_chosen(visit, pages):
-    page = visit(pages / "probe.html")
+def test_the_mode_can_be_chosen(revisit, pages):
+    page = revisit(pages / "probe.html")
     for mode in ("train", "eval"):
         page.select_option("#mode", mode)
         assert [y for trace in data_of(page, "depth") for y in trace["y"]] == [r.hoyer for r in in_mode(BEFORE, mode)]
@@ -125,8 +125,8 @@ def assert_shows(page, record):
     assert selected == [record.name]
 
 
-def test_a_layer_can_be_chosen_in_the_list_the_table_and_the_plots(visit, pages):
-    page = visit(pages / "probe.html")
+def test_a_layer_can_be_chosen_in_the_list_the_table_and_the_plots(revisit, pages):
+    page = revisit(pages / "probe.html")
     relu, dropout, tanh = in_mode(BEFORE)
     assert_shows(page, relu)
     page.select_option("#layer", label=f"{tanh.name} (eval)")
@@ -141,15 +141,15 @@ def test_a_layer_can_be_chosen_in_the_list_the_table_and_the_plots(visit, pages)
     assert text_of(page, "depth") == "Gini index by depth"
 
 
-def test_choosing_a_layer_of_the_other_mode_changes_the_mode(visit, pages):
-    page = visit(pages / "probe.html")
+def test_choosing_a_layer_of_the_other_mode_changes_the_mode(revisit, pages):
+    page = revisit(pages / "probe.html")
     page.locator("tr", has_text="train").filter(has_text="Dropout").click()
     assert page.locator("#mode").input_value() == "train"
     assert_shows(page, in_mode(BEFORE, "train")[1])
 
 
-def test_thresholds_in_rms(visit, pages):
-    page = visit(pages / "probe.html")
+def test_thresholds_in_rms(revisit, pages):
+    page = revisit(pages / "probe.html")
     relu = in_mode(BEFORE)[0]
     page.check("#relative")
     line, thresholds = data_of(page, "curve")
@@ -182,8 +182,8 @@ def test_what_does_not_exist_comes_last_in_either_order(visit, tmp_path):
         assert column(page, "hoyer")[-1] == "-"
 
 
-def test_names_are_text(visit, pages):
-    page = visit(pages / "probe.html")
+def test_names_are_text(revisit, pages):
+    page = revisit(pages / "probe.html")
     assert page.evaluate("window.hacked") is None
     assert page.title() == f"A title {HOSTILE}"
     assert page.locator("h1").inner_text() == f"A title {HOSTILE}"
@@ -220,8 +220,8 @@ def test_a_comparison_shows_both_sides_and_the_difference(visit, pages):
     assert f"The Hoyer sparseness rises in {rising} and falls in {6 - rising} of 6 layers" in page.locator("main").inner_text()
 
 
-def test_training_over_time(visit, pages):
-    page = visit(pages / "probe.html")
+def test_training_over_time(revisit, pages):
+    page = revisit(pages / "probe.html")
     history = read_history(pages / "history.jsonl")
     (trace,) = data_of(page, "time")
     assert trace["x"] == [1, 2, 3]
@@ -230,10 +230,10 @@ def test_training_over_time(visit, pages):
     assert text_of(page, "time", "note") == "This measure was not recorded over training."
 
 
-def test_basic_measures_have_no_histograms(visit, pages):
-    page = visit(pages / "basic.html")
+def test_basic_measures_have_no_histograms(revisit, pages):
+    page = revisit(pages / "basic.html")
     assert page.locator("#histogram, #curve, #mode, #time, #change").count() == 0
-    assert page.locator("#measure option").all_inner_texts() == [MEASURES[name] for name in ("zeros", "hoyer", "rms")]
+    assert page.locator("#measure option").all_inner_texts() == [MEASURE_TITLES[name] for name in ("zeros", "hoyer", "rms")]
 
 
 @pytest.mark.parametrize("name", ["probe.html", "comparison.html", "basic.html"])
@@ -244,9 +244,10 @@ def test_it_fits_a_phone(name, visit, pages):
         assert plot.bounding_box()["width"] <= 390
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(scheme, visit, pages):
-    page = visit(pages / "probe.html", color_scheme=scheme)
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_text_can_be_read_in_light_and_dark(scheme, revisit, pages):
+    page = revisit(pages / "probe.html")
+    page.emulate_media(color_scheme=scheme)
     background, text, label = page.evaluate(
         """() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
                   getComputedStyle(document.querySelector('#depth .xtick text')).fill]"""
@@ -290,14 +291,14 @@ def test_a_remark_on_both_sides_is_made_once(visit, tmp_path):
 
     write_probe(probed(1).compare(probed(2)), tmp_path / "page.html")
     assert visit(tmp_path / "page.html").locator("main li").all_inner_texts() == [
-        "not seen: spare: never called",
+        "not measured: spare: never called",
         "before: train: 1 of 1 forward passes measured",
         "after: train: 2 of 2 forward passes measured",
     ]
 
 
-def test_every_plot_has_its_text(visit, pages):
-    page = visit(pages / "comparison.html")
+def test_every_plot_has_its_text(revisit, pages):
+    page = revisit(pages / "comparison.html")
     labels = [plot.get_attribute("aria-label") for plot in page.locator("[role=img]").all()]
     assert len(labels) == 5
     assert all(labels)
@@ -305,6 +306,6 @@ def test_every_plot_has_its_text(visit, pages):
 
 
 def test_nothing_measured_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no layer to report"):
+    with pytest.raises(ValueError, match="no layer to report"):
         write_probe(Probe(nn.Sequential(nn.ReLU())).summary(), tmp_path / "page.html")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What the data support: intervals that cover as often as they say, and sentences that claim no more."""
+"""Intervals have their nominal coverage, and sentences claim no more than the data support."""
 
 import math
 
@@ -8,10 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparseout.report.settings import settings as grouped
-from sparseout.report.statistics import compare, estimate, score_of
+from sparseout.report.settings import group_by_setting
+from sparseout.report.statistics import compare_with_dropout, estimate, score_of
 
 VALUES = st.lists(st.integers(-1000, 1000).map(lambda n: n / 8), min_size=2, max_size=30)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_collection():
+    """Skip the garbage collection in each call of statsmodels, which takes most of the time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("gc.collect", lambda: None)
+        yield
 
 
 def record(q, seed, score, noise="sparseout", measure="accuracy", **changes):
@@ -19,7 +27,7 @@ def record(q, seed, score, noise="sparseout", measure="accuracy", **changes):
 
 
 def compared(records, score="accuracy"):
-    return compare(grouped(records), score)
+    return compare_with_dropout(group_by_setting(records), score)
 
 
 @given(VALUES)
@@ -37,12 +45,11 @@ def test_too_few_values_have_no_interval():
     assert math.isnan(one.low)
 
 
-def test_the_interval_of_the_paired_difference_covers_the_truth_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr("gc.collect", lambda: None)  # which statsmodels does in each call
+def test_the_interval_of_the_paired_difference_has_its_nominal_coverage():
     generator = numpy.random.default_rng(0)
     trials, records = 1000, []
-    for trial in range(trials):  # each a study of its own in all but the correction
-        common, dropout, other = generator.normal(size=(3, 5))  # what a seed shares is far larger than what differs
+    for trial in range(trials):  # each trial is a study of its own, except for the correction
+        common, dropout, other = generator.normal(size=(3, 5))  # the common part of a seed is far larger than the differences
         records += [record(2.0, seed, 10 * common[seed] + dropout[seed], hidden_size=trial) for seed in range(5)]
         records += [record(1.0, seed, 10 * common[seed] + other[seed], hidden_size=trial) for seed in range(5)]
     found = compared(records)
@@ -94,9 +101,9 @@ def test_sentences_claim_what_the_interval_allows():
     assert sentence([0.01, 0.02, 0.015, 0.012]).endswith(": the data support a better accuracy.")
     assert sentence([0.01, 0.02, 0.015, 0.012], measure="perplexity").endswith(": the data support a worse perplexity.")
     assert sentence([-0.01, -0.02, -0.015], measure="test_loss").endswith(": the data support a better test loss.")
-    assert sentence([0.01, -0.02, 0.015]).endswith(": inconclusive, the interval covers zero.")
-    assert sentence([0.01]) == "q = 1 against Dropout: too few seeds to say, 1 in common."
-    assert "no difference in accuracy in every seed" in sentence([0.0, 0.0])
+    assert sentence([0.01, -0.02, 0.015]).endswith(": inconclusive, because the interval includes zero.")
+    assert sentence([0.01]) == "q = 1 against Dropout: too few seeds for a comparison, 1 in common."
+    assert "no difference in accuracy for every seed" in sentence([0.0, 0.0])
 
 
 def test_what_the_correction_takes_back_is_inconclusive():
@@ -107,7 +114,9 @@ def test_what_the_correction_takes_back_is_inconclusive():
     first = compared(records)[0]
     assert first.p < 0.05 < first.corrected
     assert first.difference.low > 0
-    assert first.sentence().endswith("inconclusive, the interval leaves out zero but the corrected test does not reject it.")
+    assert first.sentence().endswith(
+        "inconclusive, because the corrected test does not reject zero, although the interval excludes it."
+    )
 
 
 def test_runs_without_a_score_are_left_out_and_counted():
@@ -136,7 +145,7 @@ def test_dropout_itself_is_the_baseline_where_q_2_is_missing():
     assert (comparison.label, comparison.difference.mean) == ("q = 1", pytest.approx(5 / 3))
 
 
-def test_baselines_that_the_gradient_alone_tells_apart_are_one_for_what_has_none():
+def test_baselines_that_differ_only_in_the_gradient_are_one_for_settings_without_a_gradient():
     records = [
         record(q, seed, q + seed**2, gradient=gradient) for gradient in ("detached", "exact") for q in (1, 2) for seed in (0, 1)
     ]

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sparseout import report
-from sparseout.report.settings import curves_of, finding, settings
-from sparseout.report.statistics import compare
-from sparseout.report.table import cells
+from sparseout.report.settings import curves_of, describe_curve, group_by_setting
+from sparseout.report.statistics import compare_with_dropout
+from sparseout.report.study import write_page
+from sparseout.report.table import settings_table
 
 
 def record(q, seed, hoyer, **changes):
@@ -38,37 +39,37 @@ RECORDS = [record(q, seed, 1 / (1 + q) + seed / 100) for q in (3.0, 1.0, 2.0) fo
 
 
 def test_seeds_are_one_setting_and_settings_are_sorted():
-    groups = settings(RECORDS)
+    groups = group_by_setting(RECORDS)
     assert [setting.values["q"] for setting in groups] == [1.0, 2.0, 3.0]
-    assert groups[0].each("hoyer") == [0.5, 0.51]
+    assert groups[0].per_seed("hoyer") == [0.5, 0.51]
     assert groups[0].mean("hoyer") == pytest.approx(0.505)
     assert groups[0].std("hoyer") == pytest.approx(0.01 / 2**0.5)
 
 
 def test_the_table_has_means_and_the_standard_deviation():
-    header, rows = cells(RECORDS)
+    header, rows = settings_table(RECORDS)
     assert header == ["q", "seeds", "test loss", "Hoyer ± std", "zeros", "RMS", "seconds"]
     assert rows[0] == ["1", "2", "0.2500", "0.505 ± 0.007", "0.500", "1.000", "2.0"]
 
 
 def test_one_seed_has_no_standard_deviation():
-    assert cells([record(1.0, 0, 0.4)])[1][0][3] == "0.400"
+    assert settings_table([record(1.0, 0, 0.4)])[1][0][3] == "0.400"
 
 
 def test_a_missing_number_is_a_dash():
-    assert cells([record(1.0, 0, None)])[1][0][3] == "-"
+    assert settings_table([record(1.0, 0, None)])[1][0][3] == "-"
 
 
 def test_what_varies_beside_q_sets_curves_apart():
     exact = [record(q, 0, 0.4, gradient="exact") for q in (1.0, 2.0)]
     none = [record(2.0, 0, 0.2, noise="none", p=0.0)]
-    curves = curves_of(settings([*RECORDS, *exact, *none]))
+    curves = curves_of(group_by_setting([*RECORDS, *exact, *none]))
     assert [(curve.label, curve.axis, len(curve.settings)) for curve in curves] == [
         ("detached", "q", 3),
         ("exact", "q", 2),
         ("no noise", None, 1),
     ]
-    assert [row[:2] for row in cells([*RECORDS, *none])[1]] == [
+    assert [row[:2] for row in settings_table([*RECORDS, *none])[1]] == [
         ["1", "Sparseout"],
         ["2", "Sparseout"],
         ["3", "Sparseout"],
@@ -76,17 +77,17 @@ def test_what_varies_beside_q_sets_curves_apart():
     ]
 
 
-def test_settings_without_q_are_told_apart_too():
+def test_settings_without_q_are_distinguished_too():
     none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden_size=size) for size in (64, 256)]
     sparse = [record(1.0, 0, 0.5, hidden_size=64)]
-    assert [curve.label for curve in curves_of(settings([*sparse, *none]))] == [
+    assert [curve.label for curve in curves_of(group_by_setting([*sparse, *none]))] == [
         "Sparseout",
         "no noise, hidden_size 256",
         "no noise, hidden_size 64",
     ]
 
 
-def driven(target, seed, achieved, out_of_reach=False, **changes):
+def targeted(target, seed, achieved, out_of_reach=False, **changes):
     course = {"q": [2.0, 1.5, 1.25], "measured": [0.5, 0.7, achieved or 0.0]}
     control = {"achieved": achieved, "q": 1.25, "settled": 0.3 + seed / 10, "out_of_reach": out_of_reach, "course": course}
     settings = {"target_sparsity": target, "target_measure": "hoyer", "target_q_min": 0.3, "target_q_max": 4.0}
@@ -94,37 +95,41 @@ def driven(target, seed, achieved, out_of_reach=False, **changes):
     return record(2.0, seed, achieved, run=run, control=control, **settings, **changes)
 
 
-DRIVEN = [driven(target, seed, target + (seed - 0.5) / 100) for target in (0.6, 0.4) for seed in (0, 1)]
+TARGETED = [targeted(target, seed, target + (seed - 0.5) / 100) for target in (0.6, 0.4) for seed in (0, 1)]
 
 
 def test_runs_with_targets_are_a_curve_of_their_own():
-    (curve,) = curves_of(settings(DRIVEN))
+    (curve,) = curves_of(group_by_setting(TARGETED))
     assert (curve.label, curve.axis, curve.x) == ("Sparseout", "target_sparsity", [0.4, 0.6])
-    fixed, curve = curves_of(settings([*RECORDS, *DRIVEN]))
+    fixed, curve = curves_of(group_by_setting([*RECORDS, *TARGETED]))
     assert (fixed.label, fixed.axis, fixed.x) == ("Sparseout", "q", [1.0, 2.0, 3.0])
-    assert (curve.label, curve.axis, curve.x) == ("driven to a target", "target_sparsity", [0.4, 0.6])
-    assert finding(curve) == "driven to a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
+    assert (curve.label, curve.axis, curve.x) == ("with a target", "target_sparsity", [0.4, 0.6])
+    assert (
+        describe_curve(curve) == "with a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
+    )
 
 
 def test_a_scale_that_older_records_lack_sets_curves_apart():
-    curves = curves_of(settings([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
+    curves = curves_of(group_by_setting([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
     assert [(curve.label, curve.x) for curve in curves] == [("scale rms", [1.0, 2.0]), ("scale 1", [1.0, 2.0, 3.0])]
-    found = compare(settings([*RECORDS, *(record(q, s, 0.5, scale="rms") for q in (1.0, 2.0) for s in (0, 1))]), "test_loss")
+    found = compare_with_dropout(
+        group_by_setting([*RECORDS, *(record(q, s, 0.5, scale="rms") for q in (1.0, 2.0) for s in (0, 1))]), "test_loss"
+    )
     assert [each.label for each in found] == ["q = 1 (scale rms)", "q = 1 (scale 1)", "q = 3 (scale 1)"]
 
 
 def test_a_target_out_of_reach_is_said():
-    (curve,) = curves_of(settings([driven(0.6, 0, 0.6), driven(0.9, 0, 0.7, out_of_reach=True)]))
-    assert finding(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")
-    (curve,) = curves_of(settings([driven(0.6, 0, None)]))
-    assert finding(curve) == "Sparseout: nothing was measured for the target 0.6."
+    (curve,) = curves_of(group_by_setting([targeted(0.6, 0, 0.6), targeted(0.9, 0, 0.7, out_of_reach=True)]))
+    assert describe_curve(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")
+    (curve,) = curves_of(group_by_setting([targeted(0.6, 0, None)]))
+    assert describe_curve(curve) == "Sparseout: sparsity was not measured for the target 0.6."
 
 
-def test_the_table_of_driven_runs():
-    header, rows = cells(DRIVEN)
-    assert (header[0], header[-2:]) == ("target sparsity", ["largest miss", "settled"])
+def test_the_table_of_runs_with_targets():
+    header, rows = settings_table(TARGETED)
+    assert (header[0], header[-2:]) == ("target sparsity", ["largest error", "settling time"])
     assert [(row[0], row[-2:]) for row in rows] == [("0.4", ["0.005", "0.40"]), ("0.6", ["0.005", "0.40"])]
-    header, rows = cells([*RECORDS, *DRIVEN])
+    header, rows = settings_table([*RECORDS, *TARGETED])
     assert header[0] == "q"
     assert [(row[0], row[-1]) for row in rows] == [
         ("1", "-"),
@@ -136,13 +141,15 @@ def test_the_table_of_driven_runs():
 
 
 def test_targets_are_compared_with_dropout_and_are_never_it():
-    assert compare(settings(DRIVEN), "test_loss") == []
-    found = compare(settings([*RECORDS, *DRIVEN]), "test_loss")
+    assert compare_with_dropout(group_by_setting(TARGETED), "test_loss") == []
+    found = compare_with_dropout(group_by_setting([*RECORDS, *TARGETED]), "test_loss")
     assert [comparison.label for comparison in found] == ["q = 1", "q = 3", "target 0.4", "target 0.6"]
 
 
-@pytest.mark.parametrize("records", [DRIVEN, [*RECORDS, *DRIVEN], [driven(0.5, 0, None)]], ids=["targets", "both", "nothing"])
-def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
+@pytest.mark.parametrize(
+    "records", [TARGETED, [*RECORDS, *TARGETED], [targeted(0.5, 0, None)]], ids=["targets", "both", "nothing"]
+)
+def test_the_figure_and_the_page_of_runs_with_targets(records, tmp_path, visit):
     losses = [{"epoch": i, "train_loss": 1 / i, "valid_loss": 2 / i, "hoyer": 0.5, "q": 2.0} for i in (1, 2, 3)]
     report.write(records, {record["run"]: losses for record in records}, tmp_path)
     with Image.open(tmp_path / "sparsity.png") as image:
@@ -154,16 +161,18 @@ def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
     for plot in ("score", "against"):
         shown = page.evaluate("plot => document.getElementById(plot).data.map((trace) => trace.visible)", plot)
         assert shown == ([True, False] if axis == "q" else [True])
-    assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(curves_of(settings(records)))
-    names = page.locator("h2:text('The same in all runs with a target') + * dt").all_inner_texts()
+    assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(curves_of(group_by_setting(records)))
+    names = page.locator("h2:text('Settings shared by all runs with a target') + * dt").all_inner_texts()
     assert names == ["target_measure", "target_q_min", "target_q_max"]
 
 
-def test_the_finding_says_whether_sparseness_falls():
-    (curve,) = curves_of(settings(RECORDS))
-    assert finding(curve) == ("Sparseout: Hoyer sparseness falls strictly with q, from 0.505 at q = 1 to 0.255 at q = 3.")
-    (curve,) = curves_of(settings([record(1.0, 0, 0.4), record(2.0, 0, 0.5), record(3.0, 0, 0.3)]))
-    assert "does not fall monotonically with q" in finding(curve)
+def test_the_finding_says_whether_sparseness_decreases():
+    (curve,) = curves_of(group_by_setting(RECORDS))
+    assert describe_curve(curve) == (
+        "Sparseout: Hoyer sparseness decreases strictly with q, from 0.505 at q = 1 to 0.255 at q = 3."
+    )
+    (curve,) = curves_of(group_by_setting([record(1.0, 0, 0.4), record(2.0, 0, 0.5), record(3.0, 0, 0.3)]))
+    assert "does not decrease monotonically with q" in describe_curve(curve)
 
 
 HISTORIES = {record["run"]: [{"epoch": epoch, "hoyer": record["hoyer"] / epoch} for epoch in (1, 2)] for record in RECORDS}
@@ -203,10 +212,16 @@ def test_no_runs_leave_an_empty_report(tmp_path, visit):
 EXACT = [record(q, seed, q / 10, gradient="exact", test_loss=0.1 * q) for q in (1.0, 2.0, 3.0) for seed in (0, 1)]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_page([*RECORDS, *EXACT, record(2.0, 0, 0.2, noise="none", p=0.0)], HISTORIES, folder / "report.html")
+    return folder
+
+
 @pytest.fixture
-def page(tmp_path, visit):
-    report.write([*RECORDS, *EXACT, record(2.0, 0, 0.2, noise="none", p=0.0)], HISTORIES, tmp_path)
-    return visit(tmp_path / "report.html")
+def page(folder, revisit):
+    return revisit(folder / "report.html")
 
 
 def data_of(page, plot):
@@ -236,15 +251,15 @@ def test_the_chosen_setting_stands_out(page):
     assert [line["line"]["width"] for line in lines] == [1.6, 4, 1.6, 1.6]
     assert lines[1]["y"] == pytest.approx([1 / 3, 1 / 6])
     page.select_option("#setting", label="q 3, exact")
-    assert page.locator("#profile-title").inner_text() == "Activity of a sample's units, by rank: exact"
+    assert page.locator("#profile-title").inner_text() == "Activity by rank of the unit: exact"
     assert [line["y"] for line in data_of(page, "profile")] == [[1.0, 0.5, 0.0]] * 4
 
 
-def test_a_click_on_a_run_leads_to_its_row(page):
+def test_a_click_on_a_run_leads_to_its_row(folder, visit):
+    page = visit(folder / "report.html", viewport={"width": 1280, "height": 500})
     curve, place = 3, 1  # after the three curves of means, the first curve's second run
     run = data_of(page, "tradeoff")[curve]["customdata"][place]
     row = page.locator(f"tr[id='run-{run}']")
-    page.set_viewport_size({"width": 1280, "height": 500})
     page.locator("#tradeoff").scroll_into_view_if_needed()
     assert not is_in_view(row)
     click_on_point(page, "tradeoff", curve, place)
@@ -288,15 +303,14 @@ def test_layers_by_depth_where_there_are_several(tmp_path, visit):
         )
         for q in (1.0, 2.0)
     ]
-    report.write(records, {}, tmp_path)
+    write_page(records, {}, tmp_path / "report.html")
     page = visit(tmp_path / "report.html")
     first, second = data_of(page, "depth")
     assert (first["x"], first["y"], second["y"]) == (["a", "b", "c"], [1, 1 / 2, 1 / 3], [2, 1, 2 / 3])
     page.select_option("#measure", "test_loss")
-    assert page.locator("#depth-note").inner_text() == "This is no measure of a layer."
+    assert page.locator("#depth-note").inner_text() == "This measure is not available by layer."
 
 
-def test_it_fits_a_phone(tmp_path, visit):
-    report.write(RECORDS, HISTORIES, tmp_path)
-    page = visit(tmp_path / "report.html", viewport={"width": 390, "height": 844}, is_mobile=True)
+def test_it_fits_a_phone(folder, visit):
+    page = visit(folder / "report.html", viewport={"width": 390, "height": 844}, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390

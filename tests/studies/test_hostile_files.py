@@ -393,7 +393,7 @@ HISTORY = [
 def test_garbage_in_a_probes_history_is_refused_by_its_line(line, tmp_path):
     good = b'{"step": 0, "layers": [{"layer": "a", "mode": "train", "call": null, "zeros": 0.5}]}\n'
     (tmp_path / "history.jsonl").write_bytes(good + (line.strip(b"\n") or b" ") + b"\n")
-    with pytest.raises(ValueError, match="line 2: this is no line of a probe's history"):
+    with pytest.raises(ValueError, match="line 2: not a line of a probe's history"):
         read_history(tmp_path / "history.jsonl")
 
 
@@ -423,4 +423,4 @@ def test_a_key_that_is_there_twice_leaves_its_run_out(how, tmp_path):
     (folder / "summary.json").write_text("{" + TWICE[how].format(record[1:]))
     study = StudyFolder(tmp_path, "autoencoder")
     assert study.summaries() == []
-    assert "is there twice" in study.left_out[folder.name]
+    assert "duplicate key" in study.left_out[folder.name]

@@ -79,7 +79,7 @@ def test_the_page_has_the_settings_and_says_how_many_runs_it_leaves_out(done):
     _, _, page = done
     assert page.count("<tr data-layer=") == 40
     assert page.count('<tr id="run-') == 2000
-    assert "Not shown, to keep the page quick: 8,000 runs." in page
+    assert "Omitted to keep the page fast: 8,000 runs." in page
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of its memory from /proc")

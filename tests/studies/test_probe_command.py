@@ -69,7 +69,7 @@ def test_a_transformers_model_on_lines_of_text(bert, lines, tmp_path, capsys):
     assert record.hoyer == pytest.approx(expected.summary()[record.layer].hoyer, rel=1e-6)
     assert summary.forwards == {"eval": {"seen": 2, "measured": 2}}
     assert f"{record.hoyer:.3g}" in printed
-    assert "not seen: encoder.layer.0.attention.self.dropout" in printed
+    assert "not measured: encoder.layer.0.attention.self.dropout" in printed
     assert f"Report: {page}" in printed
     assert "the cat sat" not in page.read_text()
 
@@ -91,7 +91,7 @@ def test_a_comparison_with_an_earlier_summary(bert, lines, tmp_path, capsys):
     assert code == 0
     assert "→" in printed
     assert all(part in printed for part in ("encoder.layer.0", "pooler.activ"))
-    assert "Before, after, and the difference" in page.read_text()
+    assert "Before, after and difference" in page.read_text()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5"])

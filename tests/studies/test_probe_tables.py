@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from sparseout import Probe
-from sparseout.probe import MEASURES
+from sparseout.probe import MEASURE_TITLES
 
 NAME = "[bold]act[/]"
 
@@ -34,7 +34,7 @@ def test_a_data_frame_has_a_row_a_record():
     summary = probed()
     frame = summary.to_pandas()
     assert list(frame["mode"]) == ["train", "eval"]
-    for name in ("layer", "type", "vectors", "units", *MEASURES):
+    for name in ("layer", "type", "vectors", "units", *MEASURE_TITLES):
         assert list(frame[name]) == [getattr(record, name) for record in summary.layers]
     assert list(frame["|x| < 0.1"]) == [record.near_zero["0.1"] for record in summary.layers]
 

@@ -7,6 +7,7 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy
 import pytest
 
 from sparseout.cli.main import main
@@ -150,6 +151,34 @@ def test_the_page_has_the_perplexities_of_a_slow_start():
     _, _, *rows = table_after("results-targets.md", "results/warmup-english, results/targets/english")
     both = read_lines(ROOT / "results" / "warmup-english" / "results.jsonl"), RUNS["english"]
     assert rows == [[str(target), *(perplexity(records, target) for records in both)] for target in (0.55, 0.68)]
+
+
+def costs(fixed, controlled, score):
+    """Return, for each target, the mean score minus the score of a fixed q, interpolated linearly at the same sparsity."""
+
+    def mean_of(group, key):
+        return statistics.fmean(record[key] for record in group)
+
+    def means(records, key):
+        groups = {}
+        for record in records:
+            groups.setdefault(record[key], []).append(record)
+        return sorted((mean_of(group, "hoyer"), mean_of(group, score)) for group in groups.values())
+
+    reference = numpy.array(means(fixed, "q")).T
+    return [value - numpy.interp(sparsity, *reference) for sparsity, value in means(controlled, "target_sparsity")]
+
+
+def test_the_table_of_the_costs():
+    _, _, *rows = table_after("results-targets.md", "results/targets")
+    for folder, (_, score, *shown) in zip(("digits", "mnist", "english", "cifar10"), rows, strict=True):
+        fixed = [record for record in RUNS[folder] if "control" not in record]
+        controlled = [record for record in RUNS[folder] if "control" in record]
+        found = costs(fixed, controlled, score.replace(" ", "_"))
+        digits = len(shown[0].partition(".")[2])
+        assert shown == [f"{min(found):+.{digits}f}", f"{max(found):+.{digits}f}"]
+    slow = [record for record in read_lines(ROOT / "results" / "warmup-english" / "results.jsonl") if "control" in record]
+    assert max(map(abs, costs([r for r in RUNS["english"] if "control" not in r], slow, "perplexity"))) < 1
 
 
 def test_the_pages_have_the_largest_and_the_median_miss():

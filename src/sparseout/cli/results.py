@@ -12,12 +12,12 @@ import tyro
 
 from sparseout.errors import UserError
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
-from sparseout.records.identity import RESULTS
+from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
 from sparseout.report import statistics
-from sparseout.report.settings import Curve, Setting, curves_of, finding, settings, varying
-from sparseout.report.table import COLUMNS, with_reach
+from sparseout.report.settings import Curve, Setting, curves_of, describe_curve, group_by_setting, varying_names
+from sparseout.report.table import COLUMNS, add_target_columns
 from sparseout.runs.options import location
 from sparseout.runs.progress import print_left_out, terminal
 from sparseout.training.folders import RESULTS as RESULTS_FILE
@@ -65,18 +65,18 @@ def results(
         header, rows = _runs(records)
         _print(header, rows)
         return
-    groups = settings(records)
+    groups = group_by_setting(records)
     score = score if score is not None else statistics.score_of(records)
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
     curves = curves_of(groups)
     named = labelled(curves)
-    _print(*with_reach(*statistics.cells(named, score), [setting for _, setting in named]))
+    _print(*add_target_columns(*statistics.estimates_table(named, score), [setting for _, setting in named]))
     for curve in curves:
         if curve.axis == "target_sparsity":
-            console.print(finding(curve), soft_wrap=True)
-    for comparison in statistics.compare(groups, score):
+            console.print(describe_curve(curve), soft_wrap=True)
+    for comparison in statistics.compare_with_dropout(groups, score):
         console.print(comparison.sentence(), soft_wrap=True)
     console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
     for failure in failures:
@@ -128,7 +128,7 @@ def filtered(records: Sequence[Record], conditions: Sequence[str]) -> list[Recor
     >>> filtered([{"q": 1.5, "seed": 0}, {"q": 2.0, "seed": 0}], ["q=2,2.5", "seed=0"])
     [{'q': 2.0, 'seed': 0}]
     """
-    known = list(dict.fromkeys(name for record in records for name in record if name not in RESULTS))
+    known = list(dict.fromkeys(name for record in records for name in record if name not in RESULT_FIELDS))
     tests: list[Callable[[Record], bool]] = []
     for condition in conditions:
         name, equals, values = condition.partition("=")
@@ -190,7 +190,7 @@ def _parquet(rows: pandas.DataFrame) -> bytes:
 
 def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """Return a header and a row per run: its name, the settings that vary, and its results; with a target, the last `q`."""
-    names = varying(settings(records))
+    names = varying_names(group_by_setting(records))
     names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
     shown = [name for name in COLUMNS if any(name in record for record in records)]
     header = ["run", "q", *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]

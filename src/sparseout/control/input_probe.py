@@ -13,6 +13,7 @@ from sparseout.batches import arguments
 from sparseout.layers import Sparseout
 from sparseout.probe import Probe
 from sparseout.probe.findings import Findings
+from sparseout.probe.measures import measures_of
 from sparseout.probe.selection import Layers
 
 Measured = dict[str, dict[str, float]]
@@ -96,7 +97,7 @@ class InputProbe:
     def _values(self, findings: Findings, mode: str) -> tuple[Measured, int]:
         tallies = {name: findings.tallies.get((name, mode, None)) for name in self.layers}
         sums = {name: tally.sums for name, tally in tallies.items() if tally and tally.sums.vectors}
-        values = {name: self._probe.settings.values(each) for name, each in sums.items()}
+        values = {name: measures_of(each, self._probe.settings) for name, each in sums.items()}
         measured = {
             name: {measure: math.nan if value is None else value for measure, value in each.items()}
             for name, each in values.items()

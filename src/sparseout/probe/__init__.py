@@ -1,9 +1,8 @@
 """Measure the sparsity of any `torch.nn.Module` while it runs."""
 
-from sparseout.probe.history import read as read_history
-from sparseout.probe.layer_record import LayerRecord
-from sparseout.probe.measures import MEASURES, Histogram, Settings
+from sparseout.probe.history import read_history
 from sparseout.probe.probe import Probe
-from sparseout.probe.records import Comparison, Summary
+from sparseout.records.layer_record import MEASURE_TITLES, Histogram, LayerRecord
+from sparseout.records.probe_summary import Comparison, ProbeSettings, Summary
 
-__all__ = ["MEASURES", "Comparison", "Histogram", "LayerRecord", "Probe", "Settings", "Summary", "read_history"]
+__all__ = ["MEASURE_TITLES", "Comparison", "Histogram", "LayerRecord", "Probe", "ProbeSettings", "Summary", "read_history"]

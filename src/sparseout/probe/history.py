@@ -1,4 +1,4 @@
-"""Training history: a line of JSON for each `Probe.log`."""
+"""The history that `Probe.log` writes: one line of JSON per call."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sparseout.probe.records import Summary
+from sparseout.records.probe_summary import Summary
 
 
-def append(path: Path, step: int, summary: Summary) -> None:
-    """Append the measures of each layer at `step`."""
+def append_history(path: Path, step: int, summary: Summary) -> None:
+    """Append a line with the measures of each layer at `step`."""
     layers = [{"layer": record.layer, "mode": record.mode, "call": record.call, **record.measures()} for record in summary.layers]
     with path.open("a") as file:
         file.write(json.dumps({"step": step, "layers": layers}, allow_nan=False) + "\n")
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a history.
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a history that `Probe.log` wrote: dictionaries with `step` and `layers`.
 
     Raises:
-        ValueError: a line is something else; which one is said.
+        ValueError: a line is not such a record. The message names the line.
     """
     lines = []
     for number, text in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
             lines.append(_line(json.loads(text)))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: this is no line of a probe's history ({error})") from error
+            raise ValueError(f"{path}, line {number}: not a line of a probe's history ({error})") from error
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The probe: hooks that take the sums of a model's activations while it runs."""
+"""The probe: hooks that sum up a model's activations while it runs."""
 
 from __future__ import annotations
 
@@ -11,56 +11,55 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import distributed, nn
 
 import sparseout
 from sparseout.function_calls import ACTIVATIONS, DROPOUTS, FunctionCalls
-from sparseout.probe import history
 from sparseout.probe.findings import Findings
-from sparseout.probe.hook import Hook
-from sparseout.probe.mask_stack import MaskStack
-from sparseout.probe.measures import Calls, Settings
-from sparseout.probe.readable import UnreadableError, without_modes
-from sparseout.probe.records import Summary
-from sparseout.probe.selection import Layer, Layers, UnitDim, choose, is_activation_or_dropout, is_default
-from sparseout.probe.shards import NOTING_PARTS, Shards
-from sparseout.probe.shared import EAGER, UNFUSED
-from sparseout.probe.taking import Taker
+from sparseout.probe.history import append_history
+from sparseout.probe.hooks import EAGER, UNFUSED, Hook
+from sparseout.probe.masks import MaskStack
+from sparseout.probe.measures import check_settings, extra_sums
+from sparseout.probe.selection import Layer, Layers, UnitDim, is_activation_or_dropout, is_default, select_layers
+from sparseout.probe.tally import Tallier
+from sparseout.probe.tensor_parallel import RECORDING_PLACEMENTS, TensorParallel
+from sparseout.probe.values import UnreadableError, without_modes
 from sparseout.records import tables
+from sparseout.records.probe_summary import ProbeSettings, Summary
 
 
 class Probe:
-    """Measures `S(x) = mean of s(x_v)` over the vectors `x_v` of each chosen layer's activations `x`, while the model runs.
+    """Measure `S(x) = mean of s(x_v)` over the vectors `x_v` of each layer's activations `x`, while the model runs.
 
-    A *vector* is the units of one sample: the last dimension, or the channels of a position in a convolution. A Dropout's or
-    Sparseout's `x` is its clean input, any other layer's is its output. Each batch is reduced to sums as it passes, so memory
-    does not grow and no activation is kept; training and evaluation are counted apart.
+    A *vector* is the units of one sample: the last dimension, or the channels at one position in a convolution. For a Dropout or
+    Sparseout layer, `x` is the clean input; for any other layer, it is the output. Each batch is reduced to sums as it passes, so
+    no activation is kept and memory does not grow. Training and evaluation are counted separately.
 
-    Use it as a context, or with `start` and `stop`. Contexts nest, and several probes may watch one model. The hooks come off
-    when it ends, when the model or a hook raises, and when the probe is deleted.
+    Use the probe as a context manager, or call `start` and `stop`. Contexts nest, and several probes may watch one model. The
+    hooks are removed when the context ends, when the model or a hook raises, and when the probe is deleted.
 
     Args:
-        model: any module. One that was compiled runs eagerly while it is probed, as compiled code ignores new hooks.
-        layers: what to measure: names or patterns such as `"encoder.*.act"`, types, predicates of `(name, module)`, or several of
-            these. Default: activation functions, Sparseout and Dropout layers, and recurrent layers.
-        measures: `"basic"` (`zeros`, `hoyer` and `rms`), `"all"`, or names out of `sparseout.probe.MEASURES`.
-        thresholds: magnitudes `t`, positive, for the fractions of `|x| < t`, and of `|x| < t RMS` where there is a histogram.
+        model: any module. A compiled model runs eagerly while it is probed, because compiled code ignores new hooks.
+        layers: the layers to measure: names or patterns such as `"encoder.*.act"`, types, predicates of `(name, module)`, or a
+            list of these. Default: activation functions, Sparseout and Dropout layers, and recurrent layers.
+        measures: `"basic"` (`zeros`, `hoyer` and `rms`), `"all"`, or names out of `sparseout.probe.MEASURE_TITLES`.
+        thresholds: positive magnitudes `t` for the fraction of `|x| < t` and, with a histogram, the fraction of `|x| < t RMS`.
             Default: (1e-3, 1e-2, 1e-1) with `"all"`, otherwise none.
-        histogram: count magnitudes in bins, eight an octave. Default: with `"all"`.
-        unit_dim: dimensions that hold the units of a vector, for all layers, or by name or pattern; several are taken as one.
-            Default: -1, or the channels of a module that belongs to a convolution.
-        every: measure one forward pass in so many; the first is one.
-        calls: count several calls of a layer in one forward pass `"together"` or `"apart"`.
+        histogram: whether to count magnitudes in bins, eight per octave. Default: True with `"all"`, otherwise False.
+        unit_dim: the dimensions that hold the units of a vector, for all layers, or a mapping by name or pattern. Several
+            dimensions are flattened into one. Default: -1, or the channels of a module that belongs to a convolution.
+        every: measure every `every`-th forward pass, starting with the first.
+        calls: count the calls of a layer within one forward pass `"together"` or `"apart"`.
 
     Attributes:
-        layers: what was chosen. Printing the probe lists it.
-        settings: what is measured.
+        layers: the selected layers, which printing the probe lists.
+        settings: the measures taken, and how often.
 
     Raises:
-        ValueError, TypeError: an argument is out of its range, or names what the model does not have.
+        ValueError, TypeError: an argument is out of range, or names a module or measure that does not exist.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
     >>> with Probe(model, measures=["zeros", "hoyer", "dead"]) as probe:
@@ -85,42 +84,42 @@ class Probe:
         histogram: bool | None = None,
         unit_dim: UnitDim | Mapping[str, UnitDim] | None = None,
         every: int = 1,
-        calls: Calls = "together",
+        calls: Literal["together", "apart"] = "together",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.settings = Settings.of(measures, thresholds, histogram, every, calls)
+        self.settings: ProbeSettings = check_settings(measures, thresholds, histogram, every, calls)
         self._compiled = any(hasattr(m, "_orig_mod") for m in model.modules())
         self._model: nn.Module = getattr(model, "_orig_mod", model)
-        self.layers = choose(self._model, layers, unit_dim)
-        self._masks, self._shards = MaskStack(), Shards(self._model)
-        self._taker = Taker(self.settings.parts, self._masks, self._shards)
+        self.layers = select_layers(self._model, layers, unit_dim)
+        self._masks, self._tensor_parallel = MaskStack(), TensorParallel(self._model)
+        self._tallier = Tallier(extra_sums(self.settings), self._masks, self._tensor_parallel)
         self._starts = self._depth = self._thread = 0
         self._measuring = True
         self._calls: Counter[str] = Counter()
-        self._outside: Counter[str] = Counter()
+        self._calls_outside: Counter[str] = Counter()  # calls of layers outside a forward pass of the model
         self._watcher: FunctionCalls | None = None
-        self._scanned: set[str] = set()
-        self._findings, self._elsewhere = Findings(), Findings()  # the second: what another rank counts too
-        # No hook holds the probe, so that deleting it ends them: those of the layers, and those of the model, which may go later.
+        self._watched_modes: set[str] = set()
+        self._findings, self._duplicates = Findings(), Findings()  # the duplicates are counted by another rank too
+        # Hooks hold the probe weakly, so that deleting it removes them. The model's hooks stay until a running forward pass ends.
         self._layer_hooks, self._model_hooks = contextlib.ExitStack(), contextlib.ExitStack()
         for hooks in (self._layer_hooks, self._model_hooks):
             weakref.finalize(self, hooks.close)
 
     def start(self) -> Probe:
-        """Begin to measure; each `start` needs a `stop`."""
+        """Start measuring. Each `start` needs a `stop`."""
         self._starts += 1
         if self._starts == 1:
             self._attach()
         return self
 
     def stop(self) -> None:
-        """End what the last `start` began; the findings stay. Does nothing where none is open."""
+        """Undo the last `start`, and keep the findings. Does nothing if the probe is not started."""
         self._starts = max(0, self._starts - 1)
         if not self._starts:
             self._detach()
             if self._depth and self._thread == threading.get_ident() and not _is_running(self._model):
-                self._depth = 1  # a forward pass was left by what is no Exception, so that no hook ran
+                self._depth = 1  # a BaseException ended the forward pass, which skips the hooks
                 self._leave(self._model)
 
     __enter__ = start
@@ -129,28 +128,28 @@ class Probe:
         self.stop()
 
     def reset(self) -> None:
-        """Forget what was measured; which functions the model calls stays known."""
-        self._findings, self._elsewhere, before = Findings(), Findings(), self._findings
+        """Discard the measurements. The functions that the model calls are kept, as they are looked for only once."""
+        self._findings, self._duplicates, before = Findings(), Findings(), self._findings
         self._findings.functional = before.functional
 
     def summary(self) -> Summary:
-        """What was found so far, in this process: of a tensor-parallel value all of it, as every rank of its mesh finds it."""
-        if not self._elsewhere.forwards and not self._elsewhere.tallies:
+        """Return the summary of this process, which includes the full values of tensor-parallel layers on every rank."""
+        if not self._duplicates.forwards and not self._duplicates.tallies:
             return self._summary(self._findings)
         total = Findings()
         total.add(self._findings)
-        total.add(self._elsewhere)
+        total.add(self._duplicates)
         return self._summary(total)
 
     def gather(self) -> Summary:
-        """What all ranks found so far, together: where `torch.distributed` is in use, every rank calls this.
+        """Return the summary of all ranks. With `torch.distributed`, every rank must call it.
 
-        What the ranks of a tensor-parallel mesh have in common is counted once, and what data-parallel ranks found is added up.
+        Values that the ranks of a tensor-parallel mesh share are counted once; values of data-parallel ranks are added up.
         """
         return self._summary(self.findings())
 
     def findings(self) -> Findings:
-        """The sums behind `gather()`, without the rest of a summary, which takes longer."""
+        """Return the sums behind `gather()`, which is faster than a summary."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return self._findings
         parts: list[Any] = [None] * distributed.get_world_size()
@@ -161,13 +160,13 @@ class Probe:
         return total
 
     def log(self, step: int, path: str | Path = "probe.jsonl") -> Summary:
-        """Append what was found since the last `log` to `path`, a line of JSON, and begin anew.
+        """Append the measures since the last `log` to `path` as a line of JSON, then reset.
 
-        With `torch.distributed`, every rank calls it, and the first writes what all found.
+        With `torch.distributed`, every rank must call it, and rank 0 writes the measures of all ranks.
         """
         summary = self.gather()
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0:
-            history.append(Path(path), step, summary)
+            append_history(Path(path), step, summary)
         self.reset()
         return summary
 
@@ -196,19 +195,19 @@ class Probe:
         )
 
     def _attach(self) -> None:
-        """Set the hooks."""
+        """Register the hooks."""
         self._depth = 0
         model, inner, outer = self._model, self._layer_hooks, self._model_hooks
         if self._compiled or any(module._compiled_call_impl is not None for module in model.modules()):
             outer.enter_context(EAGER)
         if any(isinstance(module, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) for module in model.modules()):
             outer.enter_context(UNFUSED)
-        if self._shards.active:
-            outer.enter_context(NOTING_PARTS)
+        if self._tensor_parallel.active:
+            outer.enter_context(RECORDING_PLACEMENTS)
         outer.callback(model.register_forward_pre_hook(Hook(self._enter)).remove)
-        for module in model.modules() if self._shards.active else ():
+        for module in model.modules() if self._tensor_parallel.active else ():
             if is_activation_or_dropout(module):
-                inner.callback(self._shards.hook(module).remove)
+                inner.callback(self._tensor_parallel.hook(module).remove)
         for layer in self.layers:
             observe = Hook(self._observe, layer, traced=self._traced)
             if layer.value == "output":
@@ -225,13 +224,13 @@ class Probe:
         if self._starts:
             return
         self._layer_hooks.close()
-        if not self._depth:  # otherwise at the end of the forward pass that runs
+        if not self._depth:  # otherwise `_leave` does it
             self._model_hooks.close()
 
     def _enter(self, model: nn.Module, *_: Any) -> None:
-        """A forward pass of the model begins."""
+        """Start a forward pass of the model."""
         if model is not self._model:
-            self._findings.elsewhere[""] = "a copy of the model ran, which is not measured: make a Probe of the copy"
+            self._findings.copy_ran = True
             return
         if _in_backward():
             return
@@ -242,18 +241,18 @@ class Probe:
         self._thread = threading.get_ident()
         self._masks.clear()
         self._calls.clear()
-        seen = findings.forwards[mode] + self._elsewhere.forwards[mode]
+        seen = findings.forwards[mode] + self._duplicates.forwards[mode]
         self._measuring = seen % self.settings.every == 0
-        if mode not in self._scanned:
-            self._scanned.add(mode)
+        if mode not in self._watched_modes:
+            self._watched_modes.add(mode)
             self._watcher = _function_watcher(self._model, findings.functional)
             self._watcher.__enter__()
-        findings = self._elsewhere if self._shards.counted_elsewhere else findings
+        findings = self._duplicates if self._tensor_parallel.counted_elsewhere else findings
         findings.forwards[mode] += 1
         findings.measured[mode] += self._measuring
 
     def _leave(self, model: nn.Module, *_: Any) -> None:
-        """It ends, or raises."""
+        """End a forward pass of the model, also if it raised."""
         if model is not self._model or _in_backward() or not self._depth:
             return
         self._depth -= 1
@@ -265,45 +264,45 @@ class Probe:
         self._detach()
 
     def _observe(self, layer: Layer, module: nn.Module, args: Any, value: Any) -> None:
-        """A layer was called: `value` is its output, or its keyword arguments where its input is measured."""
+        """Measure a call of a layer. `value` is its output or, if its input is measured, its keyword arguments."""
         if module is not layer.module or _in_backward() or not self._is_sampled(layer):
             return
         if layer.value == "clean input":
             value = args or tuple(value.values())
         try:
             with without_modes():
-                self._take(layer, value)
+                self._add_call(layer, value)
         except Exception as error:
             self._starts = 0
             self._detach()
             raise RuntimeError(f"probing {layer.name or 'the model'} ({type(module).__name__}) failed: {error}") from error
 
     def _traced(self, layer: Layer) -> None:
-        """A layer was compiled or exported."""
+        """Note that a layer was compiled or exported, so that its hooks do not run."""
         self._findings.unmeasurable[layer.name] = (
             f"its {layer.value} was computed by compiled or exported code, which calls no hooks"
         )
         self._compiled = True
 
     def _is_sampled(self, layer: Layer) -> bool:
-        """Whether this forward pass is measured; a part of the model that is called by itself counts its own calls."""
+        """Return whether to measure this call. A layer that is called outside the model counts its own calls."""
         if self._depth:
             return self._measuring
-        self._outside[layer.name] += 1
-        return (self._outside[layer.name] - 1) % self.settings.every == 0
+        self._calls_outside[layer.name] += 1
+        return (self._calls_outside[layer.name] - 1) % self.settings.every == 0
 
-    def _take(self, layer: Layer, value: Any) -> None:
-        """Add one call's sums to the layer's."""
+    def _add_call(self, layer: Layer, value: Any) -> None:
+        """Add the tally of one call to the findings."""
         call = None
         if self.settings.calls == "apart":
             self._calls[layer.name] += 1
             call = self._calls[layer.name] if self._depth else 1
         try:
-            tally, elsewhere = self._taker.take(layer, value)
+            tally, duplicate = self._tallier.tally(layer, value)
         except UnreadableError as error:
             self._findings.unmeasurable[layer.name] = f"its {layer.value} {error}"
             return
-        findings = self._elsewhere if elsewhere else self._findings
+        findings = self._duplicates if duplicate else self._findings
         findings.tallies[layer.name, _mode(layer.module), call].add(tally)
 
 
@@ -319,12 +318,12 @@ def _function_watcher(model: nn.Module, found: dict[str, set[str]]) -> FunctionC
 
 
 def _in_backward() -> bool:
-    """Whether a checkpoint runs its part of the forward pass again."""
+    """Return whether activation checkpointing is recomputing a part of the forward pass."""
     return torch._C._current_graph_task_id() != -1
 
 
 def _is_running(model: nn.Module) -> bool:
-    """Whether this is called from within a call of the model."""
+    """Return whether a call of the model is on the stack."""
     frame = sys._getframe(1)
     while (frame := frame.f_back) is not None:  # type: ignore[assignment]
         if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:

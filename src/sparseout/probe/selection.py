@@ -1,4 +1,4 @@
-"""Which modules of a model are measured, what of each, and along which dimensions lie the units of a vector."""
+"""The selection of modules to measure, of the value to measure in each, and of the dimensions that hold the units."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ACTIVATION_NAMES = re.compile("relu|gelu|selu|celu|silu|swish|mish|sigmoid|tanh
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A chosen module.
+    """A selected module.
 
     Attributes:
-        name: its path in the model; `""` is the model itself.
+        name: the module's path in the model; `""` for the model itself.
         module: the module.
-        value: what is measured: a Dropout's or Sparseout's clean input, any other module's output.
-        spatial_dims: how many spatial dimensions follow the channels, where the module belongs to a convolution; otherwise 0.
-        unit_dim: the dimensions that were asked for, if any were.
+        value: the measured value: the clean input of a Dropout or Sparseout layer, the output of any other module.
+        spatial_dims: the number of spatial dimensions after the channels if the module belongs to a convolution, otherwise 0.
+        unit_dim: the dimensions requested by the user, if any.
     """
 
     name: str
@@ -44,25 +44,25 @@ class Layer:
     unit_dim: tuple[int, ...] | None
 
     def dims(self, ndim: int) -> tuple[int, ...]:
-        """The dimensions that hold the units of a vector, in a value of `ndim` dimensions."""
+        """Return the dimensions that hold the units, in a value of `ndim` dimensions."""
         if self.unit_dim is not None:
             return self.unit_dim
         return (-(self.spatial_dims + 1),) if self.spatial_dims and ndim == self.spatial_dims + 2 else (-1,)
 
     @property
     def units(self) -> str:
-        """Where the units lie, in words."""
+        """The dimensions that hold the units, in words."""
         if self.unit_dim is not None:
             return "dimension " + ", ".join(map(str, self.unit_dim))
         return f"channels (of a {self.spatial_dims + 2}-D value)" if self.spatial_dims else "last dimension"
 
 
-def choose(model: nn.Module, layers: Layers, unit_dim: UnitDim | Mapping[str, UnitDim] | None) -> list[Layer]:
-    """The modules of `model` that `layers` names, in the order of registration.
+def select_layers(model: nn.Module, layers: Layers, unit_dim: UnitDim | Mapping[str, UnitDim] | None) -> list[Layer]:
+    """Return the modules of `model` that `layers` selects, in the order of registration.
 
     Raises:
-        ValueError: a selector or a pattern of `unit_dim` matches nothing, or nothing is left to measure.
-        TypeError: a selector is of no kind that is known.
+        ValueError: a selector or a pattern of `unit_dim` matches no module, or no module is selected.
+        TypeError: a selector has an unsupported type.
     """
     modules = dict(model.named_modules())
     chosen = _selected(modules, layers)
@@ -76,7 +76,7 @@ def choose(model: nn.Module, layers: Layers, unit_dim: UnitDim | Mapping[str, Un
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether this is an activation function: torch's, `transformers`', or one that is called so and has no parts."""
+    """Return whether a module is an activation function of torch or `transformers`, or is named like one and has no children."""
     if isinstance(module, nn.MultiheadAttention):
         return False
     kind = type(module)
@@ -86,12 +86,12 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def is_activation_or_dropout(module: nn.Module) -> bool:
-    """Whether this is an activation function, a Dropout or Sparseout."""
+    """Return whether a module is an activation function, a Dropout or a Sparseout layer."""
     return isinstance(module, _DROPOUTS) or is_activation(module)
 
 
 def is_default(module: nn.Module) -> bool:
-    """Whether a module is measured unless asked otherwise: an activation function, a Dropout or Sparseout, a recurrent layer."""
+    """Return whether a module is measured by default: activation functions, Dropout, Sparseout and recurrent layers."""
     return isinstance(module, _RECURRENT) or is_activation_or_dropout(module)
 
 
@@ -102,7 +102,7 @@ def _selected(modules: Mapping[str, nn.Module], layers: Layers) -> set[str]:
             kinds = ", ".join(sorted({type(module).__name__ for module in modules.values()}))
             raise ValueError(
                 "the model has no activation function, dropout or recurrent layer that is a module: "
-                f"name what to measure with layers=, of the types {kinds}"
+                f"select layers with layers=, of the types {kinds}"
             )
         return chosen
     selectors = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
@@ -112,7 +112,7 @@ def _selected(modules: Mapping[str, nn.Module], layers: Layers) -> set[str]:
 
 
 def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
-    """The names that a selector matches, at least one."""
+    """Return the names of the modules that a selector matches, at least one."""
     if isinstance(selector, str):
         return _named(modules, selector, "layers")
     if isinstance(selector, type):
@@ -125,7 +125,7 @@ def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
         raise TypeError(f"layers must be names, types or predicates of (name, module), got {selector!r}")
     matches = [name for name, module in modules.items() if selector(name, module)]
     if not matches:
-        raise ValueError(f"layers={getattr(selector, '__name__', selector)} is true of no module")
+        raise ValueError(f"layers={getattr(selector, '__name__', selector)} matches no module")
     return matches
 
 
@@ -155,7 +155,7 @@ def _unit_dims(modules: Mapping[str, nn.Module], unit_dim: UnitDim | Mapping[str
 
 
 def _spatial_dims(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, int]]:
-    """Each module's spatial dimensions: its own, or those of the nearest module with any before it (at the start: after it)."""
+    """Yield the spatial dimensions of each module: its own, or else those of the nearest module before it (or first after it)."""
     own = {name: _layout(module) for name, module in modules.items()}
     current = next((layout for layout in own.values() if layout is not None), 0)
     for name, layout in own.items():
@@ -164,7 +164,7 @@ def _spatial_dims(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, int]]
 
 
 def _layout(module: nn.Module) -> int | None:
-    """Spatial dimensions after the channels, 0 for units in the last dimension, None for a module that takes what it is given."""
+    """Return the number of spatial dimensions: 0 if the units are last, None for a module that accepts any layout."""
     if isinstance(module, _UNITS_LAST):
         return 0
     names = (kind.__name__ for kind in type(module).__mro__)

@@ -1,4 +1,4 @@
-"""Sums over the vectors seen, from which every measure follows: the sums of two parts add up to those of the whole."""
+"""Sums over vectors, from which every measure follows. The sums of two batches add up to the sums of both."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from sparseout.native.library import LIBRARY
 from sparseout.op.backends import is_plain
 
-# Bins of |x|, eight an octave from 2^-64 to 2^64 and equally wide within it: a float64's exponent and the first three bits of its
-# mantissa. Below them lies the first bin; above them, with Inf and NaN, the last.
+# Bins of |x| from 2^-64 to 2^64, eight of equal width per octave: the bin of a float64 follows from its exponent and the
+# first three bits of its mantissa. The first bin holds all smaller values; the last holds all larger ones, Inf and NaN.
 OCTAVES = 64
-BINS_AN_OCTAVE = 8
-BINS = 2 * OCTAVES * BINS_AN_OCTAVE + 2
-_MANTISSA_BITS_LEFT = 49
-_BINS_BELOW = (1023 - OCTAVES) * BINS_AN_OCTAVE - 1
+BINS_PER_OCTAVE = 8
+BINS = 2 * OCTAVES * BINS_PER_OCTAVE + 2
+_DROPPED_MANTISSA_BITS = 49
+_BINS_BELOW = (1023 - OCTAVES) * BINS_PER_OCTAVE - 1
 
-# Zeros, squares, Hoyer sparseness, all-zero vectors, vectors with a NaN or Inf: what every probe sums.
+# The sums that every probe takes: zeros, squares, Hoyer sparseness, all-zero vectors, and vectors with NaN or Inf.
 BASIC = ("zeros", "squares", "hoyer", "zero_vectors", "nonfinite")
 
-# Elements worked on at a time: few enough to stay in the cache while they are read several times.
+# Elements per block: few enough to stay in the cache while they are read several times.
 BLOCK = 2**18
 
 _Basic = ctypes.c_double * len(BASIC)
@@ -33,15 +33,17 @@ _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """Which sums are taken beside those of `zeros`, `hoyer` and `rms`.
+class ExtraSums:
+    """Which sums are taken besides the basic ones.
 
     Attributes:
-        mean: of the signed values.
-        fourth: fourth powers, and treves_rolls: first and second, and gini: ranks; of each vector.
-        units: of each unit over the vectors.
+        mean: the sum of the signed values.
+        treves_rolls: the Treves-Rolls sparseness of each vector.
+        fourth: the kurtosis and participation ratio of each vector, from fourth powers.
+        gini: the Gini index of each vector, from ranks.
+        units: sums for each unit over the vectors.
         thresholds: magnitudes below which elements are counted.
-        histogram: count magnitudes by bins.
+        histogram: whether magnitudes are counted by bin.
     """
 
     mean: bool = False
@@ -54,15 +56,15 @@ class Parts:
 
 
 class Sums:
-    """What is kept of a layer's activations: numbers, as many for ten vectors as for a million.
+    """The sums over a layer's activations, of a size that does not grow with the number of vectors.
 
     Attributes:
-        vectors, elements: how many were seen.
-        singles: vectors of one unit, which have no Hoyer sparseness.
-        units: of each vector; None once vectors differ, which ends the sums by unit.
-        compiled: those of `BASIC` that the compiled code took: plain numbers, which cost less to add than tensors.
-        totals: other float64 sums over all vectors or elements, by name; `"basic"` has those of `BASIC`.
-        by_unit: float64 sums over the vectors, of shape `(units,)`, by name.
+        vectors, elements: the number of vectors and of elements.
+        singles: the number of vectors with a single unit, which have no Hoyer sparseness.
+        units: the number of units per vector; None once vectors differ, which ends the sums by unit.
+        compiled: the part of the basic sums taken by compiled code, as plain numbers, which are cheaper to add than tensors.
+        totals: float64 sums over all vectors or elements, by name; `"basic"` holds the basic sums taken by torch.
+        by_unit: float64 sums over the vectors, each of shape `(units,)`, by name.
     """
 
     def __init__(self) -> None:
@@ -74,12 +76,12 @@ class Sums:
 
     @property
     def basic(self) -> dict[str, float]:
-        """The sums of `BASIC`."""
+        """The basic sums, by name."""
         others = self.totals["basic"].tolist() if "basic" in self.totals else [0.0] * len(BASIC)
         return {name: a + b for name, a, b in zip(BASIC, self.compiled, others, strict=True)}
 
     def add(self, other: Sums) -> None:
-        """Take the vectors of `other` into account."""
+        """Add the sums over other vectors."""
         if not other.vectors:
             return
         self.units = other.units if not self.vectors or self.units == other.units else None
@@ -95,7 +97,7 @@ class Sums:
         self.singles += other.singles
 
     def cpu(self) -> Sums:
-        """The same sums on the CPU."""
+        """Return a copy on the CPU."""
         moved = Sums()
         moved.add(self)
         moved.totals = {name: total.cpu() for name, total in self.totals.items()}
@@ -104,16 +106,16 @@ class Sums:
 
 
 class Summer:
-    """Takes sums in float64, in workspaces that are allocated once. On the CPU compiled code takes the basic ones in one pass."""
+    """Takes sums in float64, in reusable workspaces. On the CPU, compiled code takes the basic sums in a single pass."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._compiled = parts == Parts() and LIBRARY is not None
-        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+    def __init__(self, extra: ExtraSums) -> None:
+        self._extra = extra
+        self._compiled = extra == ExtraSums() and LIBRARY is not None
+        self._buffers: dict[torch.device, Tensor] = {}
 
     def sums(self, vectors: Tensor) -> Sums:
-        """The sums of `vectors`, of shape `(..., units)`."""
-        if vectors.device.type == "mps":  # which has no float64
+        """Return the sums over `vectors`, of shape `(..., units)`."""
+        if vectors.device.type == "mps":  # MPS has no float64
             vectors = vectors.cpu()
         sums = Sums()
         if not vectors.numel():
@@ -122,48 +124,48 @@ class Summer:
         sums.elements = vectors.numel()
         sums.vectors = sums.elements // sums.units
         if self._compiled and vectors.is_cpu and is_plain(vectors):
-            at_once = vectors.dtype in _KINDS and vectors.is_contiguous()
-            for block in [vectors] if at_once else _blocks(vectors):
+            contiguous = vectors.dtype in _KINDS and vectors.is_contiguous()
+            for block in [vectors] if contiguous else _blocks(vectors):
                 _add_compiled(block, sums)
             sums.singles = sums.vectors if sums.units == 1 else 0
             return sums
-        with torch.inference_mode(False), torch.no_grad():  # the workspaces are written in every mode
+        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be written outside it
             rows = [self._add_block(block, sums) for block in _blocks(vectors)]
             self._add_vectors({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, sums)
         return sums
 
     def _add_block(self, block: Tensor, sums: Sums) -> dict[str, Tensor]:
-        """Add the sums over the elements and the units of a block `(vectors, units)`, and return those of each vector."""
-        parts = self._parts
-        magnitudes, other = self._workspaces(block, torch.float64)
+        """Add the sums over elements and over vectors of a block `(vectors, units)`, and return the sums of each vector."""
+        extra = self._extra
+        magnitudes, other = self._workspaces(block)
         magnitudes.copy_(block)
         rows = {"norm": torch.linalg.vector_norm(magnitudes, dim=-1)}
-        if parts.mean:
+        if extra.mean:
             _increase(sums.totals, "sum", magnitudes.sum())
         rows["absolute"] = magnitudes.abs_().sum(-1)
-        if parts.units or parts.fourth:
+        if extra.units or extra.fourth:
             torch.mul(magnitudes, magnitudes, out=other)
-        if parts.units:
+        if extra.units:
             _increase(sums.by_unit, "absolute", magnitudes.sum(0))
             _increase(sums.by_unit, "squares", other.sum(0))
-        if parts.fourth:
+        if extra.fourth:
             rows["fourth"] = torch.linalg.vector_norm(other, dim=-1).square_()
-        if parts.thresholds:
-            below = [torch.lt(magnitudes, threshold, out=other).sum() for threshold in parts.thresholds]
+        if extra.thresholds:
+            below = [torch.lt(magnitudes, threshold, out=other).sum() for threshold in extra.thresholds]
             _increase(sums.totals, "below", torch.stack(below))
-        if parts.histogram:
+        if extra.histogram:
             _increase(sums.totals, "histogram", _histogram(magnitudes))
         zeros = torch.eq(magnitudes, 0, out=other).sum(0)
         _increase(sums.totals, "zeros", zeros.sum())
-        if parts.units:
+        if extra.units:
             _increase(sums.by_unit, "zeros", zeros)
-        if parts.gini:
+        if extra.gini:
             rows["ranked"] = _ranked(magnitudes)
         return rows
 
     def _add_vectors(self, rows: dict[str, Tensor], sums: Sums) -> None:
-        """Add the sums of what each vector has one of."""
-        parts, totals, units, count = self._parts, sums.totals, sums.elements // sums.vectors, sums.vectors
+        """Add the sums over the vectors of measures that each vector has."""
+        extra, totals, units, count = self._extra, sums.totals, sums.elements // sums.vectors, sums.vectors
         absolute, norm, root = rows["absolute"], rows["norm"], math.sqrt(units)
         empty = absolute == 0
         ratio = (absolute / norm).clamp_(1, root).masked_fill_(empty, 1)
@@ -172,25 +174,25 @@ class Summer:
         totals["basic"] = torch.stack(
             [totals.pop("zeros"), norm.dot(norm), hoyer, empty.sum().double(), (~norm.isfinite()).sum().double()]
         )
-        if parts.treves_rolls:
+        if extra.treves_rolls:
             totals["treves_rolls"] = (1 - ratio.square() / units).masked_fill_(empty, 1).sum()
-        if parts.fourth:
+        if extra.fourth:
             kurtosis = (rows["fourth"] / norm.square().square_()).masked_fill_(empty, 1)
             totals["kurtosis"] = kurtosis.sum()
             totals["participation_ratio"] = kurtosis.reciprocal_().sum()
-        if parts.gini:
+        if extra.gini:
             totals["gini"] = (1 - 2 * rows["ranked"] / absolute).clamp_(0, 1).masked_fill_(empty, 1).sum()
 
-    def _workspaces(self, block: Tensor, dtype: torch.dtype) -> Tensor:
-        """Two tensors like `block` in `dtype`, which hold whatever was last left there."""
-        key = (block.device, dtype)
-        if key not in self._buffers or self._buffers[key].shape[1] < block.numel():
-            self._buffers[key] = torch.empty(2, max(BLOCK, block.numel()), dtype=dtype, device=block.device)
-        return self._buffers[key][:, : block.numel()].view(2, *block.shape)
+    def _workspaces(self, block: Tensor) -> Tensor:
+        """Return two float64 workspaces with the shape of `block` and arbitrary content."""
+        device, size = block.device, block.numel()
+        if device not in self._buffers or self._buffers[device].shape[1] < size:
+            self._buffers[device] = torch.empty(2, max(BLOCK, size), dtype=torch.float64, device=device)
+        return self._buffers[device][:, :size].view(2, *block.shape)
 
 
 def _add_compiled(block: Tensor, sums: Sums) -> None:
-    """Add the basic sums of a block `(..., units)` by the compiled code."""
+    """Add the basic sums of a block `(..., units)` with compiled code."""
     block = (block if block.dtype in _KINDS else block.float()).contiguous()
     units = block.shape[-1]
     part = _Basic(*sums.compiled)
@@ -202,7 +204,7 @@ def _add_compiled(block: Tensor, sums: Sums) -> None:
 
 
 def _blocks(vectors: Tensor) -> list[Tensor]:
-    """`vectors` as matrices `(vectors, units)` of about `BLOCK` elements each, copied one at a time where they must be."""
+    """Split `vectors` into matrices `(vectors, units)` of about `BLOCK` elements each, copied only if necessary."""
     units = vectors.shape[-1]
     if vectors.is_contiguous() or vectors.dim() == 1:
         vectors = vectors.reshape(-1, units)
@@ -214,14 +216,14 @@ def _increase(sums: dict[str, Tensor], name: str, by: Tensor) -> None:
 
 
 def _histogram(magnitudes: Tensor) -> Tensor:
-    bins = (magnitudes.view(torch.int64) >> _MANTISSA_BITS_LEFT).sub_(_BINS_BELOW).clamp_(0, BINS - 1)
+    bins = (magnitudes.view(torch.int64) >> _DROPPED_MANTISSA_BITS).sub_(_BINS_BELOW).clamp_(0, BINS - 1)
     return torch.bincount(bins.view(-1), minlength=BINS).double()
 
 
 def _ranked(magnitudes: Tensor) -> Tensor:
-    """`sum_k c_(k) (d - k + 1/2) / d` of each vector over its ascending magnitudes, which may be left in that order."""
+    """Return `sum_k c_(k) (d - k + 1/2) / d` for each vector, with magnitudes `c_(k)` in ascending order. May sort in place."""
     if magnitudes.is_cpu and is_plain(magnitudes) and _has_numpy():
-        magnitudes.numpy().sort(-1)  # several times faster than torch's, which moves indices too
+        magnitudes.numpy().sort(-1)  # several times faster than torch, which also sorts indices
     else:
         magnitudes = magnitudes.sort(-1).values
     units = magnitudes.shape[-1]

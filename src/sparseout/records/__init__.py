@@ -1,1 +1,1 @@
-"""What is written down: a run's identity, the fields of each record, and JSON that is read strictly."""
+"""Records on disk: a run's identity and fields, the summary of a probe, strict JSON, atomic writes and tables of text."""

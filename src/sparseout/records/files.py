@@ -1,4 +1,4 @@
-"""Files on a local disk or in any store that fsspec knows: atomic writes, and reads that report what is wrong."""
+"""Files on a local disk or in any fsspec store: atomic writes, and reads that report errors instead of raising."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Contents = Mapping[str, bytes | Exception]
 
 
 def is_file(path: Location) -> bool:
-    """Whether there is a file, whatever the path is: one with a NUL, or that is too long, is none."""
+    """Return whether `path` is a file; False for an invalid path, such as one with a NUL or a name that is too long."""
     try:
         return bool(path.is_file())
     except (OSError, ValueError):
@@ -33,14 +33,17 @@ def is_file(path: Location) -> bool:
 
 
 def folders_with(path: Location, file: str) -> list[str]:
-    """The names of the folders in `path` that have a file called `file`."""
+    """Return the names of the folders in `path` that contain a file called `file`."""
     if isinstance(path, Path):
         return [name for name in os.listdir(path) if os.path.exists(f"{path}/{name}/{file}")] if path.is_dir() else []
     return [found.split("/")[-2] for found in path.fs.glob(f"{glob.escape(path.path)}/*/{file}")]
 
 
 def read_files(path: Location, names: Sequence[str], files: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes | Exception]]]:
-    """The contents of those of `files` that the folders `names` in `path` have, or why they cannot be read, folder by folder."""
+    """Yield each folder of `names` in `path` with the contents of its `files`, or the error of reading them.
+
+    Missing files are left out.
+    """
     if isinstance(path, Path):
         all_found = ({file: read_bytes(path / name / file) for file in files} for name in names)
     else:
@@ -52,16 +55,16 @@ def read_files(path: Location, names: Sequence[str], files: Sequence[str]) -> It
 
 
 def _fetched(path: UPath, files: Sequence[str]) -> dict[str, bytes | Exception]:
-    """The contents of files of a store, all at once; names are no patterns."""
+    """Fetch several files of a store at once; their names are not taken as patterns."""
     try:
         found: dict[str, bytes | Exception] = path.fs.cat([glob.escape(file) for file in files], on_error="return")
-    except FileNotFoundError:  # of them all
+    except FileNotFoundError:  # all of them are missing
         return {}
     return found
 
 
 def read_bytes(path: Location) -> bytes | Exception:
-    """The content of a file, or why it cannot be read."""
+    """Return the content of a file, or the error of reading it."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -69,10 +72,10 @@ def read_bytes(path: Location) -> bytes | Exception:
 
 
 def content_of(folder: Location, contents: Contents, file: str) -> bytes:
-    """What a file of `folder` has, among the `contents` that were read.
+    """Return the content of one file of `folder` out of the `contents` that were read.
 
     Raises:
-        UserError: it could not be read.
+        UserError: the file could not be read.
     """
     content = contents[file]
     if isinstance(content, Exception):
@@ -80,19 +83,19 @@ def content_of(folder: Location, contents: Contents, file: str) -> bytes:
     return content
 
 
-STALE_SECONDS = 600  # seconds after which a file that is not whole, and says not whose it is, is nobody's any more
+STALE_SECONDS = 600  # age after which a temporary file of unknown origin counts as abandoned
 
 
 def write_atomic(path: Location, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash, meets the old file or the new one and nothing between.
+    """Write `data` atomically: after a crash, or for a reader, the file is either the old one or the new one.
 
-    What a process that died left half written of the same file goes.
+    Also removes temporary files that dead processes left behind for the same path.
 
     Raises:
-        OSError: the file cannot be written, with its name; what it held before is intact.
+        OSError: the file cannot be written. The error names it, and its previous content is intact.
     """
     if not isinstance(path, Path):
-        path.write_bytes(data)  # an object, which a store shows when all of it is there
+        path.write_bytes(data)  # stores publish an object only when it is complete
         return
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -106,17 +109,20 @@ def write_atomic(path: Location, data: bytes) -> None:
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)  # it takes up room where there may be none left
+            part.unlink(missing_ok=True)  # the disk may be full
         if error.errno is None:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def check_writable(files: Mapping[str, Path | None]) -> None:
-    """Raise unless each of the files that are given, by the flag that gives it, can be written, and none is another.
+    """Check, before any work is done, that each output file can be written and that no two are the same.
+
+    Args:
+        files: paths by the flag that gives them; None where the flag is absent.
 
     Raises:
-        UserError: one cannot, as `write_atomic` would find when there is something to lose.
+        UserError: a file is a folder, cannot be written, or is given twice.
     """
     flags: dict[Path, str] = {}
     for flag, path in files.items():
@@ -135,15 +141,18 @@ def check_writable(files: Mapping[str, Path | None]) -> None:
 
 
 def remove_stale_parts(folder: Path, name: str = "") -> None:
-    """Remove what processes that died left half written in `folder`: of the file called `name`, or of every file."""
+    """Remove the temporary files of dead processes in `folder`: those of the file `name`, or of all files."""
     for part in folder.glob(f".{glob.escape(name) or '*'}.*.part"):
-        with contextlib.suppress(OSError):  # another process clears it too
-            if _is_left(part):
+        with contextlib.suppress(OSError):  # another process removes it too
+            if _is_stale(part):
                 part.unlink()
 
 
-def _is_left(part: Path) -> bool:
-    """Whether nobody writes this file any more. Its name says who did; another machine's processes cannot be seen."""
+def _is_stale(part: Path) -> bool:
+    """Return whether the process that wrote `part` is gone.
+
+    The file name holds the machine, process id and start time. Files of other machines are stale after `STALE_SECONDS`.
+    """
     machine, pid, started, _ = (*part.name.split(".")[-2].split("-"), "", "", "", "")[:4]
     if machine != _machine() or not pid.isdigit() or os.name != "posix":
         return time.time() - part.stat().st_mtime > STALE_SECONDS
@@ -151,13 +160,13 @@ def _is_left(part: Path) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it runs, as another user
+    except PermissionError:  # the process runs as another user
         return False
     return _started(int(pid)) != started
 
 
 def _started(pid: int) -> str:
-    """When a process started, which tells it from a later one of the same number; empty where the system does not say."""
+    """Return the start time of a process, which distinguishes reused process ids; empty if the system has none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -166,7 +175,7 @@ def _started(pid: int) -> str:
 
 @functools.cache
 def _machine() -> str:
-    """Eight digits for what gives processes their numbers: this machine, or the container on it."""
+    """Return eight hexadecimal digits that identify the machine or container whose process ids these are."""
     try:
         numbers = os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""What identifies a run: `run = sha256(settings)[:12]`, and the name of its folder."""
+"""The identity of a run, `run = sha256(settings)[:12]`, and the name of its folder."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-RESULTS: tuple[str, ...] = (
+RESULT_FIELDS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
     *("penalty", "noise_loss", "hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
 )
-# Settings of a run with a target alone.
+# Settings that only runs with a target have.
 TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")
-OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # what records that lack a setting have
+OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # values of settings that older records lack
 
 
 def run_of(settings: Mapping[str, Any]) -> str:
-    """The hash of all that changes a run's numbers, `study` among it: 12 hexadecimal digits.
+    """Return 12 hexadecimal digits: the hash of all settings that change a run's numbers, including `study`.
 
     >>> run_of({"study": "autoencoder", "q": 1.5}), run_of({"study": "autoencoder", "q": 1.25})
     ('3c93cb2689fa', '951724c55477')
@@ -26,7 +26,7 @@ def run_of(settings: Mapping[str, Any]) -> str:
 
 
 def folder_of(settings: Mapping[str, Any]) -> str:
-    """The name of a run's folder, which a person can read.
+    """Return the readable name of a run's folder.
 
     >>> folder_of({"study": "autoencoder", "q": 1.5, "p": 0.5, "seed": 0, "noise": "sparseout"})
     'q1.5-p0.5-seed0-a8b4df0e182a'
@@ -38,5 +38,5 @@ def folder_of(settings: Mapping[str, Any]) -> str:
 
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a run's summary, as they are hashed."""
-    return {name: value for name, value in summary.items() if name not in RESULTS and name != "run"}
+    """Return the settings in a run's summary, as `run_of` hashes them."""
+    return {name: value for name, value in summary.items() if name not in RESULT_FIELDS and name != "run"}

@@ -1,4 +1,4 @@
-"""JSON-lines files, a record a line, in which a bad line is named."""
+"""JSON-lines files: one record per line, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lines(path: Path | UPath) -> Iterator[tuple[str, bytes]]:
-    """Each line of the file, with what to call it in messages.
+    """Yield each line of a file with its label for error messages.
 
     Raises:
         UserError: the file cannot be read.
@@ -30,12 +30,12 @@ def lines(path: Path | UPath) -> Iterator[tuple[str, bytes]]:
 
 
 def to_json(record: Any) -> str:
-    """`record` in JSON, which has no NaN: those become null."""
+    """Return `record` as JSON; NaN and infinity become null."""
     return json.dumps(finite(record), allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """`value` as JSON can have it: None for each float in it that is NaN or infinite."""
+    """Return a copy of `value` in which each NaN or infinite float is None, as JSON has neither."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

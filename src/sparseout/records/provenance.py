@@ -1,4 +1,4 @@
-"""Where numbers come from: the code and the machine, the date, and the command that repeats it."""
+"""Provenance of results: the code, the machine, the date, and the command that reproduces them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparseout.records.schema import Record
 
 
 def origin(device: torch.device, processes: int = 1) -> Record:
-    """The code and the machine that compute: what a run's numbers may depend on beside its settings."""
+    """Return the code and machine, on which a run's numbers may depend besides its settings."""
     return {
         "sparseout": sparseout.__version__,
         "commit": _commit(),
@@ -35,12 +35,12 @@ def origin(device: torch.device, processes: int = 1) -> Record:
 
 
 def provenance(command: str, device: torch.device) -> Record:
-    """Where numbers come from: code, machine, date, and the command that repeats it."""
+    """Return the code, machine, date, and the command that reproduces the results."""
     return {**origin(device), **dated(command)}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In what two origins differ, in words; empty where they are equal.
+    """Describe how two origins differ; empty if they are equal.
 
     >>> changes({"torch": "2.12", "cores": 2}, {"torch": "2.13", "cores": 2})
     'torch 2.13 after 2.12'
@@ -49,7 +49,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def dated(command: str) -> Record:
-    """The date, and a command."""
+    """Return the date and a command."""
     return {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "command": command}
 
 
@@ -64,7 +64,7 @@ def _cpu() -> str:
 
 @functools.cache
 def _code() -> str:
-    """A hash of the package's own files, which tells two states of a changed checkout apart."""
+    """Return a hash of the package's files, which distinguishes two states of a modified checkout."""
     package, digest = Path(sparseout.__file__).parent, hashlib.sha256()
     for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".so", ".dll", ".dylib")):
         digest.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
@@ -73,7 +73,7 @@ def _code() -> str:
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of the checkout that the package runs from, with a + if it was changed; None if it is installed."""
+    """Return the commit of the checkout, with a + if it was modified; None for an installed package."""
     package = Path(sparseout.__file__).parent
     if package.parent.name != "src":
         return None

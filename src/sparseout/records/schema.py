@@ -1,4 +1,4 @@
-"""The fields of each record that a study writes, with their types and ranges."""
+"""The schema of a study's records: the fields of each, with their types and ranges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sparseout.records.identity import run_of, settings_of
 from sparseout.records.strict_json import parse
 
 Record = dict[str, Any]
-LARGEST = 3.4e38  # what float32 holds, in which networks compute; sums of squares of it are finite in float64
-POINTS = 65  # of a profile, and of a course
+LARGEST = 3.4e38  # the float32 range, in which networks compute; sums of such squares are finite in float64
+POINTS = 65  # length of a profile and of a course
 
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Meta(ge=0, le=LARGEST)]
-Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]  # rounding may leave [0, 1]
+Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]  # rounding may exceed [0, 1]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Run = Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
 Norm = Annotated[float, Meta(ge=0)]
@@ -26,8 +26,8 @@ Course = Annotated[list[Number | None], Meta(min_length=POINTS, max_length=POINT
 Profile = Annotated[list[Number], Meta(min_length=POINTS, max_length=POINTS)]
 
 
-class Layer(Struct):
-    """A regularised layer; a measure that does not exist is null."""
+class RunLayer(Struct):
+    """Measures of a regularised layer; null where a measure does not exist."""
 
     hoyer: Share | None
     zeros: Share | None
@@ -38,25 +38,25 @@ class Layer(Struct):
     profile: Profile | UnsetType = UNSET
 
 
-class Courses(Struct):
-    """Of a run with a target, at evenly spaced times."""
+class ControlCourse(Struct):
+    """`q` and the measured sparsity of a run with a target, at evenly spaced times of training."""
 
     q: Course
     measured: Course
 
 
 class Control(Struct):
-    """How a run with a target reached it."""
+    """How a run approached its target."""
 
     achieved: Number | None
     q: Norm
     settled: Share
     out_of_reach: bool | None
-    course: Courses
+    course: ControlCourse
 
 
 class Provenance(Struct):
-    """Where numbers come from."""
+    """The code, machine, date and command behind a result."""
 
     sparseout: str
     torch: str
@@ -67,8 +67,8 @@ class Provenance(Struct):
     trained_by: list[dict[str, str | int | None]] = []
 
 
-class Summary(Struct):
-    """A complete run: what its settings and results have to be for tables, statistics and figures."""
+class RunSummary(Struct):
+    """A complete run: the settings and results that tables, statistics and figures need."""
 
     study: str
     run: Run
@@ -81,7 +81,7 @@ class Summary(Struct):
     hoyer: Share | None
     zeros: Share | None
     rms: Positive | None
-    layers: Annotated[dict[str, Layer], Meta(min_length=1)]
+    layers: Annotated[dict[str, RunLayer], Meta(min_length=1)]
     seconds: Positive
     provenance: Provenance
     perplexity: Number | UnsetType | None = UNSET
@@ -99,11 +99,11 @@ class Summary(Struct):
     def __post_init__(self) -> None:
         found = {type(value) is UnsetType for value in (self.target_sparsity, self.target_measure, self.control)}
         if len(found) > 1:
-            raise ValueError("target_sparsity, target_measure and control must all be there, or none of them")
+            raise ValueError("target_sparsity, target_measure and control must all be present, or none of them")
 
 
 class Failure(Struct):
-    """Why a run ended before its end."""
+    """Why a run failed."""
 
     run: Run
     reason: str
@@ -112,35 +112,35 @@ class Failure(Struct):
 
 
 class Marker(Struct):
-    """Whose a study's folder is."""
+    """The study that a folder belongs to."""
 
     study: str
 
 
-class Settings(Struct):
-    """The settings of a run, as its folder keeps them."""
+class RunSettings(Struct):
+    """The settings of a run, as stored in its folder."""
 
     study: str
     run: Run
 
 
 class Epoch(Struct):
-    """An epoch of a run: what was measured after it."""
+    """One epoch of a run, with the measurements taken after it."""
 
     epoch: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     seconds: Positive = 0.0
 
 
 def read(content: bytes, kind: type[Any], name: object) -> Record:
-    """The record of a `kind` in `content`, as plain data.
+    """Return the record in `content` as plain data, after validating it.
 
     Args:
         content: JSON.
-        kind: one of this module's.
-        name: what to call the content in messages: a file, or a line of one.
+        kind: a class of this module.
+        name: the label of the content in messages: a file, or a line of one.
 
     Raises:
-        UserError: it is something else; the message has `name` and the field.
+        UserError: the content is not such a record. The message names the file and the field.
 
     >>> read(b'{"study": 3}', Marker, "study.json")
     Traceback (most recent call last):
@@ -159,33 +159,33 @@ def read(content: bytes, kind: type[Any], name: object) -> Record:
 
 
 def read_summary(content: bytes, name: object) -> Record:
-    """The summary of a run in `content`, whose `run` is the hash of the settings in it.
+    """Return the summary of a run after checking that its `run` is the hash of its settings.
 
     Raises:
-        UserError: it is something else, or was edited.
+        UserError: the content is not a summary, or was edited.
     """
-    record = read(content, Summary, name)
+    record = read(content, RunSummary, name)
     _check_hash(settings_of(record), record["run"], name)
     return record
 
 
 def read_settings(content: bytes, name: object) -> Record:
-    """The settings of a run in `content`, without the `run` that is their hash.
+    """Return the settings of a run, without their hash `run`.
 
     Raises:
-        UserError: they are something else, or were edited.
+        UserError: the content is not a run's settings, or was edited.
     """
-    settings = read(content, Settings, name)
+    settings = read(content, RunSettings, name)
     _check_hash(settings, settings.pop("run"), name)
     return settings
 
 
 def _check_hash(settings: Record, run: str, name: object) -> None:
     if (found := run_of(settings)) != run:
-        raise UserError(f"{name} was edited: run is {run!r}, but its settings are those of {found!r}")
+        raise UserError(f"{name} was edited: run is {run!r}, but its settings hash to {found!r}")
 
 
 def _field_first(message: str) -> str:
-    """A message of msgspec's, which names the field at its end, with the field before it."""
+    """Move the field from the end of a msgspec message to its start."""
     found = re.fullmatch(r"(.*) - at `\$\.?(.*)`", message, re.DOTALL)
     return f"{found[2]}: {found[1][0].lower()}{found[1][1:]}" if found and found[2] else message

@@ -1,4 +1,4 @@
-"""JSON that says what it means: UTF-8, numbers that a float64 or 64 bits hold, no NaN, and no key twice."""
+"""Strict JSON: UTF-8, numbers that fit a float64 or a 64-bit integer, no NaN, and no duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import msgspec
 
 
 def parse(content: bytes) -> Any:
-    """The value in `content`.
+    """Return the value in `content`.
 
     Raises:
-        ValueError: it is something else; the message is one line.
+        ValueError: the content is not strict JSON. The message is one line.
 
     >>> parse(b'{"q": 1.5}')
     {'q': 1.5}
     >>> parse(b'{"q": 1.5, "q": 2}')
     Traceback (most recent call last):
-    ValueError: the key 'q' is there twice
+    ValueError: duplicate key 'q'
     """
     try:
         value = msgspec.json.decode(content)
-        # A key that is there twice is dropped by the decoder, and its colon with it; escapes can hide colons.
+        # The decoder keeps only the last of duplicate keys, so re-encoding yields fewer colons; escapes can hide colons.
         if b"\\" in content or content.count(b":") != msgspec.json.encode(value).count(b":"):
             json.loads(content, object_pairs_hook=_unique)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
     except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8") from error
+        raise ValueError("not UTF-8") from error
     return value
 
 
@@ -38,6 +38,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} is there twice")
+            raise ValueError(f"duplicate key {key!r}")
         found[key] = value
     return found

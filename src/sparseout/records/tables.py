@@ -1,4 +1,4 @@
-"""Cells of text as a table: plain, or for the terminal."""
+"""Tables of text cells, as plain text or for the terminal."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from sparseout.extras import needed_for
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-_TELLING = ("zeros", "hoyer", "rms", "gini", "dead")
-_NAME_WIDTH = 20
-
-
-def telling(measures: Sequence[str], most: int = len(_TELLING)) -> list[str]:
-    """Those of `measures` to show beside the layers' names, where there is room for so many."""
-    return list(measures) if len(measures) <= most else [name for name in measures if name in _TELLING[:most]]
+_MIN_WIDTH = 20  # of the first column, in characters, if its text is that long
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; a dash for what does not exist."""
+    """Return a number with three significant digits, or a dash for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> str:
-    """Aligned columns, of which the first `left` are text."""
+    """Return a table with aligned columns: the first `left` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
@@ -36,7 +29,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
 
 
 def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
-    """The same for the terminal. Names are data, so nothing in them is markup."""
+    """Return a table for the terminal. Cells are plain text: markup in them is not interpreted."""
     with needed_for("table()", "report"):
         from rich import box
         from rich.table import Table
@@ -44,7 +37,7 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
 
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", collapse_padding=True)
     for i, name in enumerate(header):
-        width = min(_NAME_WIDTH, max((len(row[0]) for row in rows), default=0)) if not i else None
+        width = min(_MIN_WIDTH, max((len(row[0]) for row in rows), default=0)) if not i else None
         table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0, min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))

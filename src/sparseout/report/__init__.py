@@ -1,4 +1,4 @@
-"""Tables, figures and pages made from records alone."""
+"""Tables, figures and pages, made from records alone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def write(
 
     Args:
         records: the summaries of a study's runs.
-        histories: each run's epochs, by the summaries' `run`.
-        out: a folder that exists.
-        left_out: which folders or files are left out and why, a sentence each. The page reads it after the histories.
+        histories: the epochs of each run, by its `run`.
+        out: an existing folder.
+        left_out: one sentence for each folder or file that was left out, with the reason. It is read after the histories.
     """
     if any("control" in record for record in records):
         write_targets(records, histories, out / "sparsity.png")

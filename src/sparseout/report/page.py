@@ -1,4 +1,4 @@
-"""Pages: a template filled with data, in one file that needs no network."""
+"""HTML pages: a template filled with data, in a single file that needs no network."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from sparseout.records.json_lines import finite
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what is shown, and the value to sort by."""
+    """A table cell: the text to show and the value to sort by."""
 
     shown: str
     value: str | float | None
 
 
 def text(value: object) -> Cell:
-    """A cell of text."""
+    """Return a cell with text."""
     return Cell(str(value), str(value))
 
 
 def number(value: float | None, shown: str = "{:.3g}") -> Cell:
-    """A cell with a number; a dash for what does not exist."""
+    """Return a cell with a number, or a dash for None, NaN and infinity."""
     value = finite(value)
     return Cell("-" if value is None else shown.format(value), value)
 
 
 def write(template: str, path: Location, *, data: Any, **context: Any) -> None:
-    """Fill the template called `template`; `data` is for its script. What comes from records is text wherever it appears."""
+    """Fill a template, with `data` for its script, and write the page. Values are escaped, so markup in records is text."""
     import jinja2
     from plotly.offline import get_plotlyjs
 

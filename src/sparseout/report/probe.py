@@ -1,4 +1,4 @@
-"""The page of a probe, or of two side by side."""
+"""The page of a probe's summary, or of a comparison of two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseout.probe import MEASURES, Comparison, LayerRecord, Summary
+from sparseout.records.layer_record import MEASURE_TITLES, LayerRecord
+from sparseout.records.probe_summary import Comparison, Summary
 from sparseout.report import page
 from sparseout.report.page import Cell, number, text
 
@@ -18,16 +19,16 @@ Sides = Sequence[tuple[str, Summary, Sequence[LayerRecord]]]
 def write_probe(
     shown: Summary | Comparison, path: Path, *, title: str | None = None, history: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Write a page with sparsity by depth, each layer's magnitudes, a heat map, the table, and what was not seen.
+    """Write a page with sparsity by depth, the magnitudes of each layer, a heat map, a table, and the layers not measured.
 
     Args:
-        shown: a summary, or the comparison of two.
+        shown: a summary, or a comparison of two.
         path: the HTML file to write.
-        title: the page's; by default it names the model.
-        history: the lines of `sparseout.probe.read_history`, for the plot over training.
+        title: the title of the page. By default it names the model.
+        history: the result of `sparseout.probe.read_history`, for a plot over training.
 
     Raises:
-        ValueError: no layer was measured.
+        ValueError: no layer was measured, or the two summaries have no layer in common.
     """
     sides: Sides
     if isinstance(shown, Comparison):
@@ -37,7 +38,7 @@ def write_probe(
         sides = [("", shown, shown.layers)]
     records = sides[0][2]
     if not records:
-        raise ValueError("there is no layer to report: none was measured, or the two sides have none in common")
+        raise ValueError("no layer to report: none was measured, or the two summaries have none in common")
     names = [name for name in sides[0][1].measured() if all(name in summary.measured() for _, summary, _ in sides)]
     modes = list(dict.fromkeys(record.mode for record in records))
     steps = [_step(line) for line in history]
@@ -51,18 +52,18 @@ def write_probe(
         histograms=all(record.histogram for _, _, of in sides for record in of),
         history=steps,
         header=_header(names, len(modes) > 1),
-        rows=[_row(place, [of[i] for _, _, of in sides], names, len(modes) > 1) for i, place in enumerate(_places(records))],
+        rows=[_row(depth, [of[i] for _, _, of in sides], names, len(modes) > 1) for i, depth in enumerate(_depths(records))],
         layers=list(range(len(records))),
         remarks=_remarks(sides) + (shown.remarks() if isinstance(shown, Comparison) else []),
-        measured=_measured(sides[-1][1]),
+        settings=_settings(sides[-1][1]),
         provenance={" ".join(filter(None, ("Provenance", label))): summary.provenance for label, summary, _ in sides},
         data={
             "measure": "hoyer" if "hoyer" in names else names[0],
-            "measures": {name: MEASURES.get(name, f"fraction of {name}") for name in names},
+            "measures": {name: MEASURE_TITLES.get(name, f"fraction of {name}") for name in names},
             "modes": modes,
             "layers": [
-                {"index": i, "place": place, "name": record.name, "type": record.type, "mode": record.mode, "units": record.units}
-                for i, (place, record) in enumerate(zip(_places(records), records, strict=True))
+                {"index": i, "depth": depth, "name": record.name, "type": record.type, "mode": record.mode, "units": record.units}
+                for i, (depth, record) in enumerate(zip(_depths(records), records, strict=True))
             ],
             "sides": [{"label": label, "records": [_data(record) for record in of]} for label, _, of in sides],
             "history": steps,
@@ -80,10 +81,10 @@ def _data(record: LayerRecord) -> dict[str, Any]:
     }
 
 
-def _places(records: Sequence[LayerRecord]) -> list[int]:
-    """Each record's place in depth, from 1: the same in training and evaluation."""
-    places: dict[str, int] = {}
-    return [places.setdefault(record.name, len(places) + 1) for record in records]
+def _depths(records: Sequence[LayerRecord]) -> list[int]:
+    """Return the depth of each record's layer, from 1. A layer has the same depth in training and evaluation."""
+    depths: dict[str, int] = {}
+    return [depths.setdefault(record.name, len(depths) + 1) for record in records]
 
 
 def _step(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,21 +95,21 @@ def _step(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _header(names: Sequence[str], modes: bool) -> list[tuple[str, str]]:
-    """Each column's title, and its class."""
+    """Return the title and CSS class of each column."""
     own = [("#", "number"), ("layer", "text name"), ("type", "text"), ("of", "text"), *([("mode", "text")] if modes else [])]
     return [*own, *((name, "number") for name in ("units", "vectors", *names))]
 
 
-def _row(place: int, records: Sequence[LayerRecord], names: Sequence[str], modes: bool) -> list[Cell]:
+def _row(depth: int, records: Sequence[LayerRecord], names: Sequence[str], modes: bool) -> list[Cell]:
     first, last = records[0], records[-1]
     types = text(first.type if first.type == last.type else f"{first.type} → {last.type}")
-    own = [number(place), text(first.name), types, text(last.value), *([text(first.mode)] if modes else [])]
+    own = [number(depth), text(first.name), types, text(last.value), *([text(first.mode)] if modes else [])]
     counts = [number(last.units, "{:d}"), number(last.vectors, "{:d}")]
     return [*own, *counts, *(_cell([record.measures().get(name) for record in records]) for name in names)]
 
 
 def _cell(values: Sequence[float | None]) -> Cell:
-    """One side's number, or both and their difference, which is then what is sorted by."""
+    """Return a cell with one value, or with two values and their difference, by which the column then sorts."""
     if len(values) == 1:
         return number(values[0])
     before, after = values
@@ -118,7 +119,7 @@ def _cell(values: Sequence[float | None]) -> Cell:
 
 
 def _findings(sides: Sides, names: Sequence[str]) -> list[str]:
-    """What the Hoyer sparseness and the zeros do, in sentences."""
+    """Describe the Hoyer sparseness and the fraction of zeros in sentences."""
     sentences = []
     for name in ("hoyer", "zeros"):
         if name not in names:
@@ -132,20 +133,20 @@ def _findings(sides: Sides, names: Sequence[str]) -> list[str]:
             rising, mean = sum(by > 0 for by in changes), statistics.fmean(changes)
             falling = sum(by < 0 for by in changes)
             sentences.append(
-                f"The {MEASURES[name]} rises in {rising} and falls in {falling} of {len(known)} layers; "
+                f"The {MEASURE_TITLES[name]} rises in {rising} and falls in {falling} of {len(known)} layers; "
                 f"the mean change is {mean:+.3g}."
             )
         else:
             low, high = min(known), max(known)
             mean = statistics.fmean(values[0] for values, _ in known)
             sentences.append(
-                f"The {MEASURES[name]} is {mean:.3g} on average over {len(known)} layers, "
+                f"The {MEASURE_TITLES[name]} is {mean:.3g} on average over {len(known)} layers, "
                 f"from {low[0][0]:.3g} ({low[1]}) to {high[0][0]:.3g} ({high[1]})."
             )
     return sentences
 
 
-def _measured(summary: Summary) -> dict[str, str]:
+def _settings(summary: Summary) -> dict[str, str]:
     settings = summary.settings
     facts = {"model": summary.model, "measures": ", ".join(settings.measures)}
     if settings.thresholds:
@@ -153,13 +154,13 @@ def _measured(summary: Summary) -> dict[str, str]:
     facts["forward passes"] = "; ".join(
         f"{counts['measured']} of {counts['seen']} in {mode}" for mode, counts in summary.forwards.items()
     )
-    facts["several calls of a layer"] = f"counted {settings.calls}"
+    facts["repeated calls of a layer"] = f"counted {settings.calls}"
     dims = {", ".join(map(str, record.unit_dim)) for record in summary.layers}
-    return facts | {"dimension of the units": "; ".join(sorted(dims))}
+    return facts | {"dimension that holds the units": "; ".join(sorted(dims))}
 
 
 def _remarks(sides: Sides) -> list[str]:
-    """What to know of each side, and once what holds for both."""
+    """Return the remarks on each side; a remark on both sides appears once."""
     own = [summary.remarks() for _, summary, _ in sides]
     shared = [line for line in own[0] if line in own[-1]]
     labelled = [(label, line) for (label, _, _), lines in zip(sides, own, strict=True) for line in lines if line not in shared]

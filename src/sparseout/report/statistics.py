@@ -1,4 +1,4 @@
-"""What a study's runs support: each setting's mean with its interval, and each setting against Dropout, paired by seed."""
+"""Statistics of a study: the mean of each setting with its interval, and paired comparisons of each setting with Dropout."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sparseout.records.identity import TARGET_FIELDS
-from sparseout.report.settings import IRRELEVANT_SETTINGS, Setting, varying
+from sparseout.report.settings import IRRELEVANT_SETTINGS, Setting, varying_names
 
 CONFIDENCE = 0.95
-SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}  # whether higher is better; the first that is there counts
-TITLES = {"accuracy": "accuracy", "perplexity": "perplexity", "test_loss": "test loss"}
+# Whether a higher score is better. A study is compared by the first of these that its records have.
+SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}
+SCORE_TITLES = {"accuracy": "accuracy", "perplexity": "perplexity", "test_loss": "test loss"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, with Student's interval `mean +- t std / sqrt(count)`; what too few seeds cannot say is NaN.
+    """A mean over seeds, with Student's interval `mean +- t std / sqrt(count)`. NaN if there are too few seeds.
 
     Attributes:
-        count: of the seeds that have a value.
-        mean, std: of a sample, n - 1.
-        low, high: the 95 % interval of the mean.
+        count: the number of seeds that have a value.
+        mean, std: the mean and the sample standard deviation (n - 1).
+        low, high: the 95 % confidence interval of the mean.
     """
 
     count: int
@@ -37,19 +38,19 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A setting's score minus Dropout's, in the seeds that both have.
+class PairedComparison:
+    """A setting's score minus Dropout's score, over the seeds that both have.
 
     Attributes:
-        label: the setting.
-        score: which of the records' scores is compared.
-        difference: its estimate.
+        label: the name of the setting.
+        score: the name of the score.
+        difference: the estimate of the difference.
         effect: Cohen's d_z of the differences with Hedges' correction for few pairs,
-            `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for fewer than three.
-        p: of the paired t test; NaN where there is nothing to test.
-        corrected: the same after Holm's correction for all comparisons of the study.
-        comparisons: how many those are.
-        missing: seeds in common of which one run has no score, and which are left out.
+            `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for fewer than three pairs.
+        p: the p-value of the paired t test; NaN if there is nothing to test.
+        corrected: the p-value after Holm's correction for all comparisons of the study.
+        comparisons: the number of these comparisons.
+        missing: the number of common seeds left out because one run has no score.
     """
 
     label: str
@@ -62,20 +63,20 @@ class Comparison:
     missing: int
 
     def is_supported(self) -> bool:
-        """Whether the data support a difference: after the correction, the test rejects that there is none."""
+        """Return whether the data support a difference: the corrected test rejects that there is none."""
         return self.corrected < 1 - CONFIDENCE
 
     def sentence(self) -> str:
-        """What the data do and do not support."""
-        name, difference = TITLES[self.score], self.difference
+        """Describe in a sentence whether the data support a difference."""
+        name, difference = SCORE_TITLES[self.score], self.difference
         against = f"{self.label} against Dropout"
         missing = f" ({self.missing} more have no {name})" if self.missing else ""
         if difference.count < 2:
-            return f"{against}: too few seeds to say, {difference.count} in common{missing}."
+            return f"{against}: too few seeds for a comparison, {difference.count} in common{missing}."
         seeds = f"over {difference.count} seeds{missing}"
         if math.isnan(self.p):
             every = "no difference" if not difference.mean else f"the same difference, {difference.mean:+.3g},"
-            return f"{against}: {every} in {name} in every seed, {seeds}, so there is nothing to test."
+            return f"{against}: {every} in {name} for every seed, {seeds}, so there is nothing to test."
         effect = "" if math.isnan(self.effect) else f"effect size {self.effect:.2g}, "
         found = (
             f"{against}: {name} {difference.mean:+.3g} {seeds}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "
@@ -85,17 +86,17 @@ class Comparison:
             better = (difference.mean > 0) == SCORES[self.score]
             return f"{found}: the data support {'a better' if better else 'a worse'} {name}."
         if difference.low <= 0 <= difference.high:
-            return f"{found}: inconclusive, the interval covers zero."
-        return f"{found}: inconclusive, the interval leaves out zero but the corrected test does not reject it."
+            return f"{found}: inconclusive, because the interval includes zero."
+        return f"{found}: inconclusive, because the corrected test does not reject zero, although the interval excludes it."
 
 
 def score_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """The score that decides a study."""
+    """Return the score by which a study is compared."""
     return next((name for name in SCORES if any(name in record for record in records)), "test_loss")
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of values, those that are not finite left out.
+    """Return the estimate of the mean of the finite values.
 
     >>> found = estimate([1.0, 2.0, 3.0])
     >>> found.mean, found.std, round(found.low, 3), round(found.high, 3)
@@ -116,20 +117,20 @@ def _quantile(freedom: int) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
-    """Each setting against Dropout: Sparseout with q = 2 and all else equal, or `nn.Dropout` where there is none.
+def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[PairedComparison]:
+    """Compare each setting with Dropout: Sparseout with q = 2 and equal other settings, or `nn.Dropout` if there is none.
 
-    Settings without noise, and with `nn.Dropout`, are compared with each such baseline whose other settings they share.
+    Settings without noise, or with `nn.Dropout`, are compared with each baseline that shares their other settings.
 
     Args:
-        settings: of one study.
+        settings: the settings of one study.
         score: the name of a score.
     """
     from statsmodels.stats.multitest import multipletests
 
-    names = varying([setting for setting in settings if setting.axis == "q"])
+    names = varying_names([setting for setting in settings if setting.axis == "q"])
     pairs = _pairs(settings)
-    scores = {id(setting): dict(zip(_seeds(setting), setting.each(score), strict=True)) for setting in settings}
+    scores = {id(setting): dict(zip(_seeds(setting), setting.per_seed(score), strict=True)) for setting in settings}
     both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
     known = [[difference for difference in differences if math.isfinite(difference)] for differences in both]
     tests = _tests(known)
@@ -137,36 +138,36 @@ def compare(settings: Sequence[Setting], score: str) -> list[Comparison]:
     holm = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
     corrected = [math.nan if math.isnan(p) else next(holm) for p in tests]
     found = []
-    for (other, base), differences, all_, p, less in zip(pairs, known, both, tests, corrected, strict=True):
+    for (other, base), differences, all_, p, holm_p in zip(pairs, known, both, tests, corrected, strict=True):
         difference, missing = estimate(differences), len(all_) - len(differences)
         label, effect = _label(other, base, names), _effect(difference)
-        found.append(Comparison(label, score, difference, effect, p, less, len(tested), missing))
+        found.append(PairedComparison(label, score, difference, effect, p, holm_p, len(tested), missing))
     return found
 
 
 def _differences(mine: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
-    """By how much the first is more, in each seed that both have."""
+    """Return the differences for the seeds that both have."""
     return [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
 
 
 def _effect(difference: Estimate) -> float:
-    if difference.count < 3 or not difference.std > 0:  # two differences say too little of their spread
+    if difference.count < 3 or not difference.std > 0:  # two differences do not determine their spread
         return math.nan
     return difference.mean / difference.std * (1 - 3 / (4 * (difference.count - 1) - 1))
 
 
 def _tests(samples: Sequence[Sequence[float]]) -> list[float]:
-    """The p of the t test that each sample's mean is zero, NaN where its values are all equal: one call for each size."""
+    """Return the p-value of the t test of each sample against zero, in one call per sample size; NaN if all values are equal."""
     from scipy import stats
 
     found = [math.nan] * len(samples)
     for size in {len(sample) for sample in samples} - {0, 1}:
-        places = [i for i, sample in enumerate(samples) if len(sample) == size and len(set(sample)) > 1]
-        if places:
+        indices = [i for i, sample in enumerate(samples) if len(sample) == size and len(set(sample)) > 1]
+        if indices:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # differences that hardly differ
-                values = stats.ttest_1samp([samples[i] for i in places], 0, axis=1).pvalue.tolist()
-            for i, p in zip(places, values, strict=True):
+                warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal differences
+                values = stats.ttest_1samp([samples[i] for i in indices], 0, axis=1).pvalue.tolist()
+            for i, p in zip(indices, values, strict=True):
                 found[i] = p
     return found
 
@@ -176,8 +177,8 @@ def _seeds(setting: Setting) -> list[int]:
 
 
 def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
-    """Each setting with each baseline that shares all that means something in both, by baseline."""
-    order = {id(setting): place for place, setting in enumerate(settings)}
+    """Pair each setting with each baseline that shares all settings relevant to both, ordered by baseline."""
+    order = {id(setting): i for i, setting in enumerate(settings)}
     bases = _baselines(settings)
     pairs = []
     for noise, base_noise in itertools.product(IRRELEVANT_SETTINGS, ("sparseout", "dropout")):
@@ -188,7 +189,7 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
                 others.setdefault(_key(setting, ignored), []).append(setting)
         seen: set[str] = set()
         for base in bases:
-            # Baselines that differ in the gradient alone are one for what has none: with q = 2 both are Dropout's.
+            # Baselines that differ only in the gradient are equal for settings without one: with q = 2 both are Dropout.
             alike = _key(base, {"gradient"})
             if base.values["noise"] == base_noise and (noise == "sparseout" or alike not in seen):
                 seen.add(alike)
@@ -205,21 +206,21 @@ def _baselines(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def _key(setting: Setting, ignored: Collection[str]) -> str:
-    """What the setting is, aside from what is ignored."""
+    """Return a key of all settings but the ignored ones."""
     return repr(sorted((name, value) for name, value in setting.values.items() if name not in ignored))
 
 
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
-    """The setting, and what both it and the baseline have in common that other pairs have not."""
+    """Return the name of the setting, with the settings that distinguish this pair from others."""
     own = f"q = {setting.x:g}" if setting.axis == "q" else setting.name
     ignored = IRRELEVANT_SETTINGS[setting.values["noise"]] - {"p"} | IRRELEVANT_SETTINGS[baseline.values["noise"]]
     common = [f"{name} {baseline.get(name)}" for name in names if name not in ignored]
     return f"{own} ({', '.join(common)})" if common else own
 
 
-def cells(groups: Sequence[tuple[str, Setting]], score: str) -> tuple[list[str], list[list[str]]]:
-    """A table's header, and a row for each label and setting: count, mean, deviation and interval of score and sparseness."""
-    measures = {score: TITLES[score], "hoyer": "Hoyer"}
+def estimates_table(groups: Sequence[tuple[str, Setting]], score: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and a row per label and setting: count, mean, deviation and interval of score and sparseness."""
+    measures = {score: SCORE_TITLES[score], "hoyer": "Hoyer"}
     header = ["setting", "seeds"]
     for title in measures.values():
         header += [title, "std", "95 % interval"]
@@ -229,7 +230,7 @@ def cells(groups: Sequence[tuple[str, Setting]], score: str) -> tuple[list[str],
 def _numbers(setting: Setting, measures: Sequence[str]) -> list[str]:
     shown = []
     for measure in measures:
-        found = estimate(setting.each(measure))
+        found = estimate(setting.per_seed(measure))
         shown += ["-" if math.isnan(value) else f"{value:.4g}" for value in (found.mean, found.std)]
         shown.append("-" if math.isnan(found.low) else f"{found.low:.4g} to {found.high:.4g}")
     return shown

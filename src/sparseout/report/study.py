@@ -1,4 +1,4 @@
-"""The page of a study: score and sparsity against q and each other, by layer and over training, and what the data support."""
+"""The page of a study: score and sparsity against q, by layer and over training, and comparisons with Dropout."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ from typing import Any
 
 from sparseout.records.files import Location
 from sparseout.records.identity import TARGET_FIELDS
+from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.report import page, statistics
 from sparseout.report.page import Cell, number, text
-from sparseout.report.settings import AXES, Curve, Setting, curves_of, finding, main_axis, settings, varying
-from sparseout.report.table import cells
+from sparseout.report.settings import AXES, Curve, Setting, curves_of, describe_curve, group_by_setting, main_axis, varying_names
+from sparseout.report.table import settings_table
 
-PLOTS = {
-    "hoyer": "Hoyer sparseness",
-    "test_loss": "test loss",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "zeros": "fraction of zeros",
-    "rms": "RMS of the activations",
-}
+PLOTTED = ("hoyer", "test_loss", "perplexity", "accuracy", "zeros", "rms")
 _ORIGIN = {"versions, machine, date": "text", "command": "text"}
-SETTINGS, RUNS = 200, 2000  # that a browser shows at once without delay
+MAX_SETTINGS, MAX_RUNS = 200, 2000  # more would make the page slow
 
 
 def write_page(
@@ -30,40 +24,45 @@ def write_page(
     path: Location,
     left_out: Iterable[str] = (),
 ) -> None:
-    """Write the page of a study's `records`, with each run's epochs from `histories`, of which it reads those that it shows.
+    """Write the page of a study's `records`.
 
-    The page says what is `left_out`, which is read after the histories.
+    Args:
+        records: the summaries of the runs.
+        histories: the epochs of each run, by its `run`. Only those of the runs shown are read.
+        path: the HTML file to write.
+        left_out: one sentence for each folder or file that was left out. It is read after the histories.
     """
-    everything = settings(records)
-    groups = everything[:SETTINGS]
+    everything = group_by_setting(records)
+    groups = everything[:MAX_SETTINGS]
     shown = [run for setting in groups for run in setting.runs]
-    rows_of = [run for setting in groups for run in setting.runs[: max(1, RUNS // len(groups))]]
+    rows_of = [run for setting in groups for run in setting.runs[: max(1, MAX_RUNS // len(groups))]]
     curves = curves_of(groups)
     score = statistics.score_of(records)
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
-    sentences = [comparison.sentence() for comparison in statistics.compare(everything, score)]
-    measures = {name: title for name, title in PLOTS.items() if any(name in record for record in shown)}
+    sentences = [comparison.sentence() for comparison in statistics.compare_with_dropout(everything, score)]
+    titles = {**MEASURE_TITLES, **statistics.SCORE_TITLES}
+    measures = {name: titles[name] for name in PLOTTED if any(name in record for record in shown)}
     values = {name: value for group in groups for name, value in group.values.items()}
-    shared = {name: value for name, value in values.items() if name not in (*AXES, *varying(groups))}
-    driven = {name: shared.pop(name) for name in TARGET_FIELDS if name in shared}
+    shared = {name: value for name, value in values.items() if name not in (*AXES, *varying_names(groups))}
+    target_settings = {name: shared.pop(name) for name in TARGET_FIELDS if name in shared}
     layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
-    header, rows = cells(shown)
+    header, rows = settings_table(shown)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
-    estimates_header, estimates = statistics.cells(named, score)
+    estimates_header, estimates = statistics.estimates_table(named, score)
     page.write(
         "study.html",
         path,
         title=f"Sparseout study: {shared.get('study', 'no runs')}",
-        findings=[finding(curve) for curve in curves if curve.axis],
-        not_shown=_not_shown(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - SETTINGS),
-        sentences=sentences[:SETTINGS],
+        findings=[describe_curve(curve) for curve in curves if curve.axis],
+        not_shown=_not_shown(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - MAX_SETTINGS),
+        sentences=sentences[:MAX_SETTINGS],
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
         estimates=[[_cell(cell) for cell in row] for row in estimates],
         header=[(name, "text name" if name == "setting" else "number") for name in header],
         rows=[[_cell(cell) for cell in row] for row in rows],
-        places=list(range(len(groups))),
+        row_ids=list(range(len(groups))),
         shared={name: value for name, value in shared.items() if name != "study"},
-        driven=driven,
+        target_settings=target_settings,
         runs_header=[
             *(
                 (name, "number" if name != "run" else "text")
@@ -83,7 +82,7 @@ def write_page(
             "curves": [_curve(curve, measures, score, {id(run) for run in rows_of}) for curve in curves],
             "settings": [
                 {"curve": i, **name, **_setting(setting, curve, shade, measures, layers, histories)}
-                for name, (i, curve, setting, shade) in zip(_names(curves), _places(curves), strict=True)
+                for name, (i, curve, setting, shade) in zip(_names(curves), _with_curves(curves), strict=True)
             ],
         },
         left_out=list(left_out),
@@ -91,18 +90,18 @@ def write_page(
 
 
 def _title(score: str) -> str:
-    return statistics.TITLES[score]
+    return statistics.SCORE_TITLES[score]
 
 
 def _not_shown(settings: int, runs: int, sentences: int) -> str:
-    """What the page does not show, in a sentence."""
+    """Return a sentence on what the page omits; empty if it shows everything."""
     counts = {"settings": settings, "runs": runs, "comparisons": sentences}
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count > 0)
-    return text and f"Not shown, to keep the page quick: {text}. `sparseout results` lists all."
+    return text and f"Omitted to keep the page fast: {text}. `sparseout results` lists everything."
 
 
-def _places(curves: Sequence[Curve]) -> list[tuple[int, Curve, Setting, float]]:
-    """Each setting with its curve and its shade."""
+def _with_curves(curves: Sequence[Curve]) -> list[tuple[int, Curve, Setting, float]]:
+    """Return each setting with its curve and its shade."""
     return [
         (i, curve, setting, shade)
         for i, curve in enumerate(curves)
@@ -111,20 +110,20 @@ def _places(curves: Sequence[Curve]) -> list[tuple[int, Curve, Setting, float]]:
 
 
 def _of(curves: Sequence[Curve]) -> list[Setting]:
-    return [setting for _, _, setting, _ in _places(curves)]
+    return [setting for _, _, setting, _ in _with_curves(curves)]
 
 
 def _names(curves: Sequence[Curve]) -> list[dict[str, str]]:
-    """What each setting is called, within its curve and among all."""
+    """Return the name of each setting within its curve and among all settings."""
     names = []
-    for _, curve, setting, _ in _places(curves):
+    for _, curve, setting, _ in _with_curves(curves):
         short = setting.name if curve.axis else curve.label
         names.append({"short": short, "name": f"{short}, {curve.label}" if curve.axis and len(curves) > 1 else short})
     return names
 
 
 def _curve(curve: Curve, measures: Mapping[str, str], score: str, shown: set[int]) -> dict[str, Any]:
-    estimates = [statistics.estimate(setting.each(score)) for setting in curve.settings]
+    estimates = [statistics.estimate(setting.per_seed(score)) for setting in curve.settings]
     return {
         "label": curve.label,
         "axis": curve.axis,
@@ -160,7 +159,7 @@ def _setting(
 
 
 def _run(record: Mapping[str, Any], score: str, targets: Sequence[str]) -> list[Cell]:
-    """A row of the runs' table; a run that was driven shows the last `q`."""
+    """Return a row of the table of runs. A run with a target shows its last `q`."""
     layers, origin = record["layers"].values(), record["provenance"]
     empty, vectors = (sum(layer[name] for layer in layers) for name in ("zero_vectors", "vectors"))
     return [
@@ -177,7 +176,7 @@ def _run(record: Mapping[str, Any], score: str, targets: Sequence[str]) -> list[
 
 
 def _cell(shown: str) -> Cell:
-    """A cell of the settings' table, sorted by its number where it has one."""
+    """Return a cell of the table of settings, which sorts by its number if it has one."""
     try:
         return Cell(shown, float(shown.split(" ± ")[0]))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The table of a study's settings, for the terminal and for the page."""
+"""The table of a study's settings, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparseout.report.settings import AXES, Curve, Setting, curves_of, main_axis, settings
+from sparseout.report.settings import AXES, Curve, Setting, curves_of, group_by_setting, main_axis
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,31 +26,33 @@ _DIGITS = {"test_loss": 4, "perplexity": 2, "accuracy": 4, "penalty": 4, "noise_
 _DIGITS |= {"hoyer": 3, "zeros": 3, "rms": 3, "seconds": 1}
 
 
-def cells(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The table's header, and its rows: a setting each, with means over its seeds and Hoyer's standard deviation."""
-    curves = curves_of(settings(records))
+def settings_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and one row per setting: means over seeds, and the standard deviation of Hoyer sparseness."""
+    curves = curves_of(group_by_setting(records))
     measures = [name for name in COLUMNS if any(name in record for record in records)]
     axis = main_axis(curves)
     header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
     rows = [_row(setting, curve, axis, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
-    return with_reach(header, rows, [setting for curve in curves for setting in curve.settings])
+    return add_target_columns(header, rows, [setting for curve in curves for setting in curve.settings])
 
 
-def with_reach(header: list[str], rows: list[list[str]], settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
-    """A table of `settings`, where one is driven with the largest miss of its runs, and when the last of them had settled."""
+def add_target_columns(
+    header: list[str], rows: list[list[str]], settings: Sequence[Setting]
+) -> tuple[list[str], list[list[str]]]:
+    """Append the largest error and the settling time to a table of `settings`, if any of them has a target."""
     if not any(setting.axis == "target_sparsity" for setting in settings):
         return header, rows
-    reached = [row + _reach(setting) for row, setting in zip(rows, settings, strict=True)]
-    return [*header, "largest miss", "settled"], reached
+    extended = [row + _target_cells(setting) for row, setting in zip(rows, settings, strict=True)]
+    return [*header, "largest error", "settling time"], extended
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """The table for the terminal."""
+    """Return the table for the terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    header, rows = cells(records)
+    header, rows = settings_table(records)
     caption = "Means over the seeds, on the test set."
     result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
     for name in header:
@@ -61,8 +63,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _row(setting: Setting, curve: Curve, axis: str, named: bool, measures: Sequence[str]) -> list[str]:
-    place = f"{setting.x:g}" if setting.axis == axis else setting.name if setting.axis else "-"
-    row = [place, *([curve.label] if named else []), str(len(setting.runs))]
+    axis_value = f"{setting.x:g}" if setting.axis == axis else setting.name if setting.axis else "-"
+    row = [axis_value, *([curve.label] if named else []), str(len(setting.runs))]
     for name in measures:
         cell = _number(setting.mean(name), _DIGITS[name])
         spread = name == "hoyer" and len(setting.runs) > 1
@@ -70,12 +72,12 @@ def _row(setting: Setting, curve: Curve, axis: str, named: bool, measures: Seque
     return row
 
 
-def _reach(setting: Setting) -> list[str]:
-    """By how much the setting's runs miss their target at most, and after what fraction of training the last had settled."""
+def _target_cells(setting: Setting) -> list[str]:
+    """Return the largest distance from the target, and the fraction of training after which the last run settled."""
     if setting.axis != "target_sparsity":
         return ["-", "-"]
-    misses = setting.misses  # of which `max` finds a NaN or not, by their order
-    largest = math.nan if any(map(math.isnan, misses)) else max(misses)
+    errors = setting.target_errors
+    largest = math.nan if any(map(math.isnan, errors)) else max(errors)  # max may ignore NaN
     return [_number(largest, 3), _number(max(run["control"]["settled"] for run in setting.runs), 2)]
 
 

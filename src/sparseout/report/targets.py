@@ -1,4 +1,4 @@
-"""The figure of runs that were driven to a sparsity: target against achieved, and the course of training."""
+"""The figure of runs with a target: achieved against target sparsity, and the course of training."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 
 from sparseout.metrics import TOLERANCE
 from sparseout.records.files import Location
+from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
-from sparseout.report.settings import Setting, curves_of, settings
+from sparseout.report.settings import Setting, curves_of, group_by_setting
 
-LOSSES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
-MEASURES = {"hoyer": "Hoyer sparseness", "zeros": "fraction of zeros"}
+LOSS_TITLES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 
 
 def write_targets(
     records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
 ) -> None:
-    """Draw a dot and a line a run; runs with a fixed `q` show beside them what `q` can reach."""
+    """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    curves = curves_of(settings(records))
-    driven = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
+    curves = curves_of(group_by_setting(records))
+    targeted = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
     fixed = [curve for curve in curves if curve.axis == "q"]
-    targets = sorted({setting.x for setting in driven})
+    targets = sorted({setting.x for setting in targeted})
     colours = {x: colormaps["viridis"](0.9 * i / max(1, len(targets) - 1)) for i, x in enumerate(targets)}
-    measure = driven[0].values["target_measure"]
+    measure = targeted[0].values["target_measure"]
     score = statistics.score_of(records)
     figure = Figure(figsize=(13, 7.6), layout="constrained")
     axes = figure.subplots(2, 3).flatten()
-    _draw_reach(axes[0], driven, [setting for curve in fixed for setting in curve.settings], measure, colours)
-    _draw_course(axes[1], driven, "measured", colours)
+    _draw_achieved(axes[0], targeted, [setting for curve in fixed for setting in curve.settings], measure, colours)
+    _draw_course(axes[1], targeted, "measured", colours)
     for x, colour in colours.items():
         axes[1].axhline(x, color=colour, linewidth=1, linestyle=":")
-    _draw_course(axes[2], driven, "q", colours)
-    _draw_losses(axes[3], driven, histories, colours)
-    for setting in driven:
-        axes[4].plot(setting.each(measure), setting.each(score), "o", color=colours[setting.x], markersize=5)
+    _draw_course(axes[2], targeted, "q", colours)
+    _draw_losses(axes[3], targeted, histories, colours)
+    for setting in targeted:
+        axes[4].plot(setting.per_seed(measure), setting.per_seed(score), "o", color=colours[setting.x], markersize=5)
     for curve, line in zip(fixed, itertools.cycle(COLOURS), strict=False):
         label = "fixed q" if len(fixed) == 1 else f"fixed q: {curve.label}"
         axes[4].plot(
@@ -48,15 +48,15 @@ def write_targets(
         )
         for q, x, y in zip(curve.x, curve.means(measure), curve.means(score), strict=True):
             axes[4].annotate(f"{q:g}", (x, y), xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY)
-    title = MEASURES[measure]
+    title = MEASURE_TITLES[measure]
     axes[0].set(xlabel=f"target {title}", ylabel=f"{title} on the test data")
     axes[0].locator_params(axis="x", nbins=6)
     axes[4].set(xlabel=f"{title} on the test data")
     names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", "q over training")
-    for place, name in enumerate((*names, _loss(driven, histories)[1], statistics.TITLES[score].capitalize())):
-        axes[place].set_title(name, loc="left", weight="bold")
-    for place in (1, 2, 3):
-        axes[place].set_xlabel("fraction of training")
+    for i, name in enumerate((*names, _loss(targeted, histories)[1], statistics.SCORE_TITLES[score].capitalize())):
+        axes[i].set_title(name, loc="left", weight="bold")
+    for i in (1, 2, 3):
+        axes[i].set_xlabel("fraction of training")
     if fixed:
         axes[4].legend(frameon=False, fontsize=9)
     axes[5].axis("off")
@@ -65,12 +65,12 @@ def write_targets(
     save(figure, path)
 
 
-def _draw_reach(
-    axes: Any, driven: Sequence[Setting], fixed: Sequence[Setting], measure: str, colours: Mapping[float, Any]
+def _draw_achieved(
+    axes: Any, targeted: Sequence[Setting], fixed: Sequence[Setting], measure: str, colours: Mapping[float, Any]
 ) -> None:
-    """A dot a run, the targets with their tolerance, between which bounds a fixed `q` lies, and how many runs have no dot."""
+    """Draw a dot for each run, the targets with their tolerance, and the range of runs with a fixed `q`."""
     ends = [min(colours), max(colours)]
-    reached = [value for setting in fixed for value in setting.each(measure) if not math.isnan(value)]
+    reached = [value for setting in fixed for value in setting.per_seed(measure) if not math.isnan(value)]
     if reached:
         axes.axhspan(min(reached), max(reached), color=GREY, alpha=0.12, linewidth=0)
         axes.text(
@@ -80,18 +80,18 @@ def _draw_reach(
     low, high = ([x + sign * TOLERANCE for x in ends] for sign in (-1, 1))
     axes.fill_between(ends, low, high, color=GREY, alpha=0.3, linewidth=0)
     missing = 0
-    for setting in driven:
+    for setting in targeted:
         achieved = [run["control"]["achieved"] for run in setting.runs]
         known = [value for value in achieved if value is not None]
         missing += len(achieved) - len(known)
         axes.plot([setting.x] * len(known), known, "o", color=colours[setting.x], markersize=5)
     if missing:
-        text = f"not measured: {missing} of {sum(len(setting.runs) for setting in driven)} runs"
+        text = f"not measured: {missing} of {sum(len(setting.runs) for setting in targeted)} runs"
         axes.text(0.97, 0.03, text, transform=axes.transAxes, fontsize=9, color="C3", ha="right")
 
 
-def _draw_course(axes: Any, driven: Sequence[Setting], name: str, colours: Mapping[float, Any]) -> None:
-    for setting in driven:
+def _draw_course(axes: Any, targeted: Sequence[Setting], name: str, colours: Mapping[float, Any]) -> None:
+    for setting in targeted:
         for run in setting.runs:
             values = run["control"]["course"][name]
             axes.plot(
@@ -101,19 +101,20 @@ def _draw_course(axes: Any, driven: Sequence[Setting], name: str, colours: Mappi
 
 def _draw_losses(
     axes: Any,
-    driven: Sequence[Setting],
+    targeted: Sequence[Setting],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     colours: Mapping[float, Any],
 ) -> None:
-    loss, _ = _loss(driven, histories)
-    for setting in driven:
+    loss, _ = _loss(targeted, histories)
+    for setting in targeted:
         for run in setting.runs:
             epochs = histories.get(run["run"], ())
-            places = [(i + 1) / len(epochs) for i in range(len(epochs))]
-            axes.plot(places, [epoch.get(loss) for epoch in epochs], color=colours[setting.x], linewidth=1.2, alpha=0.8)
+            times = [(i + 1) / len(epochs) for i in range(len(epochs))]
+            axes.plot(times, [epoch.get(loss) for epoch in epochs], color=colours[setting.x], linewidth=1.2, alpha=0.8)
 
 
-def _loss(driven: Sequence[Setting], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
-    """The loss that the epochs have, and what to call it."""
-    epochs = next((histories[run["run"]] for setting in driven for run in setting.runs if histories.get(run["run"])), [{}])
-    return next(((name, title) for name, title in LOSSES.items() if name in epochs[0]), ("train_loss", LOSSES["train_loss"]))
+def _loss(targeted: Sequence[Setting], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
+    """Return the name and title of the loss in the histories."""
+    epochs = next((histories[run["run"]] for setting in targeted for run in setting.runs if histories.get(run["run"])), [{}])
+    name = next((name for name in LOSS_TITLES if name in epochs[0]), "train_loss")
+    return name, LOSS_TITLES[name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparseout.errors import FolderError, UserError
 from sparseout.records.files import is_file
 from sparseout.records.identity import settings_of
-from sparseout.records.schema import Record, Settings
+from sparseout.records.schema import Record, RunSettings
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 from sparseout.training.folders import CONFIG, SUMMARY, WEIGHTS, check_name, read_epochs, read_file, read_run
@@ -78,7 +78,7 @@ def _configured(folder: Path) -> tuple[Study, Config]:
     """Return the study and the configuration of a run; a setting that its file lacks has the default."""
     path = folder / CONFIG
     try:
-        settings = read_file(path, Settings)
+        settings = read_file(path, RunSettings)
     except UserError as error:
         raise FolderError(str(error)) from error
     study = STUDIES.get(settings["study"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseout.probe import Probe
-from sparseout.probe.readable import whole
+from sparseout.probe.values import plain_values
 
 MEASURES = ("hoyer", "zeros", "rms")
 RANKS = 65
@@ -79,7 +79,7 @@ class Profile:
 
     def add(self, activations: Tensor) -> None:
         """Add the finite vectors of a batch; of a large batch, about `SAMPLE` evenly spaced ones."""
-        activations = whole(activations)
+        activations = plain_values(activations)
         if activations.dim() == 4:  # the units are the channels at one position
             activations = activations.movedim(1, -1)
         vectors = activations.detach().flatten(0, -2)

@@ -1,5 +1,5 @@
 "use strict";
-// What every page has: its data, plots that fit, names that stay text, and tables that sort.
+// Shared by all pages: the data, plots, escaping of names, and sortable tables.
 const data = JSON.parse(document.getElementById("data").textContent);
 const PALETTE = ["#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#c98b1a", "#5f7aa8"];
 const GREY = "#808080";
@@ -9,7 +9,7 @@ const CHANGES = [
   [1, PALETTE[0]],
 ];
 
-// Plotly reads a little HTML in its texts.
+// Plotly interprets some HTML in its texts, so escape it.
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const shortened = (name, length) => plain(name.length > length ? "…" + name.slice(1 - length) : name);
 const isNumber = (value) => typeof value === "number";
@@ -41,7 +41,7 @@ function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", ...layout } 
   return div;
 }
 
-// Each column on a scale of its own: from its lowest to its highest value, or to both sides of no change.
+// Scale each column by itself: from its lowest to its highest value or, for changes, symmetrically around zero.
 function scaled(column, changes) {
   const known = column.filter(isNumber);
   const [low, high, most] = [Math.min(...known), Math.max(...known), Math.max(...known.map(Math.abs))];
@@ -73,19 +73,19 @@ function heatmap(id, columns, { names, rows, text, changes = false, top = 90 }) 
     y: { tickvals: trace.y, ticktext: rows, autorange: "reversed", showgrid: false },
     height: top + 60 + rows.length * (rows.length > 60 ? 14 : 20),
     margin: { l: 50, r: 15, t: top, b: 15 },
-    alt: `Heat map of ${rows.length} rows and ${names.length} measures; its values are in the table below.`,
+    alt: `Heat map of ${rows.length} rows and ${names.length} measures. The table below lists the values.`,
   });
   document.getElementById(`${id}-note`).textContent = changes
-    ? "Blue rises and red falls from before to after, relative to the largest change of each measure."
-    : "Dark is the lowest and bright the highest value of each measure.";
+    ? "Blue is an increase and red a decrease from before to after, relative to the largest change of each measure."
+    : "Dark is the lowest value of each measure, and bright the highest.";
 }
 
-// What a plot of (name, value) pairs shows, in a sentence.
+// Describe (name, value) pairs in a sentence.
 function spread(title, pairs) {
   const known = pairs.filter(([, value]) => isNumber(value)).sort((a, b) => a[1] - b[1]);
   if (!known.length) return `${title}: not measured.`;
   const [low, high] = [known[0], known[known.length - 1]];
-  return `${title}: from ${shown(low[1])} (${low[0]}) to ${shown(high[1])} (${high[0]}), ${known.length} values.`;
+  return `${title}: ${known.length} values from ${shown(low[1])} (${low[0]}) to ${shown(high[1])} (${high[0]}).`;
 }
 
 function choices(id, options, value, change) {
@@ -118,7 +118,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   );
 }
 
-// On paper a plot is scaled, by the style sheet, from the size that it has on the screen.
+// In print, the style sheet scales each plot from its size on the screen.
 window.addEventListener("beforeprint", () => {
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     const { width, height } = plot.getBoundingClientRect();

@@ -1,5 +1,5 @@
 "use strict";
-// One probe, or two side by side: every plot shows the chosen measure, layer and mode.
+// One summary, or two side by side. Every plot shows the chosen measure, layer and mode.
 const state = { measure: data.measure, layer: 0, mode: data.modes[data.modes.length - 1], relative: false };
 const pair = data.sides.length > 1;
 const title = () => data.measures[state.measure];
@@ -21,7 +21,7 @@ function byDepth() {
     types.forEach((type, t) => {
       const layers = rows().filter((layer) => layer.type === type);
       traces.push({
-        x: layers.map((layer) => layer.place),
+        x: layers.map((layer) => layer.depth),
         y: layers.map((layer) => value(layer, s)),
         customdata: layers.map((layer) => layer.index),
         text: layers.map((layer) => hover(layer, s)),
@@ -37,9 +37,9 @@ function byDepth() {
     }),
   );
   const pairs = data.sides.flatMap((side, s) => rows().map((layer) => [layer.name, value(layer, s)]));
-  const places = rows().map((layer) => layer.place);
+  const depths = rows().map((layer) => layer.depth);
   draw("depth", traces, {
-    x: { title: "layer, in the order of the model", range: [Math.min(...places) - 0.6, Math.max(...places) + 0.6] },
+    x: { title: "layer, in model order", range: [Math.min(...depths) - 0.6, Math.max(...depths) + 0.6] },
     y: { title: title(), rangemode: "tozero" },
     alt: spread(`${title()} by depth`, pairs),
     showlegend: traces.length > 1,
@@ -56,7 +56,7 @@ function byChange() {
     [
       {
         type: "bar",
-        x: layers.map((layer) => layer.place),
+        x: layers.map((layer) => layer.depth),
         y: changes,
         customdata: layers.map((layer) => layer.index),
         text: layers.map(
@@ -71,7 +71,7 @@ function byChange() {
       },
     ],
     {
-      x: { title: "layer, in the order of the model" },
+      x: { title: "layer, in model order" },
       y: { title: `change of ${title()}` },
       height: 260,
       alt: spread(
@@ -80,7 +80,7 @@ function byChange() {
       ),
     },
   );
-  document.getElementById("change-title").textContent = `${title()}: after - before`;
+  document.getElementById("change-title").textContent = `Change of ${title()}, after - before`;
   document.getElementById("change-note").textContent = spread(
     "Change",
     layers.map((layer, i) => [layer.name, changes[i]]),
@@ -93,7 +93,7 @@ function heat() {
   const columns = names.map((name) => layers.map((layer) => (pair ? change(layer, name) : value(layer, 0, name))));
   heatmap("heat", columns, {
     names,
-    rows: layers.map((layer) => `${layer.place} ${shortened(layer.name, narrow() ? 14 : 44)}`),
+    rows: layers.map((layer) => `${layer.depth} ${shortened(layer.name, narrow() ? 14 : 44)}`),
     text: (i, j) =>
       `${plain(layers[j].name)}<br>${plain(data.measures[names[i]])} ${pair ? "changes by " : ""}${shown(columns[i][j])}`,
     changes: pair,
@@ -119,11 +119,11 @@ function ofLayer() {
       mode: "lines",
       line: { ...style(s), shape: "hv" },
       fill: "tozeroy",
-      hovertemplate: "|x| from %{x:.3g}: %{y:.3f} an octave<extra></extra>",
+      hovertemplate: "|x| from %{x:.3g}: %{y:.3f} per octave<extra></extra>",
     })),
     {
       x: { type: "log", title: "magnitude |x|", exponentformat: "power", dtick: narrow() ? 2 : 1 },
-      y: { title: "share of values, an octave", rangemode: "tozero" },
+      y: { title: "share of values per octave", rangemode: "tozero" },
       showlegend: pair,
       shapes: sides
         .filter(({ record: { values } }) => values.rms > 0)
@@ -136,7 +136,7 @@ function ofLayer() {
           x1: values.rms,
           line: { ...style(s), width: 1 },
         })),
-      alt: `Histogram of the magnitudes of ${layer.name}; the vertical line is its RMS.`,
+      alt: `Histogram of the magnitudes of ${layer.name}. The vertical line is the RMS.`,
     },
   );
   const zeros = sides.map(
@@ -173,15 +173,15 @@ function ofLayer() {
   draw("curve", traces, {
     x: {
       type: "log",
-      title: state.relative ? "threshold t, in RMS" : "threshold t",
+      title: state.relative ? "threshold t / RMS" : "threshold t",
       exponentformat: "power",
       dtick: narrow() ? 2 : 1,
     },
     y: { title: "fraction of |x| < t", range: [0, 1.02] },
     showlegend: pair,
-    alt: `Fraction of the values of ${layer.name} below a threshold.`,
+    alt: `Fraction of the values of ${layer.name} below each threshold.`,
   });
-  document.getElementById("curve-title").textContent = `${layer.name}: values below a threshold`;
+  document.getElementById("curve-title").textContent = `${layer.name}: fraction of values below a threshold`;
 }
 
 function overTime() {
@@ -249,7 +249,7 @@ if (has("mode"))
 if (has("curve")) {
   const label = document.createElement("label");
   const box = Object.assign(document.createElement("input"), { type: "checkbox", id: "relative" });
-  label.append(box, " thresholds in RMS of the layer");
+  label.append(box, " thresholds as multiples of the layer's RMS");
   box.addEventListener("change", () => choose({ relative: box.checked }));
   document.getElementById("curve-note").replaceWith(label);
 }

@@ -1,5 +1,5 @@
 "use strict";
-// A study: the chosen measure against q, over training and by layer; the chosen setting stands out.
+// A study: the chosen measure against q, over training and by layer. The chosen setting is highlighted.
 const state = { measure: Object.keys(data.measures)[0], setting: 0 };
 const title = () => data.measures[state.measure];
 const colour = (setting) => (setting.shade === null ? GREY : `hsl(${Math.round(265 - 240 * setting.shade)}, 65%, 52%)`);
@@ -10,7 +10,7 @@ const flats = data.curves.filter((curve) => !curve.axis);
 const dash = (i) => (data.curves[i].axis ? "solid" : ["dash", "dot", "dashdot"][flats.indexOf(data.curves[i]) % 3]);
 const tint = (i) => (data.curves[i].axis ? PALETTE[i % PALETTE.length] : GREY);
 
-// The line through the means over the seeds, and a point a run, which leads to its row.
+// A line through the means over seeds, and a point for each run that leads to its row.
 function againstSparseness() {
   const means = data.curves.map((curve, i) => ({
     x: curve.means.hoyer,
@@ -44,10 +44,10 @@ function againstSparseness() {
     showlegend: data.curves.length > 1,
   });
   document.getElementById("tradeoff-title").textContent = `${scoreTitle} against Hoyer sparseness`;
-  document.getElementById("tradeoff-note").textContent = "A small point a run, which leads to its row below; a large one a mean over the seeds.";
+  document.getElementById("tradeoff-note").textContent = "Small points are runs: click one to see its row below. Large points are means over seeds.";
 }
 
-// Whether a curve can be drawn against the page's axis: one that has another can not.
+// A curve can be drawn only against its own axis.
 const drawn = (curve) => !curve.axis || curve.axis === data.axis;
 const ends = () => {
   const all = data.curves.filter((curve) => curve.axis === data.axis).flatMap((curve) => curve.x);
@@ -72,7 +72,7 @@ function scoreAgainstAxis() {
     showlegend: traces.length > 1,
   });
   document.getElementById("score-title").textContent = `${scoreTitle} against ${data.axis_title}`;
-  document.getElementById("score-note").textContent = "Bars: 95 % intervals of the mean over the seeds.";
+  document.getElementById("score-note").textContent = "Bars: 95 % confidence intervals of the mean over seeds.";
 }
 
 function showRun(run) {
@@ -93,12 +93,12 @@ function againstAxis() {
       visible: drawn(curve),
       x: flat ? ends() : curve.x,
       y: flat ? [mean[0], mean[0]] : mean,
-      customdata: flat ? [start, start] : curve.x.map((_, place) => start + place),
+      customdata: flat ? [start, start] : curve.x.map((_, j) => start + j),
       error_y: { type: "data", array: flat ? [] : curve.spreads[state.measure], thickness: 1.2 },
       name: plain(curve.label),
       mode: flat ? "lines" : "lines+markers",
       line: { color: flat ? GREY : PALETTE[i % PALETTE.length], dash: dash(i) },
-      marker: { size: curve.x.map((_, place) => (start + place === state.setting ? 13 : 7)) },
+      marker: { size: curve.x.map((_, j) => (start + j === state.setting ? 13 : 7)) },
       hovertemplate: `${data.axis_title} %{x}: %{y:.4f}<extra></extra>`,
     };
   });
@@ -110,10 +110,10 @@ function againstAxis() {
     showlegend: traces.length > 1,
   });
   document.getElementById("against-title").textContent = `${title()} against ${data.axis_title}`;
-  document.getElementById("against-note").textContent = `${spread(title(), pairs)} Bars: one standard deviation over the seeds.`;
+  document.getElementById("against-note").textContent = `${spread(title(), pairs)} Bars: one standard deviation over seeds.`;
 }
 
-// A line for each setting of the chosen one's curve, and for those without q.
+// A line for each setting on the chosen setting's curve, and for settings without q.
 function lines(id, x, y, xTitle, yTitle) {
   const near = data.settings.filter((setting) => setting.curve === data.settings[state.setting].curve || setting.shade === null);
   draw(
@@ -129,7 +129,7 @@ function lines(id, x, y, xTitle, yTitle) {
     {
       x: { title: xTitle },
       y: { title: yTitle },
-      alt: `${yTitle} by ${xTitle}, a line each setting; the values are in the table below.`,
+      alt: `${yTitle} by ${xTitle}, one line per setting. The table below lists the values.`,
     },
   );
 }
@@ -153,15 +153,15 @@ function update() {
     "epoch",
     title(),
   );
-  document.getElementById("time-title").textContent = `${title()} over training${curve()}, the first seed`;
+  document.getElementById("time-title").textContent = `${title()} over training${curve()}, first seed`;
   lines(
     "profile",
     (setting) => setting.profile[0],
     (setting) => setting.profile[1],
-    "units, most active first (%)",
-    "magnitude / largest",
+    "rank of the unit, most active first (%)",
+    "magnitude relative to the largest",
   );
-  document.getElementById("profile-title").textContent = `Activity of a sample's units, by rank${curve()}`;
+  document.getElementById("profile-title").textContent = `Activity by rank of the unit${curve()}`;
   heat();
   if (document.getElementById("depth")) {
     const measured = data.settings.some((setting) => state.measure in Object.values(setting.layers)[0]);
@@ -173,7 +173,7 @@ function update() {
       title(),
     );
     document.getElementById("depth-title").textContent = `${title()} by depth${curve()}`;
-    document.getElementById("depth-note").textContent = measured ? "" : "This is no measure of a layer.";
+    document.getElementById("depth-note").textContent = measured ? "" : "This measure is not available by layer.";
   }
   for (const row of document.querySelectorAll("tr[data-layer]"))
     row.setAttribute("aria-selected", Number(row.dataset.layer) === state.setting);

@@ -1,4 +1,4 @@
-"""What a tensor can be read as: its values in plain memory, or why there are none to read."""
+"""The values of a tensor in plain memory, or why they cannot be read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sparseout.op.backends import is_plain
 
 
 class UnreadableError(Exception):
-    """Why the values of a tensor cannot be read: a verb and its object, such as `"is no dense, real tensor"`."""
+    """The values of a tensor cannot be read. The message starts with a verb, such as `"is not a dense, real tensor"`."""
 
 
-def first(value: Any) -> tuple[Tensor | None, bool]:
-    """The first tensor in a tensor, a tuple (an LSTM's), a mapping (a `ModelOutput`), and whether it is a packed sequence's."""
+def first_tensor(value: Any) -> tuple[Tensor | None, bool]:
+    """Return the first tensor in a tensor, tuple, list or mapping, and whether it is the data of a packed sequence."""
     if isinstance(value, Tensor):
         return value, False
     if isinstance(value, PackedSequence):
@@ -29,31 +29,33 @@ def first(value: Any) -> tuple[Tensor | None, bool]:
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
-        return next((found for item in value if (found := first(item))[0] is not None), (None, False))
+        return next((found for item in value if (found := first_tensor(item))[0] is not None), (None, False))
     return None, False
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The values of `tensor` as a plain, strided tensor of real numbers: of a `DTensor` those of all ranks, which all call this.
+def plain_values(tensor: Tensor) -> Tensor:
+    """Return the values of `tensor` as a plain, strided, real tensor.
+
+    For a `DTensor` these are the values of all ranks, so all ranks of its mesh must call this function.
 
     Raises:
-        UnreadableError: it has no such values, or none yet.
+        UnreadableError: the tensor has no such values.
     """
     if is_plain(tensor) and not torch._C._is_tracing():
         return _dense(tensor)
-    if reason := _tracer(tensor):
+    if reason := _tracing(tensor):
         raise UnreadableError(reason)
     if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
         if tensor.device_mesh.get_coordinate() is None:
             raise UnreadableError("is a DTensor of other ranks")
-        local = whole(tensor._local_tensor)  # has values, so that all ranks go on to exchange them
+        local = plain_values(tensor._local_tensor)  # raises before the exchange, which the other ranks would wait in
         kind = zlib.crc32(repr((tuple(tensor.shape), tensor.placements, tensor.dtype)).encode())
-        if not same_on_all(torch.tensor([kind], dtype=torch.float64, device=local.device), tensor.device_mesh):
+        if not equal_on_all_ranks(torch.tensor([kind], dtype=torch.float64, device=local.device), tensor.device_mesh):
             raise UnreadableError("is a DTensor whose shape differs between the ranks")
-        return whole(tensor.detach().full_tensor())
+        return plain_values(tensor.detach().full_tensor())
     if isinstance(tensor, _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor")):
-        return whole(tensor.trigger_wait())
-    if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # the memory is its own
+        return plain_values(tensor.trigger_wait())
+    if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # a subclass that keeps its values in its own memory
         with torch._C.DisableTorchFunctionSubclass():
             plain = _dense(tensor.detach() if type(tensor) is Tensor else tensor.detach().as_subclass(Tensor))
         if plain.numel() and not plain._is_zerotensor() and not plain.untyped_storage().nbytes():
@@ -62,23 +64,23 @@ def whole(tensor: Tensor) -> Tensor:
     raise UnreadableError(f"is a {type(tensor).__name__}, whose values cannot be read")
 
 
-def items(tensor: Tensor) -> Tensor:
-    """The vectors of a nested tensor, of shape `(vectors, units)`: it holds no padding."""
-    parts = [whole(part) for part in tensor.detach().unbind()]
+def nested_vectors(tensor: Tensor) -> Tensor:
+    """Return the vectors of a nested tensor, of shape `(vectors, units)`. A nested tensor holds no padding."""
+    parts = [plain_values(part) for part in tensor.detach().unbind()]
     if not parts or any(part.dim() < 2 or part.shape[-1] != parts[0].shape[-1] for part in parts):
         raise UnreadableError("is a nested tensor whose vectors differ in length")
     return torch.cat([part.flatten(0, -2) for part in parts])
 
 
-def ranks(tensor: Tensor) -> tuple[int, ...]:
-    """The ranks that have the values of `whole(tensor)` too; none of a tensor that is this rank's own."""
+def ranks_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the ranks that get the same values from `plain_values(tensor)`; empty for a tensor that only this rank has."""
     if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
         return tuple(tensor.device_mesh.mesh.flatten().tolist())
     return ()
 
 
-def same_on_all(numbers: Tensor, mesh: Any) -> bool:
-    """Whether a vector of numbers is the same on all ranks of a mesh, which all call this."""
+def equal_on_all_ranks(numbers: Tensor, mesh: Any) -> bool:
+    """Return whether a vector is equal on all ranks of a mesh, which must all call this function."""
     bounds = torch.cat([numbers, -numbers])
     for dim in range(mesh.ndim):
         distributed.all_reduce(bounds, distributed.ReduceOp.MIN, group=mesh.get_group(dim))
@@ -87,7 +89,7 @@ def same_on_all(numbers: Tensor, mesh: Any) -> bool:
 
 
 def without_modes() -> contextlib.AbstractContextManager[Any]:
-    """A context in which no mode that follows operations (selective checkpointing, a counter) sees those of the probe."""
+    """Return a context that hides the probe's operations from dispatch modes, such as a FLOP counter."""
     if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
         return torch.utils._python_dispatch._disable_current_modes()
     return contextlib.nullcontext()
@@ -95,14 +97,14 @@ def without_modes() -> contextlib.AbstractContextManager[Any]:
 
 def _dense(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
-        raise UnreadableError("is no dense, real tensor")
+        raise UnreadableError("is not a dense, real tensor")
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         raise UnreadableError("was computed while a CUDA graph was captured")
     return tensor
 
 
-def _tracer(tensor: Tensor) -> str | None:
-    """What runs that sees operations and not values, if anything does."""
+def _tracing(tensor: Tensor) -> str | None:
+    """Return why a tensor has no values yet because torch only records operations; None if that is not the case."""
     if torch._C._is_tracing():
         return "was computed under torch.jit.trace"
     if _functorch.peek_interpreter_stack() is not None or _functorch.is_legacy_batchedtensor(tensor):
@@ -113,5 +115,5 @@ def _tracer(tensor: Tensor) -> str | None:
 
 
 def _class(module: str, name: str) -> Any:
-    """A class of a module that was imported, else none at all: what was not imported made no tensor."""
+    """Return a class of a module if that was imported, otherwise an empty tuple, which no tensor is an instance of."""
     return getattr(sys.modules.get(module), name, ())

@@ -1,4 +1,4 @@
-"""Which masks a module was called with, and which apply to the values inside it."""
+"""The masks that modules are called with, and which of them apply to a value."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from sparseout.probe.hook import Hook
-from sparseout.probe.padding import Mask, Masks, Meaning
+from sparseout.probe.hooks import Hook
+from sparseout.probe.padding import Mask, MaskSet, Meaning
 
 _MEANINGS: dict[str, Meaning] = {
     "attention_mask": "keep",
@@ -30,7 +30,7 @@ _MEANINGS: dict[str, Meaning] = {
     "src_lengths": "lengths",
 }
 _LIKE_A_MASK = re.compile(r"mask|(^|_)(lengths|lens)$")
-# Masks of heads, of memory, and of what a loss is taken of.
+# Masks of attention heads, of a decoder's memory, and of the positions that enter a loss.
 _OF_OTHER_VALUES = re.compile(
     r"head_mask|memory_mask|encoder_attention_mask|cross_attention_mask|global_attention_mask|masked_pos|mask_time|(label|target)_len"
 )
@@ -42,33 +42,33 @@ _TORCH_TRANSFORMERS = (
     nn.TransformerEncoderLayer,
     nn.TransformerDecoderLayer,
 )
-_PATTERNS = ("mask", "src_mask", "tgt_mask", "attn_mask")  # of these: which keys a query attends to, the same for all samples
+_ATTENTION_PATTERNS = ("mask", "src_mask", "tgt_mask", "attn_mask")  # in torch's transformers: keys per query, for all samples
 
 
 class MaskStack:
-    """The masks of the modules that run, from the outermost to the innermost.
+    """The masks of the running modules, from the outermost to the innermost.
 
-    A module's own masks apply to the values inside it, and those of the module around it where it has none. A model of two
-    sequences (an encoder and a decoder) leaves it to its parts which mask is whose; a value outside of these parts has the mask
-    that fits it.
+    A module's own masks apply to the values inside it. A module without masks inherits those of the enclosing module. In a
+    model of two sequences (an encoder and a decoder), each part has its own masks, and a value outside these parts takes the
+    mask that fits its shape.
     """
 
     def __init__(self) -> None:
-        self._running: list[Masks | None] = []
-        self._known: dict[tuple[Any, ...], Masks] = {}
+        self._running: list[MaskSet | None] = []
+        self._known: dict[tuple[Any, ...], MaskSet] = {}
 
     @property
-    def current(self) -> Masks | None:
-        """The masks that apply now; None where no module can have any."""
+    def current(self) -> MaskSet | None:
+        """The masks that apply now; None if no running module accepts masks."""
         return self._running[-1] if self._running else None
 
     def clear(self) -> None:
-        """Forget all."""
+        """Discard all state, before a forward pass."""
         self._running.clear()
         self._known.clear()
 
     def hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        """Watch a module's calls, if it may take a mask or, as a model or a recurrent layer, a packed sequence."""
+        """Watch the calls of a module that may receive a mask, or a packed sequence (the model itself or a recurrent layer)."""
         forward = module.forward
         bound = getattr(forward, "__self__", None) is not None
         signature = _signature(getattr(forward, "__func__", forward), bound)
@@ -82,14 +82,14 @@ class MaskStack:
 
     def _enter(self, signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         outer = self.current
-        settled = outer is not None and outer.understood  # then only a mask of the plainest form says more
+        settled = outer is not None and outer.understood  # then only masks of the plainest form override it
         given = list(_given(signature, label, module, args, kwargs, settled))
         if isinstance(module, nn.RNNBase) and given and self._running and not settled:
-            self._running[-1] = Masks([dataclasses.replace(mask, optional=True) for mask in given])
+            self._running[-1] = MaskSet([dataclasses.replace(mask, optional=True) for mask in given])
         self._running.append(self._choose(signature, given, outer, settled))
 
-    def _choose(self, signature: _Signature, given: list[Mask], outer: Masks | None, settled: bool) -> Masks | None:
-        """The masks of a module inside `outer`."""
+    def _choose(self, signature: _Signature, given: list[Mask], outer: MaskSet | None, settled: bool) -> MaskSet | None:
+        """Return the masks that apply inside a module that received the masks `given` within `outer`."""
         understood = [mask for mask in given if mask.meaning != "unknown"]
         if understood or signature.two_sequences:
             return self._masks(understood, signature.two_sequences)
@@ -99,14 +99,14 @@ class MaskStack:
             return self._masks([], False)
         return outer
 
-    def _masks(self, given: list[Mask], two_sequences: bool) -> Masks:
-        """`Masks(given)`, the same object for all layers that are given the same."""
+    def _masks(self, given: list[Mask], two_sequences: bool) -> MaskSet:
+        """Return `MaskSet(given)`, the same object for equal arguments, so that each mask is read once per forward pass."""
         key = (
             two_sequences,
             *((m.meaning, m.batch_first, m.optional, id(m.value), _version(m.value)) for m in given),
         )
         if key not in self._known:
-            self._known[key] = Masks(given, two_sequences)
+            self._known[key] = MaskSet(given, two_sequences)
         return self._known[key]
 
     def _leave(self, *_: Any) -> None:
@@ -118,12 +118,12 @@ class MaskStack:
 
 @dataclasses.dataclass(frozen=True)
 class _Signature:
-    """What a module's `forward` takes.
+    """The mask arguments of a module's `forward`.
 
     Attributes:
-        positions: of its arguments, by name.
-        masks: names of those that may be masks.
-        open: whether it takes others by name.
+        positions: the position of each argument, by name.
+        masks: the names of the arguments that may be masks.
+        open: whether `forward` accepts further keyword arguments.
     """
 
     positions: Mapping[str, int]
@@ -132,19 +132,19 @@ class _Signature:
 
     @functools.cached_property
     def known(self) -> bool:
-        """Whether it takes a mask of a known convention."""
+        """Whether `forward` accepts a mask of known meaning."""
         return not _MEANINGS.keys().isdisjoint(self.masks)
 
     @functools.cached_property
     def two_sequences(self) -> bool:
-        """Whether it has an encoder's and a decoder's sequence."""
+        """Whether `forward` accepts the sequences of an encoder and of a decoder."""
         names = self.positions.keys()
         return not names.isdisjoint(("decoder_attention_mask", "decoder_input_ids")) or (
             {"src_key_padding_mask", "tgt_key_padding_mask"} <= names
         )
 
     def value(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """An argument of a call; None where it was not given."""
+        """Return an argument of a call; None if it was not passed."""
         position = self.positions.get(name, len(args))
         return args[position] if position < len(args) else kwargs.get(name)
 
@@ -169,7 +169,10 @@ def _may_be_a_mask(name: str) -> bool:
 def _given(
     signature: _Signature, label: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], settled: bool
 ) -> Iterator[Mask]:
-    """The masks of a call that say something of the module's own values; where that is settled, of the plainest form alone."""
+    """Yield the masks of a call that describe the module's own values.
+
+    If `settled`, yield only masks of known meaning with at most two dimensions.
+    """
     for value in (*args, *kwargs.values()):
         if isinstance(value, PackedSequence):
             yield Mask(f"the packed sequence of {label}", value, "lengths")
@@ -188,7 +191,7 @@ def _given(
 
 
 def _is_cross_attention(signature: _Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the call's masks are of keys that are not its own values."""
+    """Return whether the masks of a call describe keys from another sequence."""
     query, key, states, memory = (
         signature.value(name, args, kwargs) for name in ("query", "key", "key_value_states", "encoder_hidden_states")
     )
@@ -198,16 +201,16 @@ def _is_cross_attention(signature: _Signature, args: tuple[Any, ...], kwargs: Ma
 
 
 def _is_of_other_values(signature: _Signature, module: nn.Module, name: str, value: Any) -> bool:
-    """Whether an argument of torch's own transformer modules says nothing of their padding."""
+    """Return whether a mask of torch's own transformer modules describes other values than their own."""
     if not isinstance(module, _TORCH_TRANSFORMERS):
         return False
     if name == "memory_key_padding_mask" or (name == "src_key_padding_mask" and signature.two_sequences):
         return True
-    return name in _PATTERNS and isinstance(value, Tensor) and value.dim() == 2
+    return name in _ATTENTION_PATTERNS and isinstance(value, Tensor) and value.dim() == 2
 
 
 def _batch_first(module: nn.Module) -> bool | None:
-    """Which dimension torch's own transformer modules take for the batch; None for other modules."""
+    """Return whether one of torch's own transformer modules has the batch first; None for other modules."""
     if not isinstance(module, _TORCH_TRANSFORMERS):
         return None
     return next((part.batch_first for part in module.modules() if isinstance(part, nn.MultiheadAttention)), None)

@@ -4,7 +4,7 @@ import pytest
 
 figure = pytest.importorskip("matplotlib.figure")
 from sparseout.report.settings import Setting  # noqa: E402
-from sparseout.report.targets import _draw_course, _draw_reach  # noqa: E402
+from sparseout.report.targets import _draw_achieved, _draw_course  # noqa: E402
 
 
 def setting(*achieved):
@@ -19,7 +19,7 @@ def setting(*achieved):
 )
 def test_a_run_that_was_not_measured_is_counted_and_not_drawn(achieved, words):
     axes = figure.Figure().subplots()
-    _draw_reach(axes, [setting(*achieved)], [], "hoyer", {0.5: "C0"})
+    _draw_achieved(axes, [setting(*achieved)], [], "hoyer", {0.5: "C0"})
     assert [text.get_text() for text in axes.texts] == words
     dots = [
         line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else list(line.get_ydata()) for line in axes.lines[1:]

@@ -1,4 +1,4 @@
-"""What a probe found: a record a layer, and the summary that holds them; plain data from here on."""
+"""The summary of a probe, and the comparison of two, as plain data."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparseout.checks import check_choice
 from sparseout.extras import needed_for
-from sparseout.probe.layer_record import LayerRecord
-from sparseout.probe.measures import Histogram, Settings
 from sparseout.records import tables
+from sparseout.records.layer_record import Histogram, LayerRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -20,33 +19,53 @@ if TYPE_CHECKING:
 
 FORMAT = "sparseout probe 1"
 _NESTED = ("near_zero", "near_zero_rms", "histogram")
+_MAIN_MEASURES = ("zeros", "hoyer", "rms", "gini", "dead")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+    """Which measures a probe takes, and how often.
+
+    Attributes:
+        measures: names out of `MEASURE_TITLES`.
+        thresholds: magnitudes below which a value counts as near zero, both absolute and as multiples of the layer's RMS.
+        histogram: whether magnitudes are counted by bin.
+        every: every `every`-th forward pass is measured, starting with the first.
+        calls: whether the calls of a layer within one forward pass are counted `"together"` or `"apart"`.
+    """
+
+    measures: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    histogram: bool
+    every: int
+    calls: Literal["together", "apart"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a probe found, and how it was measured.
+    """The measures of every probed layer.
 
     Attributes:
         model: the model's class.
-        layers: the records, by layer in the order of registration, then by mode and call.
-        unseen: activations that were not measured, with the reason.
-        settings: what was measured, and how often.
-        forwards: by mode, how many forward passes there were and how many were measured.
+        layers: the records, ordered by layer as registered in the model, then by mode and call.
+        unseen: why activations were not measured, by layer, or by the module that calls them as functions.
+        settings: which measures were taken, and how often.
+        forwards: the number of forward passes `"seen"` and `"measured"`, by mode.
         provenance: versions, device and date.
     """
 
     model: str
     layers: tuple[LayerRecord, ...]
     unseen: Mapping[str, str]
-    settings: Settings
+    settings: ProbeSettings
     forwards: Mapping[str, Mapping[str, int]]
     provenance: Mapping[str, str]
 
     def __getitem__(self, layer: str) -> LayerRecord:
-        """The record of a layer that has one alone.
+        """Return the record of a layer that has exactly one.
 
         Raises:
-            KeyError: it has none, or several modes or calls.
+            KeyError: the layer has no record, or several modes or calls.
         """
         found = [record for record in self.layers if record.layer == layer]
         if len(found) != 1:
@@ -54,44 +73,44 @@ class Summary:
         return found[0]
 
     def measured(self) -> tuple[str, ...]:
-        """Names of the measures that any record has, in their order."""
+        """Return the names of the measures that at least one record has."""
         names = dict.fromkeys(name for record in self.layers for name in record.measures())
         return tuple(name for name in names if any(record.measures().get(name) is not None for record in self.layers))
 
     def compare(self, after: Summary) -> Comparison:
-        """This summary and a later one, layer by layer: `after - before` of each measure."""
+        """Compare this summary with a later one: `after - before` for each measure and layer."""
         return Comparison(self, after)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+        """Return the content as plain data for JSON."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the content as one line of JSON."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Summary:
-        """The summary that `to_json` wrote.
+        """Return the summary that `to_json` wrote.
 
         Raises:
-            ValueError: `text` is something else.
+            ValueError: `text` is not such a summary.
         """
         try:
             data = json.loads(text)
             if data.pop("format") != FORMAT:
-                raise ValueError("another format")
-            settings = Settings(**_with_tuples(data["settings"], "measures", "thresholds"))
+                raise ValueError(f"the format must be {FORMAT!r}")
+            settings = ProbeSettings(**_with_tuples(data["settings"], "measures", "thresholds"))
             return cls(**{**data, "settings": settings, "layers": tuple(map(_record, data["layers"]))})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"this is no summary of a probe in JSON ({type(error).__name__}: {error})") from error
+            raise ValueError(f"not a probe's summary in JSON ({type(error).__name__}: {error})") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Summary:
-        """The summary in a file that holds `to_json()`.
+        """Read a summary from a file that holds `to_json()`.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file does not hold a summary.
         """
         try:
             return cls.from_json(Path(path).read_text())
@@ -99,7 +118,7 @@ class Summary:
             raise ValueError(f"{path}: {error}") from error
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row a record. Needs pandas."""
+        """Return a data frame with one row per record. Needs pandas."""
         with needed_for("to_pandas()", "report"):
             import pandas
 
@@ -110,36 +129,36 @@ class Summary:
         return pandas.DataFrame(rows)
 
     def table(self, *measures: str) -> Table:
-        """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
+        """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich."""
         return tables.rich_table(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
-        """What to know beside the numbers: sampling, layers that were not seen or ran several times, vectors that are special."""
+        """List notes on the numbers: forward passes measured, layers not measured or called several times, and `caveats`."""
         lines = [f"{mode}: {seen['measured']} of {seen['seen']} forward passes measured" for mode, seen in self.forwards.items()]
         for reason in dict.fromkeys(self.unseen.values()):
             names = [name or "(model)" for name, why in self.unseen.items() if why == reason]
-            lines.append(f"not seen: {', '.join(names)}: {reason}")
+            lines.append(f"not measured: {', '.join(names)}: {reason}")
         for record in self.layers:
             passes = self.forwards.get(record.mode, {}).get("measured", 0)
             if record.call is None and record.calls > passes > 0:
                 lines.append(f"{record.name}: {record.calls} calls in {passes} forward passes, counted together")
-        return lines + self.reservations()
+        return lines + self.caveats()
 
-    def reservations(self) -> list[str]:
-        """Which records are not of finite vectors of tokens alone."""
+    def caveats(self) -> list[str]:
+        """List the records that include NaN or Inf, or padding."""
         lines = []
         for record in self.layers:
             if record.nonfinite_vectors:
                 lines.append(f"{record.name}: {record.nonfinite_vectors} of {record.vectors} vectors with NaN or Inf")
             if record.padding is None:
-                lines.append(f"{record.name}: {record.unread_mask or 'a mask does not fit its value'}, so padding is counted")
+                lines.append(f"{record.name}: {record.unread_mask or 'a mask does not fit its value'}, so padding is included")
         return lines
 
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells()), *self.remarks()])
 
     def _cells(self, measures: Sequence[str] = (), types: bool = True) -> tuple[list[str], list[list[str]]]:
-        names = [check_choice("measures", name, self.measured()) for name in measures] or tables.telling(self.measured())
+        names = [check_choice("measures", name, self.measured()) for name in measures] or _main_measures(self.measured())
         modes = len({record.mode for record in self.layers}) > 1
         header = ["layer", *(["type"] if types else []), *(["mode"] if modes else []), "units", "vectors", *names]
         rows = []
@@ -153,7 +172,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """`after - before` of each measure of each layer that both have, by name, mode and call.
+    """Two summaries, and `after - before` for each measure of the records that both have, matched by layer, mode and call.
 
     Attributes:
         before, after: the summaries.
@@ -164,22 +183,22 @@ class Comparison:
 
     @property
     def pairs(self) -> list[tuple[LayerRecord, LayerRecord]]:
-        """The records that both have, in the order of `before`."""
+        """The pairs of records that both summaries have, in the order of `before`."""
         after = {record.key: record for record in self.after.layers}
         return [(record, after[record.key]) for record in self.before.layers if record.key in after]
 
     @property
     def only_before(self) -> list[str]:
-        """Names of the records that `after` lacks."""
+        """The names of the records missing from `after`."""
         return _missing(self.before, self.after)
 
     @property
     def only_after(self) -> list[str]:
-        """Names of the records that `before` lacks."""
+        """The names of the records missing from `before`."""
         return _missing(self.after, self.before)
 
     def differences(self) -> list[dict[str, Any]]:
-        """For each pair its `layer`, `mode` and `call`, and by measure `[before, after, after - before]`, where both have it."""
+        """Return a row per pair: `layer`, `mode`, `call`, and `[before, after, after - before]` by measure that both have."""
         rows = []
         for before, after in self.pairs:
             values = after.measures()
@@ -192,7 +211,7 @@ class Comparison:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+        """Return the content as plain data for JSON."""
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
@@ -202,11 +221,11 @@ class Comparison:
         }
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the content as one line of JSON."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row a layer and measure. Needs pandas."""
+        """Return a data frame with one row per record and measure. Needs pandas."""
         with needed_for("to_pandas()", "report"):
             import pandas
 
@@ -219,21 +238,21 @@ class Comparison:
         return pandas.DataFrame(rows)
 
     def table(self, *measures: str) -> Table:
-        """A table for the terminal, of the measures named or, by default, of the most telling. Needs rich."""
+        """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich."""
         return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
-        """Which layers could not be compared, and what keeps their measures from comparing."""
+        """List the records that only one side has, and the caveats of both sides."""
         names = (("before", self.only_before), ("after", self.only_after))
         lines = [f"only {side}: {', '.join(layers)}" for side, layers in names if layers]
-        return lines + [f"{side}: {line}" for side in ("before", "after") for line in getattr(self, side).reservations()]
+        return lines + [f"{side}: {line}" for side in ("before", "after") for line in getattr(self, side).caveats()]
 
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])
 
     def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         both = [name for name in self.before.measured() if name in self.after.measured()]
-        names = [check_choice("measures", name, both) for name in measures] or tables.telling(both, most=2)
+        names = [check_choice("measures", name, both) for name in measures] or _main_measures(both, most=2)
         rows = []
         for (before, _), row in zip(self.pairs, self.differences(), strict=True):
             changes = (row["measures"].get(name) for name in names)
@@ -247,8 +266,13 @@ def _record(data: dict[str, Any]) -> LayerRecord:
 
 
 def _with_tuples(data: dict[str, Any], *names: str) -> dict[str, Any]:
-    """`data` with the tuples that JSON made lists of."""
+    """Return `data` with the named lists turned into tuples, as JSON has none."""
     return data | {name: tuple(data[name]) for name in names}
+
+
+def _main_measures(measures: Sequence[str], most: int = len(_MAIN_MEASURES)) -> list[str]:
+    """Return all `measures` if there are at most `most`, otherwise the first `most` main ones among them."""
+    return list(measures) if len(measures) <= most else [name for name in measures if name in _MAIN_MEASURES[:most]]
 
 
 def _missing(of: Summary, other: Summary) -> list[str]:

@@ -45,7 +45,7 @@ TRACERS = {
     "make_fx, symbolic": (lambda run: make_fx(lambda x: run[1:3](x), tracing_mode="symbolic")(X), "is a FakeTensor"),
     "jit.trace": (lambda run: torch.jit.trace(run, X, check_trace=False), "was computed under torch.jit.trace"),
     "export": (lambda run: torch.export.export(run, (X,), strict=False), "by compiled or exported code"),
-    "meta": (lambda run: run.to("meta")(X.to("meta")), "is no dense, real tensor"),
+    "meta": (lambda run: run.to("meta")(X.to("meta")), "is not a dense, real tensor"),
 }
 
 
