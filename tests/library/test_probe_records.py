@@ -97,6 +97,16 @@ def test_a_comparison_has_the_difference_of_each_measure():
     assert json.loads(comparison.to_json())["differences"] == comparison.differences()
 
 
+def test_a_comparison_in_both_modes_names_the_mode():
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    with Probe(model) as probe:
+        for training in (True, False):
+            model.train(training)(torch.randn(5, 6))
+    header, train, evaluation, *_ = str(probe.summary().compare(probe.summary())).splitlines()
+    assert header.split()[:2] == ["layer", "mode"]
+    assert (train.split()[:2], evaluation.split()[:2]) == (["1", "train"], ["1", "eval"])
+
+
 def test_layers_that_one_side_lacks_are_named():
     comparison = probed().compare(probed(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.ELU())))
     assert (comparison.only_before, comparison.only_after) == (["3"], ["2"])

@@ -103,7 +103,7 @@ def test_sentences_claim_what_the_interval_allows():
     assert sentence([-0.01, -0.02, -0.015], measure="test_loss").endswith(": the data support a better test loss.")
     assert sentence([0.01, -0.02, 0.015]).endswith(": inconclusive, because the interval includes zero.")
     assert sentence([0.01]) == "q = 1 against Dropout: too few seeds for a comparison, 1 in common."
-    assert "no difference in accuracy for every seed" in sentence([0.0, 0.0])
+    assert "no difference in accuracy in any of 2 seeds" in sentence([0.0, 0.0])
 
 
 def test_what_the_correction_takes_back_is_inconclusive():

@@ -104,9 +104,8 @@ def test_runs_with_targets_are_a_curve_of_their_own():
     fixed, curve = curves_of(group_by_setting([*RECORDS, *TARGETED]))
     assert (fixed.label, fixed.axis, fixed.x) == ("Sparseout", "q", [1.0, 2.0, 3.0])
     assert (curve.label, curve.axis, curve.x) == ("with a target", "target_sparsity", [0.4, 0.6])
-    assert (
-        describe_curve(curve) == "with a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
-    )
+    measured = "Hoyer sparseness on the test data is within 0.005 of the targets from 0.4 to 0.6"
+    assert describe_curve(curve) == f"with a target: {measured}, 4 runs."
 
 
 def test_a_scale_that_older_records_lack_sets_curves_apart():

@@ -1,4 +1,4 @@
-"""A sentence or a cell about runs says which of them were not measured, in whatever order they come."""
+"""Sentences and cells about runs tell which of them were not measured, in any order."""
 
 import itertools
 
@@ -19,9 +19,8 @@ def at_q(q, hoyer):
 
 def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():
     curve = Curve("p 0.5", [targeted(0.49, None, 0.5)])
-    assert (
-        describe_curve(curve) == "p 0.5: hoyer on the test data is within 0.010 of the target 0.5, 2 runs (not measured: 1 more)."
-    )
+    measured = "Hoyer sparseness on the test data is within 0.010 of the target 0.5"
+    assert describe_curve(curve) == f"p 0.5: {measured}, 2 runs (not measured: 1 more)."
 
 
 @pytest.mark.parametrize(
