@@ -1,4 +1,4 @@
-"""The page of a probe in a real browser: what it shows is what the records say, and what is clicked is what is shown."""
+"""The page of a probe in a real browser: it shows the values of the records, and follows the user's choices."""
 
 import re
 
@@ -171,7 +171,7 @@ def test_the_table_sorts(visit, pages):
     assert header.get_attribute("aria-sort") is None
 
 
-def test_what_does_not_exist_comes_last_in_either_order(visit, tmp_path):
+def test_missing_values_sort_last_in_either_order(visit, tmp_path):
     model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 4), nn.GELU())
     with Probe(model) as probe:
         model(torch.randn(5, 6))
@@ -279,7 +279,7 @@ def test_on_paper_a_table_fits_its_page(visit, pages):
     assert page.locator("td.name").first.bounding_box()["width"] >= 7 * 16
 
 
-def test_a_remark_on_both_sides_is_made_once(visit, tmp_path):
+def test_a_remark_on_both_sides_appears_once(visit, tmp_path):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Identity())
     model.add_module("spare", nn.Tanh())
     model.forward = lambda x: model[1](model[0](x))

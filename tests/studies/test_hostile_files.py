@@ -16,7 +16,7 @@ from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.training.checkpoint import save_checkpoint
 from sparseout.training.folders import StudyFolder
 
-# Values in the place of a field, as JSON; the last three are no JSON that a float holds.
+# Values in the place of a field, as JSON; the last three are not JSON that a float can hold.
 VALUES = ["null", "[]", "{}", '"x"', "-1", "1e308", "true", "NaN", "1e400", "9" * 5000]
 
 
@@ -24,7 +24,7 @@ def config(seed, **settings):
     return AutoencoderConfig(seed=seed, hidden_size=4, epochs=1, **settings)
 
 
-def driven():
+def run_with_target():
     """A run with a target, which has every field."""
     found = config(0, target_sparsity=0.5, target_warmup=3, scale="rms")
     course = {"q": [1.5] * 65, "measured": [0.5] * 65}
@@ -52,15 +52,15 @@ def changed(record, place, value):
     return json.dumps(record).replace('"here"', value)
 
 
-@pytest.mark.parametrize("place", list(fields(driven())), ids=".".join)
+@pytest.mark.parametrize("place", list(fields(run_with_target())), ids=".".join)
 def test_a_field_of_another_type_leaves_its_run_out_by_name(place, tmp_path, capsys):
-    """Each field of a summary, missing and with each of the values; the runs beside it are listed."""
+    """Each field of a summary is removed or replaced by each value; the other runs are still listed."""
     write_study(tmp_path, [config(seed) for seed in range(2)])
     names = {}
     for number, value in enumerate([None, *VALUES]):
         made = config(0, target_sparsity=0.5, target_warmup=3 + number, scale="rms")
         settings = {**made.to_dict(), "run": made.run}
-        record = driven() | {name: settings[name] for name in ("run", "target_warmup")}
+        record = run_with_target() | {name: settings[name] for name in ("run", "target_warmup")}
         folder = tmp_path / made.folder
         folder.mkdir()
         names[folder.name] = (value, record)
@@ -121,7 +121,7 @@ def test_garbage_in_a_studys_mark_is_refused_by_name(kind, tmp_path, capsys):
 
 
 def test_garbage_in_a_view_leaves_its_lines_out_by_number(tmp_path, capsys):
-    """A results.jsonl without its study: each bad line, a run that is there twice, and one whose settings were edited."""
+    """A results.jsonl without its study: each bad line, a duplicate run, and one whose settings were edited."""
     good = [summary(config(seed)) for seed in range(2)]
     bad = [content.replace(b"\n", b"") for content in GARBAGE.values()]
     bad += [json.dumps(good[0]).encode(), json.dumps({**good[0], "lr": 0.5}).encode(), json.dumps(good[1])[:300].encode()]
@@ -217,7 +217,7 @@ def test_a_damaged_run_is_refused_by_name_and_the_study_is_evaluated_without_it(
     assert err.count("\n") == 1
 
 
-def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, capsys):
+def test_a_sweep_names_damaged_runs_and_runs_the_others(trained, tmp_path, capsys):
     """Of four runs one has a damaged summary, one another run's folder in its place, one a checkpoint that is none."""
     out = shutil.copytree(trained, tmp_path / "study")
     configs = {q: AutoencoderConfig(q=q, hidden_size=4, epochs=1) for q in (1.0, 2.0, 3.0, 4.0, 5.0)}
@@ -256,7 +256,7 @@ def test_the_page_says_which_epochs_are_left_out(trained, tmp_path):
     assert f"<li>{html.escape(str(run_folder / 'metrics.jsonl'))}, line 1: Expected" in (out / "report.html").read_text()
 
 
-def test_names_in_a_store_are_no_patterns():
+def test_names_in_a_store_are_not_patterns():
     out = location("memory://bucket[1]/a*b")
     found = config(0)
     for name, content in (("summary.json", summary(found)), ("config.json", {**found.to_dict(), "run": found.run})):
@@ -280,8 +280,8 @@ TWICE = {
 
 
 @pytest.mark.parametrize("how", TWICE)
-def test_a_key_that_is_there_twice_leaves_its_run_out(how, tmp_path):
-    """In a record that is right but for that: neither of its two values is believed."""
+def test_a_duplicate_key_leaves_its_run_out(how, tmp_path):
+    """Neither value of a duplicate key is used."""
     folder = write_run(tmp_path, config(0))
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     record = (folder / "summary.json").read_text()

@@ -17,7 +17,7 @@ GLM = ('{"part": "counts"}', '{"part": ["counts"]}', '{"part": "x"}', "[]", '{"p
 
 @pytest.mark.parametrize("line", [*GLM, *(GARBAGE[kind].decode() for kind in ("half", "deep list", "a key twice", "NaN"))])
 def test_garbage_in_an_experiments_rows_is_refused_by_name(line, tmp_path, capsys, monkeypatch):
-    """Rows that are no JSON, of a part that there is not, or without what the figure shows."""
+    """Rows that are not JSON, belong to an unknown part, or lack a field of the figure."""
     monkeypatch.setattr(approximation, "parts", lambda: {"counts": list})
     row = {"part": "counts", "data": "counts", "family": "poisson", "p": 0.5, "t": 1, "quadratic": 1, "exact": 1}
     (tmp_path / "approximation.jsonl").write_text(f"{json.dumps(row)}\n{line}\n")

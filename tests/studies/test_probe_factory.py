@@ -62,7 +62,7 @@ def test_a_factory_of_the_users_own(module, tmp_path, capsys):
     assert Summary.read(tmp_path / "s.json").forwards["eval"]["seen"] == 3
 
 
-def test_what_is_wrong_with_a_factory(module, tmp_path, capsys):
+def test_a_faulty_factory_is_named(module, tmp_path, capsys):
     assert refused(capsys, f"{module}:modle").endswith("has no function 'modle': did you mean model?")
     assert refused(capsys, f"{module}:torch").endswith("has no function 'torch'")
     assert refused(capsys, f"{module}:model").endswith("returns a model without batches: pass --data with a .npy file of samples")

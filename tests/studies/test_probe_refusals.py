@@ -1,4 +1,4 @@
-"""Models and data that `sparseout probe` refuses: what is missing, damaged or a pickle is one line that names the file."""
+"""Models and data that `sparseout probe` refuses, in one line that names the missing, damaged or pickled file."""
 
 import json
 import os
@@ -195,12 +195,12 @@ def test_a_truncated_picture(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"a \0 b", b"\xff\xfe", b"x" * 4_000_001])
-def test_a_file_that_is_no_text(content, tmp_path):
+def test_a_file_that_is_not_text(content, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match="a.txt "):
         files.read_lines([tmp_path / "a.txt"])
 
 
-def test_a_device_is_no_data():
+def test_a_device_file_is_refused():
     with pytest.raises(UserError, match="--data must name files or folders that exist, got " + os.devnull):
         files.list_files([Path(os.devnull)])

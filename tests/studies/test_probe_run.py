@@ -32,7 +32,7 @@ def test_a_model_that_a_study_trained(study, tmp_path, capsys):
     assert "Over training" in page.read_text()
 
 
-def test_a_trained_model_again(study):
+def test_a_trained_model_is_loaded_with_its_data_and_history(study):
     run = load_run(study)
     assert run.config.hidden_size == 32
     assert isinstance(run.network, autoencoder.Autoencoder)
@@ -41,7 +41,7 @@ def test_a_trained_model_again(study):
 
 
 @pytest.mark.parametrize("damage", ["unfinished", "weights", "pickle", "config", "settings", "another study", "of another size"])
-def test_a_run_that_is_none(damage, study, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_is_not_a_complete_run(damage, study, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = copied(study, tmp_path / "run")
     settings = json.loads((folder / "config.json").read_text())

@@ -48,9 +48,7 @@ def check_weights(folder: Path) -> list[str]:
             if not (folder / shard).is_file():
                 raise UserError(f"{index} names {shard}, which is not in {folder}")
     if "auto_map" in settings:
-        return [
-            "config.json refers to custom code (auto_map), which is not run: the code of transformers is used instead"
-        ]
+        return ["config.json refers to custom code (auto_map), which is not run: the code of transformers is used instead"]
     return []
 
 
@@ -86,9 +84,7 @@ def check_vocabulary(name: str, tokenizer: Any, lines: Iterable[str], most: floa
 def _check_file_name(file: Path, field: str, name: Any, endings: tuple[str, ...]) -> None:
     if not isinstance(name, str) or Path(name).name != name or not name.endswith(endings):
         wanted = " or ".join(f"*{ending}" for ending in endings)
-        raise UserError(
-            f"{file}: {field} must name a file {wanted} in the same folder, as pickles are refused, got {name!r}"
-        )
+        raise UserError(f"{file}: {field} must name a file {wanted} in the same folder, as pickles are refused, got {name!r}")
 
 
 def _object(path: Path) -> dict[str, Any]:
