@@ -24,6 +24,7 @@ def summary_of(seed=0, training=(True, False), measures="all"):
 
 
 BEFORE, AFTER = summary_of(0), summary_of(1)
+BASIC = summary_of(measures="basic", training=[True])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def pages(tmp_path_factory):
             probe.log(step, folder / "history.jsonl")
     write_probe(BEFORE, folder / "probe.html", title=f"A title {HOSTILE}", history=read_history(folder / "history.jsonl"))
     write_probe(BEFORE.compare(AFTER), folder / "comparison.html")
-    write_probe(summary_of(measures="basic", training=[True]), folder / "basic.html")
+    write_probe(BASIC, folder / "basic.html")
     return folder
 
 
@@ -157,17 +158,17 @@ def test_thresholds_in_rms(revisit, pages):
     assert dict(zip(map(str, thresholds["x"]), thresholds["y"], strict=True)) == relu.near_zero_rms
 
 
-def test_the_table_sorts(visit, pages):
-    page = visit(pages / "probe.html")
+def test_the_table_sorts(revisit, pages):
+    page = revisit(pages / "basic.html")
     header = page.locator("th", has_text="hoyer")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted(record.hoyer for record in BEFORE.layers)]
+    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted(record.hoyer for record in BASIC.layers)]
     header.locator("button").press("Enter")
     assert header.get_attribute("aria-sort") == "descending"
-    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted((r.hoyer for r in BEFORE.layers), reverse=True)]
+    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted((r.hoyer for r in BASIC.layers), reverse=True)]
     page.locator("th", has_text="type").locator("button").click()
-    assert column(page, "type") == sorted(record.type for record in BEFORE.layers)
+    assert column(page, "type") == sorted(record.type for record in BASIC.layers)
     assert header.get_attribute("aria-sort") is None
 
 
@@ -197,8 +198,8 @@ def test_names_are_text(revisit, pages):
     assert page.locator("main script, main b").count() == 0
 
 
-def test_a_comparison_shows_both_sides_and_the_difference(visit, pages):
-    page = visit(pages / "comparison.html")
+def test_a_comparison_shows_both_sides_and_the_difference(revisit, pages):
+    page = revisit(pages / "comparison.html")
     page.select_option("#measure", "gini")
     before, after = in_mode(BEFORE), in_mode(AFTER)
     traces = data_of(page, "depth")
@@ -237,7 +238,7 @@ def test_basic_measures_have_no_histograms(revisit, pages):
     assert page.locator("#measure option").all_inner_texts() == [MEASURE_TITLES[name] for name in ("zeros", "hoyer", "rms")]
 
 
-@pytest.mark.parametrize("name", ["probe.html", "comparison.html", "basic.html"])
+@pytest.mark.parametrize("name", ["probe.html", "comparison.html"])
 def test_it_fits_a_phone(name, visit, pages):
     page = visit(pages / name, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -279,7 +280,7 @@ def test_on_paper_a_table_fits_its_page(visit, pages):
     assert page.locator("td.name").first.bounding_box()["width"] >= 7 * 16
 
 
-def test_a_remark_on_both_sides_appears_once(visit, tmp_path):
+def test_a_remark_on_both_sides_appears_once(tmp_path):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Identity())
     model.add_module("spare", nn.Tanh())
     model.forward = lambda x: model[1](model[0](x))
@@ -291,7 +292,7 @@ def test_a_remark_on_both_sides_appears_once(visit, tmp_path):
         return probe.summary()
 
     write_probe(probed(1).compare(probed(2)), tmp_path / "page.html")
-    assert visit(tmp_path / "page.html").locator("main li").all_inner_texts() == [
+    assert re.findall("<li>(.*?)</li>", (tmp_path / "page.html").read_text()) == [
         "not measured: spare: never called",
         "before: train: 1 of 1 forward passes measured",
         "after: train: 2 of 2 forward passes measured",
