@@ -10,6 +10,7 @@ import torch
 import sparseout
 from sparseout.native import library
 from sparseout.op import backends, cpu, reference
+from sparseout.op.settings import Settings
 
 kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
@@ -23,17 +24,17 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
     sparseout.backends()
     cpu_line, gpu_line, reference_line = capsys.readouterr().out.splitlines()
     assert cpu_line.startswith(
-        "cpu        takes CPU tensors: compiled kernel" if library.LIBRARY else "cpu        not here: there is no"
+        "cpu        CPU tensors: compiled kernel" if library.LIBRARY else "cpu        unavailable: there is no"
     )
-    assert gpu_line == f"gpu        not here: {backends.gpu.MISSING}" if backends.gpu.MISSING else "takes GPU tensors" in gpu_line
-    assert reference_line == "reference  takes all others: plain torch"
+    assert gpu_line == f"gpu        unavailable: {backends.gpu.MISSING}" if backends.gpu.MISSING else "GPU tensors" in gpu_line
+    assert reference_line == "reference  all other tensors: plain torch"
     monkeypatch.setattr(backends, "AVAILABLE", ())
     monkeypatch.setattr(backends, "MISSING", "no compiler")
     monkeypatch.setattr(backends, "ASKED", "reference")
     sparseout.backends()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "cpu        not here: no compiler"
-    assert lines[-1] == "SPARSEOUT_BACKEND=reference insists on 'reference'"
+    assert lines[0] == "cpu        unavailable: no compiler"
+    assert lines[-1] == "SPARSEOUT_BACKEND=reference forces 'reference'"
 
 
 def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
@@ -69,7 +70,7 @@ def test_a_lazily_negated_tensor_is_read_right():
     assert x.is_neg()
     y = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
     drawn = int(torch.randint(2**63 - 1, (1,), generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(y, reference.forward(-torch.arange(40.0), 0.5, 1.5, drawn))
+    torch.testing.assert_close(y, reference.forward(-torch.arange(40.0), drawn, Settings(0.5, 1.5)))
 
 
 @kernel_alone

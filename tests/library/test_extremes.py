@@ -7,7 +7,8 @@ import torch
 
 import sparseout
 from sparseout.op import reference
-from sparseout.op.expression import Expression
+from sparseout.op.autograd import FusedSparseout
+from sparseout.op.settings import Settings
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 EXTREMES = list(
@@ -28,15 +29,15 @@ def edge_values(dtype):
 
 
 def call(backend, x, p, q, scale, gradient, eps):
-    if backend != "expression":
+    if backend != "fused":
         return sparseout.sparseout(x, p, q, scale=scale, gradient=gradient, eps=eps, backend=backend)
-    numbers = (torch.tensor(number, dtype=torch.float64) for number in (p, q))
-    return Expression.apply(x, *numbers, torch.tensor([7]), torch.tensor(scale, dtype=torch.float64), gradient, eps, ())
+    numbers = (torch.tensor(number, dtype=torch.float64) for number in (p, q, scale))
+    return FusedSparseout.apply(x, torch.tensor([7]), *numbers, gradient, eps, ())
 
 
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("backend", ["cpu", "reference", "expression"])
+@pytest.mark.parametrize("backend", ["cpu", "reference", "fused"])
 def test_no_setting_makes_nan_of_finite_input(backend, dtype, gradient):
     for p, q, eps, scale in EXTREMES:
         x = edge_values(dtype).requires_grad_()
@@ -50,14 +51,14 @@ def test_no_setting_makes_nan_of_finite_input(backend, dtype, gradient):
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
 def test_the_factor_of_the_reference_stays_finite_where_it_overflows(gradient):
     x, zero = torch.tensor([0.0, 1e-38, -1e-38]), torch.zeros(3)
-    grad = reference.backward(zero, x, 0.999999, 1e-3, 0, gradient, 1e-45)
+    grad = reference.backward(zero, x, 0, Settings(0.999999, 1e-3, gradient=gradient, eps=1e-45))
     assert torch.equal(grad, zero)
-    grad = reference.backward(torch.full((3,), 1e-38), x, 0.999999, 1e-3, 0, "detached", 1e-45)
+    grad = reference.backward(torch.full((3,), 1e-38), x, 0, Settings(0.999999, 1e-3, gradient="detached", eps=1e-45))
     assert grad.isfinite().all()
     assert grad.abs().max() > 1
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference", "expression"])
+@pytest.mark.parametrize("backend", ["cpu", "reference", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_exact_gradient_at_q_0_is_that_of_no_noise(backend, dtype):
     """`q / 2` is the factor of its noise, even where the power that it multiplies overflows."""

@@ -20,6 +20,7 @@ from sparseout.op import gpu, reference
 triton = pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 tl = pytest.importorskip("triton.language")
 from sparseout.op.gpu_kernel import kept_at, kept_in_block, offset_of  # noqa: E402
+from sparseout.op.settings import Settings
 
 # The interpreter computes with NumPy, which warns of what a GPU passes over.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
@@ -38,11 +39,16 @@ def values(shape, dtype=torch.float64, seed=1):
 
 
 def forward(input, p, q, seed, shared_dims=(), scale=1.0):
-    return gpu.forward(input, p, q, torch.tensor([seed], device=DEVICE), shared_dims, scale)
+    return gpu.forward(input, torch.tensor([seed], device=DEVICE), Settings(p, q, scale=scale, shared_dims=shared_dims))
 
 
-def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims=(), scale=1.0):
-    return gpu.backward(grad, input, p, q, torch.tensor([seed], device=DEVICE), gradient, eps, shared_dims, scale)
+def backward(grad, input, p, q, seed, shared_dims=(), scale=1.0):
+    return gpu.backward(
+        grad,
+        input,
+        torch.tensor([seed], device=DEVICE),
+        Settings(p, q, scale, gradient, eps, shared_dims),
+    )
 
 
 def rounded(exact, dtype):
@@ -113,9 +119,9 @@ def test_forward_is_the_references(dtype, data, p, q, seed):
     assert ours.stride() == torch.empty_like(x).stride()
     if reference.is_multiplicative(p, q):
         wide = x if dtype == torch.float64 else x.float()
-        assert torch.equal(ours, rounded(reference.forward(wide, p, q, seed, shared_dims), dtype))
+        assert torch.equal(ours, rounded(reference.forward(wide, seed, Settings(p, q, shared_dims=shared_dims)), dtype))
     else:
-        exact = reference.forward(x.double(), p, q, seed, shared_dims)
+        exact = reference.forward(x.double(), seed, Settings(p, q, shared_dims=shared_dims))
         largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2) * max(p / (1 - p), 1))
         close(ours, exact, largest)
 
@@ -130,10 +136,13 @@ def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
     assert ours.stride() == torch.empty_like(grad).stride()
     if reference.is_multiplicative(p, q):
         wide = grad if dtype == torch.float64 else grad.float()
-        assert torch.equal(ours, rounded(reference.backward(wide, None, p, q, seed, gradient, eps, shared_dims), dtype))
+        assert torch.equal(
+            ours,
+            rounded(reference.backward(wide, None, seed, Settings(p, q, 1.0, gradient, eps, shared_dims)), dtype),
+        )
         assert torch.equal(ours, backward(grad, None, p, q, seed, gradient, eps, shared_dims))
     else:
-        exact = reference.backward(grad.double(), x.double(), p, q, seed, gradient, eps, shared_dims)
+        exact = reference.backward(grad.double(), x.double(), seed, Settings(p, q, 1.0, gradient, eps, shared_dims))
         power = (x.double().abs() + eps) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
         close(ours, exact, grad.double().abs() * (1 + power))
 
@@ -143,7 +152,7 @@ def test_backward_is_the_references(dtype, data, p, q, seed, gradient, eps):
 def test_dropout_is_the_references_to_the_bit(dtype, p, q, seed):
     x = values(100, dtype)
     p = p if q == 2 else round(p)
-    assert torch.equal(forward(x, p, q, seed), reference.forward(x, p, q, seed))
+    assert torch.equal(forward(x, p, q, seed), reference.forward(x, seed, Settings(p, q)))
 
 
 # A running scale is a float32 tensor on the device, and one that is set a number of the host.
@@ -169,11 +178,14 @@ def test_any_unit_is_the_references(dtype, place, data, p, q, s, gradient):
     scale = PLACES[place](s)
     s = float(scale)
     x = (x.double() * s).to(dtype)
-    ours, theirs = forward(x, p, q, 3, shared_dims, scale), reference.forward(x.double(), p, q, 3, shared_dims, s)
+    ours, theirs = (
+        forward(x, p, q, 3, shared_dims, scale),
+        reference.forward(x.double(), 3, Settings(p, q, scale=s, shared_dims=shared_dims)),
+    )
     size = x.double().abs() / s
     close(ours / s, theirs / s, torch.maximum(size, size ** (q / 2) * max(p / (1 - p), 1)))
     ours = backward(grad, x, p, q, 3, gradient, 1e-3, shared_dims, scale)
-    theirs = reference.backward(grad.double(), x.double(), p, q, 3, gradient, 1e-3, shared_dims, s)
+    theirs = reference.backward(grad.double(), x.double(), 3, Settings(p, q, s, gradient, 1e-3, shared_dims))
     power = (size + 1e-3) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
     close(ours, theirs, grad.double().abs() * (1 + power))
 
@@ -207,10 +219,10 @@ def test_any_exponent_errs_by_at_most_6_ulp(dtype, smallest, q, monkeypatch):
     x = torch.cat([x, -x])
     limits, ones = torch.finfo(dtype), torch.ones_like(x)
     largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2))
-    error = forward(x, 0.5, q, 3) - reference.forward(x.double(), 0.5, q, 3)
+    error = forward(x, 0.5, q, 3) - reference.forward(x.double(), 3, Settings(0.5, q))
     assert (error.abs() <= 6 * limits.eps * largest.clamp_min(limits.tiny)).all()
     largest = ((x.double().abs() + 1e-6) ** ((q - 2) / 2)).clamp_min(1)
-    error = backward(ones, x, 0.5, q, 3) - reference.backward(ones.double(), x.double(), 0.5, q, 3, "detached", 1e-6)
+    error = backward(ones, x, 0.5, q, 3) - reference.backward(ones.double(), x.double(), 3, Settings(0.5, q))
     assert (error.abs() <= 6 * limits.eps * largest).all()
 
 
@@ -224,7 +236,7 @@ def test_every_half_precision_number_is_scaled_as_the_reference_scales_it(dtype,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "_BLOCK", 2**14)
         ours = forward(every, 1 - scale, 2.0, 9)
-    assert torch.equal(ours, rounded(reference.forward(every.float(), 1 - scale, 2.0, 9), dtype))
+    assert torch.equal(ours, rounded(reference.forward(every.float(), 9, Settings(1 - scale, 2.0)), dtype))
 
 
 def finite(dtype):
@@ -258,9 +270,9 @@ def test_finite_input_never_gives_nan(dtype, data, p, q, gradient, eps):
 )
 def test_the_ends_of_the_range_are_the_references(dtype, p, q, gradient, eps):
     x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]).to(DEVICE, dtype).repeat(20)
-    pairs = [(forward(x, p, q, 5), reference.forward(x, p, q, 5))]
+    pairs = [(forward(x, p, q, 5), reference.forward(x, 5, Settings(p, q)))]
     for grad in (x, torch.ones_like(x)):
-        theirs = reference.backward(grad, x, p, q, 5, gradient, eps)
+        theirs = reference.backward(grad, x, 5, Settings(p, q, 1.0, gradient, eps))
         pairs.append((backward(grad, x, p, q, 5, gradient, eps), theirs))
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=RTOL[dtype], atol=RTOL[dtype], equal_nan=True)
@@ -280,9 +292,9 @@ def test_offsets_of_64_bits_are_those_of_32(data, q, seed):
 def test_what_is_missing_is_said_in_words(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     for cuda, version, spec, reason in (
-        (None, "2.13.0", "triton", "this build of torch is for the CPU alone"),
+        (None, "2.13.0", "triton", "this build of torch is for the CPU only"),
         ("13.0", "2.13.0", None, "triton is not installed"),
-        ("12.4", "2.6.0", "triton", "it needs torch 2.7 or later, for its Triton 3.3; this is 2.6.0"),
+        ("12.4", "2.6.0", "triton", "it needs torch 2.7 or later, for Triton 3.3; this is 2.6.0"),
         ("12.6", "2.10.1", "triton", ""),
     ):
         monkeypatch.setattr(torch.version, "cuda", cuda)

@@ -10,6 +10,7 @@ from tolerances import DTYPES
 
 from sparseout import Sparseout
 from sparseout.op import gpu, reference
+from sparseout.op.settings import Settings
 
 pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 
@@ -33,8 +34,8 @@ class OneH100:
 
 def both_passes(x, p, q, eps=1e-6, shared_dims=(), scale=1.0):
     seed = torch.tensor([1], device=x.device)
-    gpu.forward(x, p, q, seed, shared_dims, scale)
-    gpu.backward(x.contiguous(), x, p, q, seed, "exact", eps, shared_dims, scale)
+    gpu.forward(x, seed, Settings(p, q, scale=scale, shared_dims=shared_dims))
+    gpu.backward(x.contiguous(), x, seed, Settings(p, q, scale, "exact", eps, shared_dims))
 
 
 def _compile_for_an_h100():
@@ -116,8 +117,8 @@ def test_nothing_waits_for_the_gpu(q):
 
     def run():
         for x, dims in inputs:
-            gpu.forward(x, 0.5, q, seed, dims, scale)
-            gpu.backward(x, x, 0.5, q, seed, "detached", 1e-6, dims, scale)
+            gpu.forward(x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
+            gpu.backward(x, x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
             layer(x)
 
     run()
@@ -131,10 +132,10 @@ def test_nothing_waits_for_the_gpu(q):
 @on_gpu
 def test_a_captured_graph_replays_with_the_seed_that_is_there_then():
     x, seed = torch.full((10_000,), 4.0, device="cuda"), torch.tensor([1], device="cuda")
-    gpu.forward(x, 0.3, 1.7, seed, ())
+    gpu.forward(x, seed, Settings(0.3, 1.7))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = gpu.forward(x, 0.3, 1.7, seed, ())
+        y = gpu.forward(x, seed, Settings(0.3, 1.7))
     for number in (2, -3):
         seed.fill_(number)
         graph.replay()
@@ -148,7 +149,7 @@ def test_more_than_2_to_the_31_elements(transposed):
     rows, columns = 2**16, 2**15 + 32
     x = torch.ones(1, 1, dtype=torch.float16, device="cuda").expand(columns, rows).contiguous().t()
     x = x if transposed else x.contiguous()
-    y = gpu.forward(x, 0.5, 2.0, torch.tensor([7], device="cuda"), ())
+    y = gpu.forward(x, torch.tensor([7], device="cuda"), Settings(0.5, 2.0))
     for row in (0, rows // 2, rows - 1):
         expected = [word_in_python(row * columns + column, 7) >= 2**31 for column in range(500)]
         assert (y[row, :500] != 0).tolist() == expected

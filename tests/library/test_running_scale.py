@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.op import backends
-from sparseout.op.running_rms import sample
+from sparseout.op.running_rms import no_recent_calls, sample
 
 KINDS = [
     (Sparseout, (4, 3)),
@@ -374,7 +374,34 @@ def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, us
     torch._dynamo.reset()
 
 
-OP = torch.ops.sparseout.running_rms
+@pytest.mark.filterwarnings("default")
+def test_a_checkpoint_in_a_compiled_function_has_the_gradients_of_none():
+    results = []
+    for run in (lambda op, x: op(x), lambda op, x: checkpoint(op, x, use_reentrant=False)):
+        torch._dynamo.reset()
+        layer, grads = Sparseout(0.4, 1.0, scale="rms"), []
+        compiled = torch.compile(lambda x, layer=layer, run=run: run(lambda x: layer(x).sin(), x), backend="aot_eager")
+        torch.manual_seed(3)
+        for size in (0.1, 10.0):
+            x = batch(size).requires_grad_()
+            grads.extend(torch.autograd.grad(compiled(x).sum(), x))
+        results.append([*grads, layer.running_rms])
+    torch.testing.assert_close(*results)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"])
+def test_a_copy_remembers_no_calls_of_its_original(make):
+    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(0.3).requires_grad_()
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert (layer._recent_calls[0] >= 0).sum() == 1
+    assert (make(layer)._recent_calls[0] == -1).all()
+
+
+def measure(x, value, seed):
+    return torch.ops.sparseout.running_rms(x, value, *no_recent_calls(value.device), seed, True)
+
+
 SEED = torch.zeros(1, dtype=torch.int64)
 ONE = torch.ones(())
 
@@ -400,14 +427,14 @@ ONE = torch.ones(())
 )
 def test_the_operator_refuses_what_it_cannot_measure(arguments, error, message):
     with pytest.raises(error, match=message):
-        OP(*arguments, True)
+        measure(*arguments)
     assert ONE == 1
 
 
 def test_the_operator_takes_empty_scalar_and_meta_tensors():
     for x, known, after in ((torch.ones(0, 3), 2.0, 2.0), (torch.ones(0), 0.0, 0.0), (torch.tensor(3.0), 0.0, 3.0)):
         value = torch.tensor(known)
-        assert OP(x, value, SEED, True) == (known or after or 1.0)
+        assert measure(x, value, SEED) == (known or after or 1.0)
         assert value == after
-    found = OP(torch.ones(3, device="meta"), ONE.to("meta"), SEED.to("meta"), True)
+    found = measure(torch.ones(3, device="meta"), ONE.to("meta"), SEED.to("meta"))
     assert (found.shape, found.device.type) == ((), "meta")

@@ -134,7 +134,7 @@ def test_a_frozen_trace_in_evaluation_keeps_nothing_of_the_layer():
 def test_a_recorded_graph_holds_the_two_operators_and_draws(how, pre_dispatch):
     graph = make_fx(Sparseout(0.5, 2.0), tracing_mode=how, pre_dispatch=pre_dispatch)(ONES)
     names = [str(node.target) for node in graph.graph.nodes if "sparseout" in str(node.target)]
-    assert names == ["sparseout.draw.default", "sparseout.noise.default"]
+    assert names == ["sparseout.draw.default", "sparseout.forward.default"]
     drawn_twice(graph, ONES)
 
 

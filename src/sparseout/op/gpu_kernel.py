@@ -194,8 +194,7 @@ def kernel(
         output = x + tl.where(x > 0, size, tl.where(x < 0, -size, 0.0)) * noise
     else:
         noise = tl.where(kept, number(up, dtype), -1.0)
-        size = power(tl.abs(x) + shift, exponent, quarters)
-        scaled = tl.where(size == float("inf"), tl.where(c > 0, float("inf"), 0.0), c * size)
+        scaled = c * power(tl.abs(x) + shift, exponent, quarters)
         largest: tl.constexpr = 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38
         factor = tl.maximum(1 + scaled * noise, -largest, propagate_nan=tl.PropagateNan.ALL)
         output = grad * tl.minimum(factor, largest, propagate_nan=tl.PropagateNan.ALL)
