@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sparseout.torch_internals import uncompiled
+
 
 def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """`(args, kwargs)`, so that `model(*args, **kwargs)` is the model's call on `batch`.
@@ -43,9 +45,7 @@ def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, 
 
 def _positional(model: nn.Module) -> tuple[int, int]:
     """How many positional arguments a model's `forward` requires, and how many it takes at most."""
-    compiled = getattr(model, "_orig_mod", None)
-    if compiled is not None:
-        return _positional(compiled)
+    model = uncompiled(model)
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # a scripted module

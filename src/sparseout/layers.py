@@ -16,7 +16,7 @@ from sparseout.op.backends import is_plain
 from sparseout.op.dtensor import local_of
 from sparseout.op.functional import check_call, draw_seed, perturb, sparseout
 from sparseout.op.running_rms import RunningRMS, no_recent_calls
-from sparseout.op.torch_internals import is_exporting
+from sparseout.torch_internals import is_exporting
 
 
 class Sparseout(nn.Module):

@@ -39,16 +39,11 @@ def values(shape, dtype=torch.float64, seed=1):
 
 
 def forward(input, p, q, seed, shared_dims=(), scale=1.0):
-    return gpu.forward(input, torch.tensor([seed], device=DEVICE), Settings(p, q, scale=scale, shared_dims=shared_dims))
+    return gpu.forward(input, torch.tensor([seed], device=DEVICE), Settings(p, q, scale, shared_dims=shared_dims))
 
 
-def backward(grad, input, p, q, seed, shared_dims=(), scale=1.0):
-    return gpu.backward(
-        grad,
-        input,
-        torch.tensor([seed], device=DEVICE),
-        Settings(p, q, scale, gradient, eps, shared_dims),
-    )
+def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims=(), scale=1.0):
+    return gpu.backward(grad, input, torch.tensor([seed], device=DEVICE), Settings(p, q, scale, gradient, eps, shared_dims))
 
 
 def rounded(exact, dtype):

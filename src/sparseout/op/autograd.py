@@ -10,7 +10,7 @@ from torch import Tensor
 from sparseout.op import backends, reference
 from sparseout.op.backends import Backend
 from sparseout.op.settings import FREED, Settings
-from sparseout.op.torch_internals import is_freed
+from sparseout.torch_internals import is_freed
 
 
 class EagerSparseout(torch.autograd.Function):

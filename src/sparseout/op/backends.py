@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseout.native.library import AVAILABLE, MISSING
 from sparseout.op import cpu, gpu, reference
 from sparseout.op.settings import FREED, Settings
-from sparseout.op.torch_internals import is_freed, is_transforming
+from sparseout.torch_internals import is_freed, is_transforming
 
 Backend = Literal["cpu", "gpu", "reference"]
 

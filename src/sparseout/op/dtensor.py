@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseout.op import custom_ops
 from sparseout.op.backends import PLAIN, Backend
 from sparseout.op.settings import Settings
+from sparseout.torch_internals import all_reduce, broadcast
 
 # Odd, so no two shards have the same seed, and different from the constants that Philox adds to its key.
 _SEED_STEP = 0x5851F42D4C957F2D
@@ -43,7 +44,7 @@ def forward(input: Any, seed: Tensor, settings: Settings, backend: Backend | Non
     mesh, shard = input.device_mesh, 0
     for mesh_dim, dim in enumerate(sharded):
         if dim is None or dim in settings.shared_dims:
-            seed = _broadcast(seed, mesh, mesh_dim)
+            seed = broadcast(seed, mesh, mesh_dim)
         else:
             shard = shard * mesh.size(mesh_dim) + mesh.get_local_rank(mesh_dim)
     y = custom_ops.forward(input.to_local(), seed + _signed(_SEED_STEP * shard), settings, backend)
@@ -57,7 +58,7 @@ def local_shard(input: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     def summed(tensor: Tensor) -> Tensor:
         for mesh_dim, dim in enumerate(sharded):
             if dim is not None:
-                tensor = _all_reduce(tensor, input.device_mesh, mesh_dim)
+                tensor = all_reduce(tensor, input.device_mesh, mesh_dim)
         return tensor
 
     return input.to_local(), summed
@@ -71,20 +72,6 @@ def _reduced(input: Any) -> tuple[Any, list[int | None]]:
     if placements != tuple(input.placements):
         input = input.redistribute(placements=placements)
     return input, [getattr(placement, "dim", None) for placement in placements]
-
-
-def _broadcast(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
-    from torch.distributed import _functional_collectives as collectives
-
-    sent: Tensor = collectives.wait_tensor(collectives.broadcast(tensor, 0, (mesh, mesh_dim)))
-    return sent
-
-
-def _all_reduce(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
-    from torch.distributed import _functional_collectives as collectives
-
-    total: Tensor = collectives.wait_tensor(collectives.all_reduce(tensor, "sum", (mesh, mesh_dim)))
-    return total
 
 
 def _signed(number: int) -> int:

@@ -30,7 +30,7 @@ from sparseout.op import backends, custom_ops, dtensor, reference
 from sparseout.op.autograd import EagerSparseout, FunctorchSparseout
 from sparseout.op.backends import Backend
 from sparseout.op.settings import Settings
-from sparseout.op.torch_internals import is_dispatch_mode_active, is_fake, is_freed, is_tracing, is_transforming, is_view
+from sparseout.torch_internals import is_dispatch_mode_active, is_fake, is_freed, is_tracing, is_transforming, is_view
 
 
 def sparseout(

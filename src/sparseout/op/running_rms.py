@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparseout.checks import check_input, check_seed
 from sparseout.op import dtensor
-from sparseout.op.torch_internals import (
+from sparseout.torch_internals import (
     is_fake,
     is_in_autograd_function,
     is_in_backward_pass,

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
+def is_functorch_active() -> bool:
+    """Return whether a transform of `torch.func`, such as `vmap` or `grad`, is active."""
+    return _functorch.maybe_current_level() is not None
+
+
 def is_transforming() -> bool:
     """Return whether a transform of `torch.func`, or forward-mode AD, is active."""
-    return _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return is_functorch_active() or forward_ad._current_level >= 0
 
 
 def is_tracing() -> bool:
@@ -83,9 +90,25 @@ def is_view(tensor: Tensor) -> bool:
     return tensor._is_view()
 
 
-def uncompiled(model: Any) -> Any:
+def version_of(tensor: Tensor) -> int | None:
+    """Return the number of times that `tensor` was written in place, or None for an inference tensor, which counts none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or `model` itself."""
-    return getattr(model, "_orig_mod", model)
+    original: nn.Module = getattr(model, "_orig_mod", model)
+    return original
+
+
+def is_running(model: nn.Module) -> bool:
+    """Return whether this is called from within a call of `model`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def without_torch_function() -> contextlib.AbstractContextManager[Any]:
@@ -98,3 +121,25 @@ def without_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
     if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
         return torch.utils._python_dispatch._disable_current_modes()
     return contextlib.nullcontext()
+
+
+def broadcast(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
+    """Return the tensor of the first rank along a dimension of a mesh, in an operation that a compiler traces."""
+    from torch.distributed import _functional_collectives as collectives
+
+    received: Tensor = collectives.wait_tensor(collectives.broadcast(tensor, 0, (mesh, mesh_dim)))
+    return received
+
+
+def all_reduce(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
+    """Return the sum of a tensor along a dimension of a mesh, in an operation that a compiler traces."""
+    from torch.distributed import _functional_collectives as collectives
+
+    total: Tensor = collectives.wait_tensor(collectives.all_reduce(tensor, "sum", (mesh, mesh_dim)))
+    return total
+
+
+def is_async_collective(tensor: Tensor) -> bool:
+    """Return whether `tensor` is the result of a collective operation that may still run."""
+    collectives = sys.modules.get("torch.distributed._functional_collectives")  # if not imported, it made no tensor
+    return collectives is not None and isinstance(tensor, collectives.AsyncCollectiveTensor)
