@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -23,13 +22,14 @@ from sparseout.probe.functional_calls import FunctionalCalls
 from sparseout.probe.hook import Hook
 from sparseout.probe.mask_stack import MaskStack
 from sparseout.probe.measures import Calls, Settings
-from sparseout.probe.readable import UnreadableError, without_modes
+from sparseout.probe.readable import UnreadableError
 from sparseout.probe.records import Summary
 from sparseout.probe.selection import Layer, Layers, UnitDim, choose, is_activation_or_dropout
 from sparseout.probe.shards import NOTING_PARTS, Shards
 from sparseout.probe.shared import EAGER, UNFUSED
 from sparseout.probe.taking import Taker
 from sparseout.records import tables
+from sparseout.torch_internals import is_in_backward_pass, is_running, uncompiled, without_dispatch_modes
 
 
 class Probe:
@@ -90,8 +90,8 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.settings = Settings.of(measures, thresholds, histogram, every, calls)
-        self._compiled = any(hasattr(m, "_orig_mod") for m in model.modules())
-        self._model: nn.Module = getattr(model, "_orig_mod", model)
+        self._compiled = any(uncompiled(m) is not m for m in model.modules())
+        self._model = uncompiled(model)
         self.layers = choose(self._model, layers, unit_dim)
         self._masks, self._shards = MaskStack(), Shards(self._model)
         self._taker = Taker(self.settings.parts, self._masks, self._shards)
@@ -119,7 +119,7 @@ class Probe:
         self._starts = max(0, self._starts - 1)
         if not self._starts:
             self._detach()
-            if self._depth and self._thread == threading.get_ident() and not _is_running(self._model):
+            if self._depth and self._thread == threading.get_ident() and not is_running(self._model):
                 self._depth = 1  # a forward pass was left by what is no Exception, so that no hook ran
                 self._leave(self._model)
 
@@ -233,7 +233,7 @@ class Probe:
         if model is not self._model:
             self._findings.elsewhere[""] = "a copy of the model ran, which is not measured: make a Probe of the copy"
             return
-        if _in_backward():
+        if is_in_backward_pass():
             return
         self._depth += 1
         if self._depth > 1:
@@ -254,7 +254,7 @@ class Probe:
 
     def _leave(self, model: nn.Module, *_: Any) -> None:
         """It ends, or raises."""
-        if model is not self._model or _in_backward() or not self._depth:
+        if model is not self._model or is_in_backward_pass() or not self._depth:
             return
         self._depth -= 1
         if self._depth:
@@ -268,12 +268,12 @@ class Probe:
 
     def _observe(self, layer: Layer, module: nn.Module, args: Any, value: Any) -> None:
         """A layer was called: `value` is its output, or its keyword arguments where its input is measured."""
-        if module is not layer.module or _in_backward() or not self._is_sampled(layer):
+        if module is not layer.module or is_in_backward_pass() or not self._is_sampled(layer):
             return
         if layer.value == "clean input":
             value = args or tuple(value.values())
         try:
-            with without_modes():
+            with without_dispatch_modes():
                 self._take(layer, value)
         except Exception as error:
             self._starts = 0
@@ -307,20 +307,6 @@ class Probe:
             return
         findings = self._elsewhere if elsewhere else self._findings
         findings.tallies[layer.name, _mode(layer.module), call].add(tally)
-
-
-def _in_backward() -> bool:
-    """Whether a checkpoint runs its part of the forward pass again."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def _is_running(model: nn.Module) -> bool:
-    """Whether this is called from within a call of the model."""
-    frame = sys._getframe(1)
-    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
-        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
-            return True
-    return False
 
 
 def _mode(module: nn.Module) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import zlib
 from collections.abc import Mapping
@@ -10,10 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch._C import _functorch
 from torch.nn.utils.rnn import PackedSequence
 
 from sparseout.op.backends import is_plain
+from sparseout.torch_internals import (
+    is_async_collective,
+    is_fake,
+    is_freed,
+    is_functorch_active,
+    is_legacy_batched,
+    is_tracing,
+    without_torch_function,
+)
 
 
 class UnreadableError(Exception):
@@ -39,7 +46,7 @@ def whole(tensor: Tensor) -> Tensor:
     Raises:
         UnreadableError: it has no such values, or none yet.
     """
-    if is_plain(tensor) and not torch._C._is_tracing():
+    if is_plain(tensor) and not is_tracing():
         return _dense(tensor)
     if reason := _tracer(tensor):
         raise UnreadableError(reason)
@@ -51,12 +58,12 @@ def whole(tensor: Tensor) -> Tensor:
         if not same_on_all(torch.tensor([kind], dtype=torch.float64, device=local.device), tensor.device_mesh):
             raise UnreadableError("is a DTensor whose shape differs between the ranks")
         return whole(tensor.detach().full_tensor())
-    if isinstance(tensor, _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor")):
-        return whole(tensor.trigger_wait())
+    if is_async_collective(tensor):
+        return whole(tensor.trigger_wait())  # type: ignore[attr-defined]
     if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # the memory is its own
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_torch_function():
             plain = _dense(tensor.detach() if type(tensor) is Tensor else tensor.detach().as_subclass(Tensor))
-        if plain.numel() and not plain._is_zerotensor() and not plain.untyped_storage().nbytes():
+        if is_freed(plain):
             raise UnreadableError("has no memory, which was freed")
         return plain
     raise UnreadableError(f"is a {type(tensor).__name__}, whose values cannot be read")
@@ -86,13 +93,6 @@ def same_on_all(numbers: Tensor, mesh: Any) -> bool:
     return torch.equal(low, -high)
 
 
-def without_modes() -> contextlib.AbstractContextManager[Any]:
-    """A context in which no mode that follows operations (selective checkpointing, a counter) sees those of the probe."""
-    if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
-        return torch.utils._python_dispatch._disable_current_modes()
-    return contextlib.nullcontext()
-
-
 def _dense(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
         raise UnreadableError("is no dense, real tensor")
@@ -103,11 +103,11 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _tracer(tensor: Tensor) -> str | None:
     """What runs that sees operations and not values, if anything does."""
-    if torch._C._is_tracing():
+    if is_tracing():
         return "was computed under torch.jit.trace"
-    if _functorch.peek_interpreter_stack() is not None or _functorch.is_legacy_batchedtensor(tensor):
+    if is_functorch_active() or is_legacy_batched(tensor):
         return "was computed inside a transform of torch.func, such as vmap or grad"
-    if isinstance(tensor, _class("torch._subclasses.fake_tensor", "FakeTensor")):
+    if is_fake(tensor):
         return "is a FakeTensor, which has no values"
     return None
 

@@ -16,6 +16,7 @@ from sparseout.probe.readable import UnreadableError, first, items
 from sparseout.probe.selection import Layer
 from sparseout.probe.shards import Shards
 from sparseout.probe.sums import Parts, Summer
+from sparseout.torch_internals import version_of
 
 
 class Taker:
@@ -36,7 +37,7 @@ class Taker:
             raise UnreadableError("is no dense, real tensor")
         dims = layer.dims(tensor.dim())
         masks = None if packed or tensor.is_nested else self._masks.current
-        version = None if tensor.is_inference() else tensor._version
+        version = version_of(tensor)
         if version is not None and self._last and self._last.is_of(tensor, version, dims, masks):
             return self._last.tally, self._last.elsewhere
         whole, ranks = (items(tensor), ()) if tensor.is_nested else self._shards.whole(tensor)
