@@ -123,8 +123,8 @@ def test_a_state_is_saved_as_data_alone():
         ({"q": (1.0, 2.0, 3.0)}, TypeError, "q must be"),
         ({"p": (0.5, 1.5)}, ValueError, "p must be .* got 1.5"),
         ({"p": "0.5"}, TypeError, "p must be .* got '0.5'"),
-        ({"layers": nn.Linear(2, 2)}, ValueError, "layers must hold a Sparseout layer, got none"),
-        ({"layers": []}, ValueError, "layers must hold"),
+        ({"layers": nn.Linear(2, 2)}, ValueError, "layers must contain a Sparseout layer, got none"),
+        ({"layers": []}, ValueError, "layers must contain"),
         ({"layers": [5]}, TypeError, "layers must be a model or modules, got int"),
     ],
 )
