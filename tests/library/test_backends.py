@@ -1,4 +1,4 @@
-"""Which implementation computes a call: told, insisted on, and refused."""
+"""The choice of an implementation: what `backends()` prints, forced backends, and errors."""
 
 import os
 import subprocess

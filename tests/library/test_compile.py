@@ -1,4 +1,4 @@
-"""The op under `torch.compile`, and as operators: the numbers of eager mode, and nothing compiled anew for a new p or q."""
+"""The op under `torch.compile` and as operators: equal to eager mode, without recompilation for another p or q."""
 
 import contextlib
 
@@ -40,7 +40,7 @@ def double(number):
 
 
 class Counter:
-    """A compiler that counts what it is given."""
+    """A compiler that counts its graphs."""
 
     def __init__(self):
         self.graphs = 0

@@ -22,7 +22,7 @@ EXTREMES = list(
 
 
 def edge_values(dtype):
-    """Zeros, subnormal numbers, ones and the largest numbers of `dtype`, four of each sign."""
+    """Return zeros, subnormal numbers, ones and the largest numbers of `dtype`, four of each sign."""
     limits = torch.finfo(dtype)
     sizes = [0.0, limits.smallest_normal / 8, limits.tiny, 1e-7, 0.5, 1.0, 2.0, 100.0, limits.max]
     return torch.tensor([sign * size for size in sizes for sign in (1, -1)] * 4, dtype=dtype)
@@ -61,7 +61,7 @@ def test_the_factor_of_the_reference_stays_finite_where_it_overflows(gradient):
 @pytest.mark.parametrize("backend", ["cpu", "reference", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_exact_gradient_at_q_0_is_that_of_no_noise(backend, dtype):
-    """`q / 2` is the factor of its noise, even where the power that it multiplies overflows."""
+    """The factor of the noise is `q / 2 = 0`, even if the power that it multiplies overflows."""
     x = torch.tensor([0.0, 1e-40, -0.5, 2.0], dtype=dtype).requires_grad_()
     y = call(backend, x, 0.5, 0.0, 1.0, "exact", 1e-44)
     (grad,) = torch.autograd.grad(y.sum(), x)

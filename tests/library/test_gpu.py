@@ -1,4 +1,4 @@
-"""The GPU kernel is the reference: the same mask to the bit, the same values to rounding, for any strides.
+"""The GPU kernel equals the reference: the same mask bit for bit, and values within rounding, for any strides.
 
 Where there is no GPU, Triton's interpreter runs the kernel on the CPU. It truncates to bfloat16 where a GPU rounds, and
 does not show what the compiler makes of the kernel, which has a file of its own.
@@ -18,7 +18,7 @@ from sparseout.op import gpu, reference
 pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 from sparseout.op.settings import Settings
 
-# The interpreter computes with NumPy, which warns of what a GPU passes over.
+# The interpreter uses NumPy, which warns of overflows.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,7 +29,7 @@ PS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, 1e-12, 1 - 1e-12])
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 GRADIENTS = st.sampled_from(["detached", "exact"])
 THOROUGH = settings.default.max_examples > 20
-examples = settings(max_examples=50 if THOROUGH else 5)  # Triton's interpreter takes 10 to 50 ms for one
+examples = settings(max_examples=50 if THOROUGH else 5)  # Triton's interpreter takes 10 to 50 ms per example
 
 
 def values(shape, dtype=torch.float64, seed=1):
@@ -45,7 +45,7 @@ def backward(grad, input, p, q, seed, gradient="detached", eps=1e-6, shared_dims
 
 
 def rounded(exact, dtype):
-    """A float32 or float64 in a narrower dtype, as the kernel stores it."""
+    """Return a float32 or float64 in a narrower dtype, rounded as the kernel rounds."""
     if dtype == torch.bfloat16 and INTERPRETED:
         return (exact.view(torch.int32) & -(2**16)).view(torch.float32).to(dtype)
     return exact.to(dtype)
@@ -53,7 +53,7 @@ def rounded(exact, dtype):
 
 @st.composite
 def layouts(draw, shape, dtype, seed):
-    """A tensor of any strides: dimensions in any order in memory, with gaps, and expanded."""
+    """Draw a tensor of any strides: dimensions in any order in memory, with gaps, and expanded."""
     order = draw(st.permutations(range(len(shape))))
     gaps = draw(st.lists(st.sampled_from([1, 1, 2]), min_size=len(shape), max_size=len(shape)))
     expanded = draw(st.lists(st.sampled_from([False, False, True]), min_size=len(shape), max_size=len(shape)))
@@ -64,7 +64,7 @@ def layouts(draw, shape, dtype, seed):
 
 @st.composite
 def problems(draw, dtype):
-    """An input, a gradient and shared dimensions."""
+    """Draw an input, a gradient and shared dimensions."""
     shape = draw(st.lists(st.integers(0, 9), max_size=4) | st.integers(2000, 5000).map(lambda size: [size]))
     shared_dims = tuple(draw(st.sets(st.integers(0, len(shape) - 1)))) if shape else ()
     return draw(layouts(shape, dtype, 1)), draw(layouts(shape, dtype, 2)), shared_dims
@@ -149,7 +149,7 @@ def test_dropout_is_the_references_to_the_bit(dtype, p, q, seed):
     assert torch.equal(forward(x, p, q, seed), reference.forward(x, seed, Settings(p, q)))
 
 
-# A running scale is a float32 tensor on the device, and one that is set a number of the host.
+# A running scale is a float32 tensor on the device, and a fixed scale is a number.
 PLACES = {
     "host": lambda s: s,
     "device": lambda s: torch.tensor(s, dtype=torch.float32, device=DEVICE),
@@ -198,7 +198,7 @@ def test_no_unit_makes_nan_of_a_finite_number(dtype, place, p, q, gradient, s):
 
 
 def close(ours, exact, largest):
-    """`ours` errs by a few units in the last place of the largest term or the smallest normal number; or both are infinite."""
+    """Assert that `ours` errs by a few ulp of the largest term or of the smallest normal number, or that both are infinite."""
     limits, infinite = torch.finfo(ours.dtype), ours.isinf()
     assert ((ours.double() - exact).abs() <= RTOL[ours.dtype] * (largest + limits.smallest_normal))[~infinite].all()
     assert (exact.abs() >= limits.max * (1 - RTOL[ours.dtype]))[infinite].all()
@@ -225,7 +225,7 @@ def test_any_exponent_errs_by_at_most_6_ulp(dtype, smallest, q, monkeypatch):
 @given(scale=st.floats(0.5, 1, exclude_max=True))
 def test_every_half_precision_number_is_scaled_as_the_reference_scales_it(dtype, scale):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).to(DEVICE)
-    normal = every.abs() >= torch.finfo(dtype).tiny  # the interpreter takes subnormal bfloat16 numbers for 0
+    normal = every.abs() >= torch.finfo(dtype).tiny  # the interpreter treats subnormal bfloat16 numbers as 0
     every = every[every.isfinite() & (normal if INTERPRETED else True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "_BLOCK", 2**14)

@@ -1,4 +1,4 @@
-"""What Triton's compiler makes of the GPU kernel, which needs no GPU to see; and what only a GPU can show, skipped elsewhere."""
+"""The GPU kernel as Triton compiles it, which needs no GPU; and tests that need one, skipped elsewhere."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +18,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 
 
 class OneH100:
-    """Stands in for the driver of an H100, of which the compiler asks no more."""
+    """A stand-in for the driver of an H100, with all that the compiler uses."""
 
     def get_current_device(self):
         return 0
@@ -39,7 +39,7 @@ def both_passes(x, p, q, eps=1e-6, shared_dims=(), scale=1.0):
 
 
 def _compile_for_an_h100(dtypes):
-    """The PTX of every path, and how many kernels many numbers need; called in a process where Triton is not the interpreter."""
+    """Return the PTX of every path, and the number of kernels for many settings. Call it in a process without the interpreter."""
     import triton
 
     kernels = []

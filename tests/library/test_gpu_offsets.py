@@ -1,4 +1,4 @@
-"""The GPU kernel's indices and offsets, the launch's walk through memory, and the reasons for which there is no kernel."""
+"""The GPU kernel's indices and offsets, the strides of a launch, and the reasons for a missing kernel."""
 
 import math
 
@@ -17,7 +17,7 @@ from test_gpu import DEVICE, SEEDS, examples, forward  # noqa: E402
 
 from sparseout.op.gpu_kernel import kept_at, kept_in_block, offset_of  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy, which the interpreter uses
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in the interpreter
 
 
 def test_what_is_missing_is_said_in_words(monkeypatch):

@@ -1,4 +1,4 @@
-"""The compiled kernel is the reference: the same mask to the bit, the same values to rounding, on any number of threads."""
+"""The compiled kernel equals the reference: the same mask bit for bit, and values within rounding, for any number of threads."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The layers are the function with its settings kept."""
+"""The layers equal the function with their settings."""
 
 import copy
 import io
@@ -13,7 +13,7 @@ from torch import nn
 import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 
-# A layer, the shape of a batch, the same without a batch (or None), and the dimensions of the batch that share a draw.
+# A layer, the shape of a batch, the shape of one sample (or None), and the dimensions of the batch that share a draw.
 KINDS = [
     (Sparseout, {}, (4, 3), (3,), ()),
     (Sparseout1d, {}, (4, 3, 5), (3, 5), (2,)),

@@ -1,4 +1,4 @@
-"""Every memory layout: the kernel walks strides, and neither values nor masks know of them."""
+"""Memory layouts: values and masks do not depend on the strides of the input."""
 
 import math
 
@@ -18,7 +18,7 @@ kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSIN
 
 @st.composite
 def laid_out(draw, dtype):
-    """A tensor of any shape that is permuted, sliced, offset or expanded, and some of its dimensions."""
+    """Draw a permuted, sliced, offset or expanded tensor of any shape, and some of its dimensions."""
     shape = draw(st.lists(st.integers(1, 7) | st.sampled_from([33, 64, 130]), max_size=4).filter(lambda s: math.prod(s) < 30_000))
     steps = [draw(st.integers(1, 2)) for _ in shape]
     order = draw(st.permutations(range(len(shape))))

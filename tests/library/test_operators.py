@@ -1,4 +1,4 @@
-"""The operators of `torch.library`, called by hand: each argument is normalised or refused."""
+"""The operators of `torch.library`, called directly: each argument is normalised or rejected."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The scale: the unit in which `|x|` is measured, a constant of both gradients, of which Dropout knows nothing."""
+"""The scale: the unit in which `|x|` is measured, a constant of both gradients, without effect on Dropout."""
 
 import math
 
@@ -35,7 +35,7 @@ def values(shape, dtype=torch.float32, seed=1):
 
 
 def step(x, seed=0, **settings):
-    """The output of a seeded call, and the gradient of its sum."""
+    """Return the output of a seeded call and the gradient of its sum."""
     x = x.detach().clone().requires_grad_()
     torch.manual_seed(seed)
     y = sparseout.sparseout(x, **settings)
@@ -53,7 +53,7 @@ def test_other_units_change_nothing_but_the_unit(dtype, gradient, backend, q, p,
     scaled = (c * x.double()).to(dtype)
     power, largest = (x.double().abs() / s) ** (q / 2), torch.finfo(dtype).max / 16
     assume(max((c * s * power).max(), (s * power).max(), power.max(), scaled.abs().max()) < largest)
-    # Below the normal numbers there is no relative accuracy to hold.
+    # Subnormal numbers have no relative accuracy.
     normal = scaled.abs() > torch.finfo(dtype).smallest_normal
     y, grad = step(x, seed, scale=s, **settings)
     theirs, their_grad = step(scaled, seed, scale=c * s, **settings)

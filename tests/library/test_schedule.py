@@ -1,4 +1,4 @@
-"""Schedules set what their equation says, at every step, and come back from their state."""
+"""Schedules follow their equations at every step, and restore their state."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FRACTIONS = {
 
 
 def walk(one, layers):
-    """`(p, q)` of each layer at each step, to one step past the end."""
+    """Return `(p, q)` of each layer at each step, until one step after the end."""
     values = [[(layer.p, layer.q) for layer in layers]]
     for _ in range(one.steps + 1):
         one.step()
@@ -138,14 +138,14 @@ def test_a_bad_schedule_is_refused_and_changes_nothing(arguments, error, message
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 0}, "wrong at: steps must be"),
-        ({"step_count": -1}, "wrong at: step_count must be"),
-        ({"ends": {"p": [[0.0, 2.0]]}}, "wrong at: p must be"),
-        ({"ends": {"r": [[0.0, 2.0]]}}, "wrong at: 'r'"),
-        ({"ends": [[0.0, 2.0]]}, "wrong at"),
-        ({"ends": {"q": [[0.0]]}}, "wrong at"),
-        ({"ends": {"q": [[0.0, 1.0]] * 2}}, "as many layers as this schedule, {'q': 1}, got one for {'q': 2}"),
-        ({"ends": {"p": [[0.0, 1.0]]}}, "as many layers as this schedule, {'q': 1}, got one for {'p': 1}"),
+        ({"steps": 0}, "error at: steps must be"),
+        ({"step_count": -1}, "error at: step_count must be"),
+        ({"ends": {"p": [[0.0, 2.0]]}}, "error at: p must be"),
+        ({"ends": {"r": [[0.0, 2.0]]}}, "error at: 'r'"),
+        ({"ends": [[0.0, 2.0]]}, "error at"),
+        ({"ends": {"q": [[0.0]]}}, "error at"),
+        ({"ends": {"q": [[0.0, 1.0]] * 2}}, "layer counts of this schedule, {'q': 1}, got {'q': 2}"),
+        ({"ends": {"p": [[0.0, 1.0]]}}, "layer counts of this schedule, {'q': 1}, got {'p': 1}"),
     ],
 )
 def test_a_bad_state_is_refused_and_changes_nothing(changed, message):

@@ -1,4 +1,4 @@
-"""What records a model: a graph draws at each call and follows `train()` and `eval()`, or recording raises with advice."""
+"""Recorded models: a graph draws at each call and follows `train()` and `eval()`, or recording raises with advice."""
 
 import copy
 
@@ -30,7 +30,7 @@ def inserted():
 
 
 def drawn_twice(run, x):
-    """Two calls that must draw: zeros and twos for ones, and not the same."""
+    """Assert that two calls draw different masks: each turns ones into zeros and twos."""
     first, second = run(x), run(x)
     for y in (first, second):
         assert set(y.unique().tolist()) == {0.0, 2.0}

@@ -35,7 +35,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             _number,
             _number,
             _number,
-        ),  # seed, threshold, multiplicative, p, exponent, eps, coefficient
+        ),  # seed, threshold, is product, p, exponent, eps, coefficient
         *(_int, _int),  # threads, instruction set
     )
     library.sparseout_run.restype = None

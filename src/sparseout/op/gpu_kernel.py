@@ -32,7 +32,7 @@ def kept_at(seed, index, threshold):
 
 @triton.jit
 def offset_of(position, sizes, strides):
-    """The offset of element `position`: its coordinates in `sizes`, fastest first, times `strides`. Without strides: `position`."""
+    """The offset of element `position`: its coordinates in `sizes`, fastest first, times `strides`, or `position`."""
     offset = position
     if len(strides) > 0:
         unsigned: tl.constexpr = tl.uint64 if position.dtype == tl.int64 else tl.uint32  # faster to divide
