@@ -1,4 +1,4 @@
-"""A network with two Sparseout layers, and steps that a `SparsityTarget` measures."""
+"""A network with two Sparseout layers, and steps for a `SparsityTarget` to measure."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def network(activation=nn.ReLU, width=8):
 
 
 def take(model, target: SparsityTarget, steps: int = 1, factor: float = 1.0, rows: int = 16):
-    """Call the model, and `step()`, so many times; nothing is learned."""
+    """Call the model and `target.step()` `steps` times, without training."""
     for step in range(steps):
         torch.manual_seed(step)
         model(factor * torch.randn(rows, 4))
