@@ -1,4 +1,4 @@
-"""What a batch means: the arguments with which a model is called on it."""
+"""Turns a batch into the arguments of a model's call."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sparseout.torch_internals import uncompiled
+
 
 def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """`(args, kwargs)`, so that `model(*args, **kwargs)` is the model's call on `batch`.
+    """Return `(args, kwargs)` such that `model(*args, **kwargs)` is the model's call on `batch`.
 
-    `check_swap`, the `loader` of a `SparsityTarget` and the batches of `sparseout probe` all mean the same:
+    `check_swap`, the `loader` of a `SparsityTarget` and the batches of `sparseout probe` all follow these rules:
 
-    - a mapping: its items by name;
-    - a tuple: positional arguments, in their order. Items beyond those that `model.forward` takes, such as labels, are left out;
-    - a list, as a `DataLoader` makes of samples `(inputs, label)`: as a tuple, but without a value for an argument that has a
-      default, which might be a label. The first item is always taken;
-    - anything else, such as a tensor or a packed sequence: the one argument.
+    - a mapping gives keyword arguments;
+    - a tuple gives positional arguments in its order, without the items beyond the parameters of `model.forward`, such as labels;
+    - a list, which a `DataLoader` makes of samples `(inputs, label)`, is like a tuple, but gives no value to a parameter with a
+      default, since the item might be a label. The first item is always used;
+    - anything else, such as a tensor or a packed sequence, is the only argument.
 
-    So of `(x, y)`, a model of one input takes `x`, and a model of two takes both. Where a model takes an optional argument, such
-    as a mask, a mapping is the clearest.
+    So a model with one input is called with `x` of `(x, y)`, and a model with two inputs with both. If a model has optional
+    arguments, such as a mask, a mapping is clearest.
 
     >>> arguments(nn.Linear(2, 2), ("x", "y"))
     (('x',), {})
@@ -42,17 +44,15 @@ def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, 
 
 
 def _positional(model: nn.Module) -> tuple[int, int]:
-    """How many positional arguments a model's `forward` requires, and how many it takes at most."""
-    compiled = getattr(model, "_orig_mod", None)
-    if compiled is not None:
-        return _positional(compiled)
+    """Return the number of positional arguments that a model's `forward` requires, and the largest number that it accepts."""
+    model = uncompiled(model)
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # a scripted module
         return 1, sys.maxsize
     any_number = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     inner = getattr(model, "module", None)
-    if any_number and not places and isinstance(inner, nn.Module):  # DataParallel and its like
+    if any_number and not positional and isinstance(inner, nn.Module):  # a wrapper such as DataParallel
         return _positional(inner)
-    return sum(each.default is each.empty for each in places), sys.maxsize if any_number else len(places)
+    return sum(each.default is each.empty for each in positional), sys.maxsize if any_number else len(positional)

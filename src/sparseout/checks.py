@@ -1,4 +1,4 @@
-"""What the arguments of the op may be: one clear line for each that may not."""
+"""Checks of arguments. Each error is one line that names the argument, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def check_input(input: Tensor, name: str = "input") -> None:
 
 
 def check_p(p: float | Tensor) -> float:
-    """`p` as a float, or raise unless it is a real number in [0, 1], as a number or as a 0-d tensor."""
+    """Return `p` as a float; raise unless it is a real number in [0, 1], given as a number or a 0-d tensor."""
     if type(p) is float and 0.0 <= p <= 1.0:
         return p
     return check_number("p", p, 0.0, 1.0, "a drop probability in [0, 1]")
 
 
 def check_q(q: float | Tensor) -> float:
-    """`q` as a float, or raise unless it is a finite real number of at least 0, as a number or as a 0-d tensor."""
+    """Return `q` as a float; raise unless it is a finite real number of at least 0, given as a number or a 0-d tensor."""
     if type(q) is float and 0.0 <= q < math.inf:
         return q
     return check_number("q", q, 0.0, math.nextafter(math.inf, 0), "a finite norm of at least 0")
 
 
 def check_scale(scale: float | Tensor, device: torch.device) -> float | Tensor:
-    """`scale` as a float, or raise unless it is a positive finite number; on a GPU as it is, as looking at it would wait."""
+    """Return `scale` as a float; raise unless it is positive and finite. A tensor on a GPU is not read, since that would wait."""
     if type(scale) is float and 0.0 < scale < math.inf:
         return scale
     if isinstance(scale, Tensor) and scale.dim() == 0 and scale.is_floating_point() and not scale.is_cpu:
@@ -56,7 +56,7 @@ def check_scale(scale: float | Tensor, device: torch.device) -> float | Tensor:
 
 
 def check_layer_scale(scale: float | str) -> float | Literal["rms"]:
-    """`scale`, or raise unless it is a positive finite number or `"rms"`."""
+    """Return `scale`; raise unless it is a positive finite number or `"rms"`."""
     if isinstance(scale, str) and scale == "rms":
         return "rms"
     number: Any = scale
@@ -64,7 +64,7 @@ def check_layer_scale(scale: float | str) -> float | Literal["rms"]:
 
 
 def check_rms_gradient(gradient: Gradient) -> None:
-    """Raise unless a running scale may go with `gradient`."""
+    """Raise unless `gradient` is allowed with a running scale."""
     if gradient == "exact":
         raise ValueError(
             "gradient must be 'detached' with scale='rms', got 'exact': at q = 3 a few units would grow without bound"
@@ -72,12 +72,12 @@ def check_rms_gradient(gradient: Gradient) -> None:
 
 
 def check_eps(eps: float) -> float:
-    """`eps` as a float, or raise unless it is positive and finite."""
+    """Return `eps` as a float; raise unless it is positive and finite."""
     return check_number("eps", eps, math.ulp(0.0), math.nextafter(math.inf, 0), "None or a positive finite number")
 
 
 def check_seed(seed: Tensor, device: torch.device) -> None:
-    """Raise unless `seed` is one 64-bit number on `device`."""
+    """Raise unless `seed` is a tensor of one 64-bit integer on `device`."""
     if seed.dtype != torch.int64 or seed.shape != (1,):
         kind = f"{_name(seed.dtype)} of shape {tuple(seed.shape)}"
         raise TypeError(f"seed must be int64 of shape (1,), got {kind}")
@@ -86,7 +86,7 @@ def check_seed(seed: Tensor, device: torch.device) -> None:
 
 
 def check_twin(name: str, tensor: Tensor, input: Tensor) -> None:
-    """Raise unless `tensor` has the layout, dtype and shape of `input`."""
+    """Raise unless `tensor` has the layout, dtype, shape and device of `input`."""
     check_input(tensor, name)
     if tensor.dtype != input.dtype:
         raise TypeError(f"{name} must be of the dtype of input, {_name(input.dtype)}, got {_name(tensor.dtype)}")
@@ -97,14 +97,14 @@ def check_twin(name: str, tensor: Tensor, input: Tensor) -> None:
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """`value`, or raise unless it is one of `allowed`."""
+    """Return `value`; raise unless it is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 
 
 def check_number(name: str, value: float | Tensor, low: float, high: float, allowed: str) -> float:
-    """`value` as a float, or raise unless it is a real number in [`low`, `high`]; `allowed` says so in words."""
+    """Return `value` as a float; raise unless it is a real number in [`low`, `high`]. The error describes them as `allowed`."""
     if isinstance(value, Tensor) and value.dim() == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -115,7 +115,7 @@ def check_number(name: str, value: float | Tensor, low: float, high: float, allo
 
 
 def check_count(name: str, value: int, least: int) -> int:
-    """`value`, or raise unless it is an integer of at least `least`."""
+    """Return `value`; raise unless it is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}")
     if value < least:
@@ -124,14 +124,14 @@ def check_count(name: str, value: int, least: int) -> int:
 
 
 def check_integer(name: str, value: int, least: int, most: int) -> int:
-    """`value`, or raise unless it is an integer in [`least`, `most`]."""
+    """Return `value`; raise unless it is an integer in [`least`, `most`]."""
     if check_count(name, value, least) > most:
         raise ValueError(f"{name} must be an integer of at most {most}, got {value}")
     return value
 
 
 def check_shared_dims(shared_dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """The dimensions, counted from 0, or raise unless each is one of `ndim` and none is named twice."""
+    """Return the dimensions, counted from 0; raise unless each lies in the range of `ndim` and none occurs twice."""
     dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else (shared_dims,)
     for dim in dims:
         if isinstance(dim, bool) or not isinstance(dim, int):

@@ -1,9 +1,9 @@
-"""What a user can mend."""
+"""Errors that a user can fix."""
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong and what to do."""
+    """An error in the user's input: its one-line message says what is wrong and what to do."""
 
 
 class FolderError(UserError):
-    """A run's folder is damaged, or holds what is not of this run; other runs are none the worse for it."""
+    """A run's folder is damaged, or contains files of another run. Other runs are unaffected."""

@@ -1,4 +1,4 @@
-"""Packages that an installation of torch alone lacks."""
+"""Optional dependencies: errors that name the extra to install."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def needed_for(what: str, extra: str) -> Iterator[None]:
-    """Imports in this context name the extra to install where a package is missing.
+def needed_for(feature: str, extra: str) -> Iterator[None]:
+    """Return a context in which the import of a missing package raises an error that names the extra to install.
 
     Raises:
-        ModuleNotFoundError: `"<what> needs <package>: pip install 'sparseout[<extra>]'"`.
+        ModuleNotFoundError: `"<feature> needs <package>: pip install 'sparseout[<extra>]'"`.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "sparseout":
             raise
-        raise ModuleNotFoundError(f"{what} needs {error.name}: pip install 'sparseout[{extra}]'", name=error.name) from error
+        raise ModuleNotFoundError(f"{feature} needs {error.name}: pip install 'sparseout[{extra}]'", name=error.name) from error

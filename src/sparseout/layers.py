@@ -1,4 +1,4 @@
-"""Sparseout as a module, in the place of `torch.nn.Dropout`."""
+"""Sparseout as a module, a drop-in replacement for `torch.nn.Dropout`."""
 
 from __future__ import annotations
 
@@ -9,58 +9,62 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
 from sparseout.op.backends import is_plain
 from sparseout.op.dtensor import local_of
-from sparseout.op.functional import sparseout
-from sparseout.op.running_rms import RunningRMS
+from sparseout.op.functional import check_call, draw_seed, perturb, sparseout
+from sparseout.op.running_rms import RunningRMS, no_recent_calls
+from sparseout.torch_internals import is_exporting
 
 
 class Sparseout(nn.Module):
     """`y = x + s sign(x) |x/s|^(q/2) n` in training, `y = x` in evaluation: `sparseout.sparseout` as a layer.
 
-    `p`, `q` and `scale` may be set while a model trains: they are checked when they are set, and a compiled model does not
-    recompile, unless `scale` becomes `"rms"` or ceases to be. As those of `nn.Dropout`, the settings are not in the `state_dict`.
+    `p`, `q` and `scale` can be set during training. Each assignment is checked, and a compiled model does not recompile unless
+    `scale` changes to or from `"rms"`. As with `nn.Dropout`, the settings are not in the `state_dict`.
 
-    With `scale="rms"`, `q` means the same in a layer of any magnitude: `s` is the running root mean square of the layer's input,
-    `s_t^2 = 0.9 s_(t-1)^2 + 0.1 mean(x_(t-1)^2)` over the training batches before this one, and that of the batch itself in the
-    first. The mean is over all elements of a batch below 8192, else over an evenly spread 2731 to 5461 of them. A batch whose
-    mean is 0, NaN or Inf leaves `s` alone. The gradient holds it constant.
+    With `scale="rms"`, `q` has the same meaning in a layer of any magnitude: `s` is the running root mean square of the layer's
+    input, `s_t^2 = 0.9 s_(t-1)^2 + 0.1 mean(x_(t-1)^2)` over the earlier training batches, and in the first batch the root mean
+    square of that batch. The mean covers all elements of a batch with fewer than 8192 elements, and otherwise 2731 to 5461 evenly
+    spread ones. A batch whose mean is 0, NaN or Inf leaves `s` unchanged. The gradient holds `s` constant. For a `DTensor`, `s`
+    describes the full tensor and is the same on all ranks.
 
-    It is the buffer `running_rms`, the layer's one key in the `state_dict`: 0 while there is none, and NaN, Inf and negative
-    values count as none too. Loading restores it. Where a `state_dict` lacks it (`strict=False`, `from_pretrained`), and after
-    `to_empty()`, the next batch sets it, as in a new layer. `DistributedDataParallel` broadcasts it from rank 0 before each call,
-    as it does BatchNorm's; in the first call each rank's `s` is its own.
+    The buffer `running_rms` holds `s`. It is the only key of the layer in the `state_dict`; 0, NaN, Inf and negative values mean
+    that there is none yet. If a `state_dict` lacks it (`strict=False`, `from_pretrained`), and after `to_empty()`, the next batch
+    sets it, as in a new layer. `DistributedDataParallel` broadcasts it from rank 0 before each call, as it does for BatchNorm; in
+    the first call each rank uses the `s` of its own batch.
 
-    A layer learns `s` from the calls in training mode that record gradients. Under `no_grad`, for example in Monte Carlo dropout,
-    it uses the `s` that it has and learns nothing.
+    Only calls in training mode that record gradients update `s`. Calls under `no_grad`, such as Monte Carlo dropout, use the
+    present `s`, and so do the transforms of `torch.func`.
 
-    For a `DTensor` it is that of the full tensor, the same on all ranks.
+    Activation checkpointing recomputes a call with the `s` of that call. The layer finds it by the call's seed among its last
+    1024 checkpointed or compiled calls. It cannot find it if the seed is not restored (`preserve_rng_state=False`, or a
+    `generator`), if more than 1024 such calls precede the backward pass, or if the layer moves to another device in between. The
+    recomputed call then uses the present `s`. If two calls of one layer have equal seeds before the backward pass, both use the
+    later `s`. If a compiled function contains the checkpoint, a second call before the backward pass of the first is an error of
+    torch.
 
-    `torch.fx.symbolic_trace` records a call of the layer, which goes on following `train()`, `eval()`, `p` and `q`.
+    `torch.fx.symbolic_trace` records a call of the layer, which continues to follow `train()`, `eval()`, `p` and `q`.
     `torch.jit.script` raises, and so does `torch.jit.trace` in training.
-
-    Activation checkpointing recomputes a call with the `s` that it had, found by the layer and the call's seed among the last
-    16384 calls. It finds another's where one layer is called twice with one seed before the backward pass, or where compiled
-    layers are seeded alike, and the present one in a CUDA graph. Transforms of `torch.func` leave `running_rms` alone.
 
     Args:
         p: drop probability in [0, 1].
-        q: norm, at least 0: 2 is Dropout, less makes activations sparser, more makes them denser.
+        q: norm, at least 0: 2 is Dropout, smaller values make activations sparser, larger values make them denser.
         inplace: write the result into the input.
-        scale: `s`, the unit in which `|x|` is measured, a positive number; or `"rms"`.
-        gradient: `"detached"` or `"exact"`; with `scale="rms"` only the first.
-        eps: positive bound of the backward factor for `q < 2`; None is 1e-6.
+        scale: `s`, the unit in which `|x|` is measured: a positive number, or `"rms"`.
+        gradient: `"detached"` or `"exact"`; with `scale="rms"` only `"detached"`.
+        eps: positive bound of the backward factor for `q < 2`. Default: 1e-6, and at least 1e-4 in float16.
         shared_dims: dimensions along which one draw is shared.
-        generator: source of the seeds; None is the default generator of the input's device.
+        generator: source of the seeds. Default: the default generator of the input's device.
 
     Shape:
         Input and output: any shape, the same.
 
     Raises:
-        TypeError, ValueError: as `sparseout.sparseout` does, when the layer is built (the generator's device and the range of
-        `shared_dims` when it is called).
+        TypeError, ValueError: as `sparseout.sparseout`, when the layer is built; for the device of the generator and the range of
+            `shared_dims`, when the layer is called.
 
     Source: Khan and Stavness (2019), arXiv:1904.08050.
 
@@ -75,9 +79,10 @@ class Sparseout(nn.Module):
     tensor([1., 1., 1.])
     """
 
-    # The module whose place this layer took, where `sparseout.swap_dropout` put it: in a tuple, so that it is not a submodule.
+    # The module that `sparseout.swap_dropout` replaced by this layer, in a tuple, so it is not a submodule.
     replaced: tuple[nn.Module, ...] = ()
     running_rms: Tensor
+    _recent_calls: tuple[Tensor, Tensor]  # the last two fields of `RunningRMS`
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class Sparseout(nn.Module):
         self.shared_dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else shared_dims
         self.generator = generator
         self._scale: float | Literal["rms"] = 1.0
-        self._make_cells()
+        self._make_tensors()
         self.scale = scale
 
     @property
@@ -111,7 +116,7 @@ class Sparseout(nn.Module):
     @p.setter
     def p(self, value: float) -> None:
         self._p = check_p(value)
-        self._p_cell.fill_(self._p)
+        self._p_tensor.fill_(self._p)
 
     @property
     def q(self) -> float:
@@ -121,7 +126,7 @@ class Sparseout(nn.Module):
     @q.setter
     def q(self, value: float) -> None:
         self._q = check_q(value)
-        self._q_cell.fill_(self._q)
+        self._q_tensor.fill_(self._q)
 
     @property
     def scale(self) -> float | Literal["rms"]:
@@ -135,15 +140,22 @@ class Sparseout(nn.Module):
             check_rms_gradient(self.gradient)
             if self._scale != "rms":
                 self.register_buffer("running_rms", torch.zeros((), dtype=torch.float32))
+                self._forget_calls()
         else:
             self._buffers.pop("running_rms", None)
-            self._scale_cell.fill_(value)
+            self._scale_tensor.fill_(value)
         self._scale = value
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
-            return self._called_in(input.tracer, input)
-        p, q, scale = self._current_settings(input)
+            return self._record_call(input.tracer, input)
+        # Compiled graphs read `p`, `q` and `scale` from tensors. They would be compiled again for each value of a float.
+        compiling = torch.compiler.is_compiling()
+        p: Any = self._p_tensor if compiling else self._p
+        q: Any = self._q_tensor if compiling else self._q
+        scale: Any = self._scale_tensor if compiling else self._scale
+        if "running_rms" in self._buffers:
+            return self._forward_with_running_scale(input, p, q)
         return sparseout(
             input,
             p,
@@ -157,17 +169,29 @@ class Sparseout(nn.Module):
             generator=self.generator,
         )
 
+    def _forward_with_running_scale(self, input: Tensor, p: Any, q: Any) -> Tensor:
+        if has_torch_function_unary(input):
+            result: Tensor = handle_torch_function(self.forward, (input,), input)
+            return result
+        check_rms_gradient(self.gradient)
+        settings, backend = check_call(input, p, q, 1.0, self.gradient, self.eps, self._shared_dims_of(input), self.generator)
+        if not self.training:
+            return input
+        seed = draw_seed(input, self.generator, backend)
+        scale = self._running_state(input.device).scale(input, seed)
+        return perturb(input, seed, settings._replace(scale=scale), self.inplace, backend)
+
     def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
-        """The dimensions of `input` along which one draw is shared."""
+        """Return the dimensions of `input` along which one draw is shared."""
         return self.shared_dims
 
     def reset_parameters(self) -> None:
-        """Forget the running scale, if there is one: the next batch sets it."""
+        """Reset the running scale, if there is one: the next batch sets it."""
         if "running_rms" in self._buffers:
             self.running_rms.zero_()
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that would build this layer again."""
+        """Return the arguments that build an equal layer."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
     def extra_repr(self) -> str:
@@ -179,60 +203,68 @@ class Sparseout(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         raise TypeError(
             f"torch.jit.script cannot compile {type(self).__name__}: use torch.export or torch.compile, or for inference script "
-            "what sparseout.restore(model) returns"
+            "the result of sparseout.restore(model)"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_recent_calls"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._make_cells()  # a copy has its own
+        self._make_tensors()  # a copy must not share them
 
-    def _called_in(self, tracer: Any, input: Any) -> Any:
-        """A call of this layer in the graph of `torch.fx`, so that `train()`, `eval()`, `p` and `q` go on acting."""
+    def _record_call(self, tracer: Any, input: Any) -> Any:
+        """Record a call of this layer in a graph of `torch.fx`, where `train()`, `eval()`, `p` and `q` still take effect."""
         path = tracer.path_of_module(self)
         if tracer.root is self:  # a graph cannot call the module that it replaces
             path = "layer"
             tracer.root = nn.ModuleDict({path: self}).train(self.training)
         return tracer.create_proxy("call_module", path, (input,), {})
 
-    def _make_cells(self) -> None:
-        # A graph would be compiled again for each value of a module's float, but reads a tensor. These are neither parameters nor
-        # buffers, so that `.to()` leaves them on the CPU in float64.
+    def _make_tensors(self) -> None:
+        # Neither parameters nor buffers: `.to()` must leave them on the CPU in float64.
         with torch.inference_mode(False):
-            self._p_cell = torch.tensor(self._p, dtype=torch.float64, device="cpu")
-            self._q_cell = torch.tensor(self._q, dtype=torch.float64, device="cpu")
+            self._p_tensor = torch.tensor(self._p, dtype=torch.float64, device="cpu")
+            self._q_tensor = torch.tensor(self._q, dtype=torch.float64, device="cpu")
             scale = 1.0 if self._scale == "rms" else self._scale
-            self._scale_cell = torch.tensor(scale, dtype=torch.float64, device="cpu")
+            self._scale_tensor = torch.tensor(scale, dtype=torch.float64, device="cpu")
+        if self._scale == "rms":
+            self._forget_calls()
 
-    def _current_settings(self, input: Tensor) -> tuple[Any, Any, Any]:
-        """`p`, `q` and `s`: as tensors in a compiled graph, as floats elsewhere."""
-        compiling = torch.compiler.is_compiling()
-        p, q, scale = (self._p_cell, self._q_cell, self._scale_cell) if compiling else (self._p, self._q, self._scale)
-        # Not by looking at the scale, whose every value a graph would then be compiled for.
-        return p, q, self._running(input) if "running_rms" in self._buffers else scale
+    def _forget_calls(self) -> None:
+        with torch.inference_mode(False):
+            self._recent_calls = no_recent_calls(self.running_rms.device)
 
-    def _running(self, input: Tensor) -> RunningRMS:
-        # A layer had no tensors before, so that a model may be on a device to which no one moved its layers.
-        if isinstance(input, Tensor) and self.running_rms.device != input.device:
+    def _running_state(self, device: torch.device) -> RunningRMS:
+        """Return the running scale on `device`, with the scales of recent calls."""
+        # An inserted layer may be on another device than the model: the module that it replaced had no tensors to move.
+        if self.running_rms.device != device:
             known = not self.running_rms.is_meta
-            self.running_rms = self.running_rms.to(input.device) if known else torch.zeros((), device=input.device)
-        return RunningRMS(local_of(self.running_rms))
+            self.running_rms = self.running_rms.to(device) if known else torch.zeros((), device=device)
+        if self._recent_calls[0].device != device:
+            self._forget_calls()
+        # An exported program may write to buffers only, and no checkpoint recomputes its calls.
+        recent_calls = no_recent_calls(device) if is_exporting() else self._recent_calls
+        return RunningRMS(local_of(self.running_rms), *recent_calls)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Sparseout:
         before = self._buffers.get("running_rms")
         super()._apply(fn, recurse)
         after = self._buffers.get("running_rms")
-        if before is None or after is None or after.is_meta or not is_plain(after):
+        if before is None or after is None:
             return self
-        # What does not keep the value, such as `to_empty`, leaves memory that nobody wrote.
-        if before.is_meta or not torch.equal(after, before.to(after)):
+        if after.device != before.device:
+            self._forget_calls()
+        # A conversion that does not keep the value, such as `to_empty`, leaves uninitialised memory.
+        if not after.is_meta and is_plain(after) and (before.is_meta or not torch.equal(after, before.to(after))):
             after.zero_()
         return self
 
     @property
     def _is_hf_initialized(self) -> bool:
-        """What `from_pretrained` of `transformers` sets once a module has its weights.
+        """The mark that `from_pretrained` of `transformers` sets on a module with loaded weights.
 
-        It marks the tensors that it loaded in the same way, and leaves a buffer that the checkpoint lacks uninitialised.
+        It marks each loaded tensor in the same way, and leaves a buffer that the checkpoint lacks uninitialised.
         """
         return bool(vars(self).get("_has_weights", False))
 

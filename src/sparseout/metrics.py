@@ -1,12 +1,12 @@
 """Measures of sparsity: pure functions of a tensor.
 
-A measure takes the magnitudes `c = |x|` along `dim` (the units of one sample, unless it says samples) and returns one number a
-vector. Larger means sparser, except for `participation_ratio`, which counts active units. Magnitudes are divided by their
-maximum first, so that no square over- or underflows, and sums run in float32, or in float64 for float64 input.
+A measure uses the magnitudes `c = |x|` along `dim`, which holds the units of one sample unless the docstring says samples, and
+returns one number per vector. Larger means sparser, except for `participation_ratio`, which counts active units. Magnitudes are
+first divided by their maximum, so no square overflows or underflows. Sums are in float32, or in float64 for float64 input.
 
-An all-zero vector is as sparse as can be: it scores 1 in every measure here. A vector of one unit has no sparsity: NaN in
-`hoyer`, whose formula is 0 / 0 there. Which of the six criteria of Hurley and Rickard (2009) each measure meets, with proofs, is
-in docs/measures.md.
+An all-zero vector has the largest sparsity: it scores 1 in every measure. The sparsity of a vector of one unit is undefined:
+`hoyer` is 0 / 0 and returns NaN. docs/measures.md lists, with proofs, which of the six criteria of Hurley and Rickard (2009) each
+measure satisfies.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = [
     "zeros",
 ]
 
-TOLERANCE = 0.02  # a sparsity within this distance of its target counts as reached
+TOLERANCE = 0.02  # largest distance of a sparsity from its target that counts as reached
 
 Dim = int | Sequence[int]
 
 
 def hoyer(x: Tensor, dim: Dim = -1) -> Tensor:
-    """`(sqrt(d) - |x|_1 / |x|_2) / (sqrt(d) - 1)`: 0 where all units are equally active, 1 where a single one is.
+    """`(sqrt(d) - |x|_1 / |x|_2) / (sqrt(d) - 1)`: 0 if all units are equally active, 1 if a single unit is active.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
 
     Returns:
         Values in [0, 1] of the shape of `x` without `dim`; 1 for an all-zero vector, NaN for one unit.
@@ -61,11 +61,11 @@ def hoyer(x: Tensor, dim: Dim = -1) -> Tensor:
 def gini(x: Tensor, dim: Dim = -1) -> Tensor:
     """`1 - 2 sum_k c_(k) / |c|_1 (d - k + 1/2) / d` over the sorted magnitudes `c_(1) <= ... <= c_(d)`.
 
-    The Gini index of inequality: 0 where all units are equally active, `1 - 1/d` where a single one is.
+    This is the Gini index of inequality: 0 if all units are equally active, `1 - 1/d` if a single unit is active.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
 
     Returns:
         Values in [0, 1 - 1/d] of the shape of `x` without `dim`; 1 for an all-zero vector.
@@ -87,7 +87,7 @@ def zeros(x: Tensor, dim: Dim = -1, tol: float = 0.0) -> Tensor:
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
         tol: largest magnitude that counts as zero, in the units of `x`; at least 0.
 
     Returns:
@@ -103,13 +103,13 @@ def zeros(x: Tensor, dim: Dim = -1, tol: float = 0.0) -> Tensor:
 
 
 def kurtosis(x: Tensor, dim: Dim = -1) -> Tensor:
-    """`sum x^4 / (sum x^2)^2`: `1/d` where all units are equally active, 1 where a single one is.
+    """`sum x^4 / (sum x^2)^2`: `1/d` if all units are equally active, 1 if a single unit is active.
 
-    The raw fourth moment about zero, without the factor `d` and the mean of the statistician's kurtosis.
+    This is a raw fourth moment about zero. Unlike the kurtosis of statistics, it has no factor `d` and subtracts no mean.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
 
     Returns:
         Values in [1/d, 1] of the shape of `x` without `dim`; 1 for an all-zero vector.
@@ -125,14 +125,14 @@ def kurtosis(x: Tensor, dim: Dim = -1) -> Tensor:
 
 
 def treves_rolls(x: Tensor, dim: Dim = -1) -> Tensor:
-    """`1 - (sum |x| / d)^2 / (sum x^2 / d)`: 0 where all units are equally active, `1 - 1/d` where a single one is.
+    """`1 - (sum |x| / d)^2 / (sum x^2 / d)`: 0 if all units are equally active, `1 - 1/d` if a single unit is active.
 
-    One minus Treves and Rolls' activity ratio, so that larger means sparser. It grows with Hurley and Rickard's pq-mean
-    (p = 1, q = 2) and meets all six of their criteria.
+    This is one minus the activity ratio of Treves and Rolls, so larger means sparser. It is an increasing function of Hurley and
+    Rickard's pq-mean (p = 1, q = 2) and satisfies all six of their criteria.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
 
     Returns:
         Values in [0, 1 - 1/d] of the shape of `x` without `dim`; 1 for an all-zero vector.
@@ -148,11 +148,11 @@ def treves_rolls(x: Tensor, dim: Dim = -1) -> Tensor:
 
 
 def participation_ratio(x: Tensor, dim: Dim = -1) -> Tensor:
-    """`(sum x^2)^2 / sum x^4 = 1 / kurtosis(x)`: how many units are active; larger means denser.
+    """`(sum x^2)^2 / sum x^4 = 1 / kurtosis(x)`: the number of active units; larger means denser.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the `d` units of a vector.
+        dim: dimension of the `d` units of a vector, or dimensions to flatten into one.
 
     Returns:
         Values in [1, d], in units, of the shape of `x` without `dim`; 1 for an all-zero vector.
@@ -166,11 +166,11 @@ def participation_ratio(x: Tensor, dim: Dim = -1) -> Tensor:
 
 
 def dead_units(x: Tensor, dim: Dim = 0, tol: float = 0.0) -> Tensor:
-    """`all(|x_i| <= tol)` over the samples: the units that are never active. Their mean is the fraction of dead units.
+    """`all(|x_i| <= tol)` over the samples: whether each unit is never active. The mean is the fraction of dead units.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the samples.
+        dim: dimension of the samples, or dimensions to flatten into one.
         tol: largest magnitude that counts as zero, in the units of `x`; at least 0.
 
     Returns:
@@ -183,11 +183,11 @@ def dead_units(x: Tensor, dim: Dim = 0, tol: float = 0.0) -> Tensor:
 
 
 def lifetime_sparseness(x: Tensor, dim: Dim = 0) -> Tensor:
-    """`1 - (sum |x| / n)^2 / (sum x^2 / n)` over `n` samples: how selective each unit is, `treves_rolls` along the samples.
+    """`1 - (sum |x| / n)^2 / (sum x^2 / n)` over `n` samples: the selectivity of each unit, `treves_rolls` along the samples.
 
     Args:
         x: activations, real.
-        dim: dimension, or dimensions taken as one, that hold the samples.
+        dim: dimension of the samples, or dimensions to flatten into one.
 
     Returns:
         Values in [0, 1 - 1/n] of the shape of `x` without `dim`; 1 for a unit that is never active.
@@ -201,11 +201,11 @@ def lifetime_sparseness(x: Tensor, dim: Dim = 0) -> Tensor:
 
 
 def _units_last(x: Tensor, dim: Dim) -> Tensor:
-    """`x` in float32 or float64 with the units of each vector in the last dimension."""
+    """Return `x` in float32 or float64 with the units of each vector in the last dimension."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if x.is_complex():
-        raise TypeError("x must be real, got a complex tensor: take its magnitudes with x.abs()")
+        raise TypeError("x must be real, got a complex tensor: use its magnitudes, x.abs()")
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     if not dims or any(not -x.dim() <= d < x.dim() for d in dims):
         raise ValueError(f"dim must name dimensions of x, which has {x.dim()}, got {dim!r}")
@@ -219,7 +219,7 @@ def _units_last(x: Tensor, dim: Dim) -> Tensor:
 
 
 def _magnitudes(x: Tensor, dim: Dim) -> tuple[Tensor, Tensor]:
-    """The magnitudes of each vector over their maximum, units last, and which vectors are all zero."""
+    """Return the magnitudes of each vector divided by their maximum, units last, and a mask of the all-zero vectors."""
     c = _units_last(x, dim).abs()
     largest = c.amax(-1, keepdim=True)
     empty = largest == 0

@@ -1,4 +1,4 @@
-"""`p` and `q` over time: each schedule drives the layers of a model as a learning-rate scheduler drives an optimizer."""
+"""Schedules of `p` and `q` for the layers of a model, used as a learning-rate scheduler is used for an optimizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHECKS: dict[str, Callable[[float], float]] = {"p": check_p, "q": check_q}
 
 
 class _Schedule:
-    """What the schedules share: the layers, the ends of each one's values, and how many steps were taken."""
+    """The base of all schedules: the layers, the start and end of each layer's values, and the number of steps taken."""
 
     def __init__(
         self,
@@ -37,20 +37,20 @@ class _Schedule:
         self._set()
 
     def step(self) -> None:
-        """Go on by one step and set `p` and `q` of the layers; after the last step they stay what they are."""
+        """Advance by one step and set `p` and `q` of the layers; after the last step they remain constant."""
         self.step_count = min(self.step_count + 1, self.steps)
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is and between what, in numbers and lists: what `load_state_dict` takes."""
+        """Return the state as numbers and lists, for `load_state_dict`."""
         ends = {name: [list(pair) for pair in pairs] for name, pairs in self._ends.items()}
         return {"steps": self.steps, "step_count": self.step_count, "ends": ends}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to where a schedule of as many layers was, and set `p` and `q` of the layers.
+        """Restore the state of a schedule with the same number of layers, and set `p` and `q` of the layers.
 
         Raises:
-            ValueError: `state_dict` is not that of a schedule of as many layers. Nothing is changed then.
+            ValueError: `state_dict` does not describe a schedule with this number of layers. The schedule is then unchanged.
         """
         try:
             steps = check_count("steps", state_dict["steps"], 1)
@@ -60,10 +60,10 @@ class _Schedule:
                 for name, pairs in state_dict["ends"].items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"state_dict must be that of a schedule, got one that is wrong at: {error}") from error
+            raise ValueError(f"state_dict must describe a schedule, got one with an error at: {error}") from error
         counts, loaded = ({name: len(pairs) for name, pairs in each.items()} for each in (self._ends, ends))
         if loaded != counts:
-            raise ValueError(f"state_dict must drive as many layers as this schedule, {counts}, got one for {loaded}")
+            raise ValueError(f"state_dict must have the layer counts of this schedule, {counts}, got {loaded}")
         self.steps, self.step_count, self._ends = steps, step_count, ends
         self._set()
 
@@ -74,7 +74,7 @@ class _Schedule:
                 setattr(layer, name, _between(start, end, fraction))
 
     def _fraction(self, time: float) -> float:
-        """How far the values have gone when the fraction `time` of the steps was taken."""
+        """Return the fraction of the way from start to end after the fraction `time` of the steps."""
         return time
 
     def _ends_of(self, check: Callable[[float], float], given: Any, own: float) -> tuple[float, float]:
@@ -86,18 +86,19 @@ class _Schedule:
 class Linear(_Schedule):
     """`value(t) = start + (end - start) t / steps`, and `end` from then on, for `p`, `q` or both.
 
-    Building the schedule sets the values of `t = 0`. Call `step()` once a training step, or once an epoch, with `steps` in the
-    same unit. A compiled model does not recompile. `state_dict()` and `load_state_dict()` save a schedule and bring it back
-    with the values of its layers, which a model's own `state_dict` does not have.
+    The constructor sets the values of `t = 0`. Call `step()` once per training step or once per epoch, with `steps` in the same
+    unit. A compiled model does not recompile. `state_dict()` and `load_state_dict()` save and restore a schedule together with
+    the values of its layers, which a model's own `state_dict` does not contain.
 
     Args:
-        layers: a model, whose Sparseout layers are driven, all of them; or some of its layers or parts.
+        layers: a model, of which all Sparseout layers follow the schedule; or an iterable of layers or parts of a model.
         steps: number of steps from start to end, at least 1.
-        p, q: the end, to which each layer goes from its own value; or `(start, end)`. Default: left alone; one must be given.
+        p, q: the end, which each layer approaches from its own value; or `(start, end)`. Default: unchanged. At least one is
+            required.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type or out of range, or there is no Sparseout layer. Nothing is
-            changed then.
+        TypeError, ValueError: an argument has the wrong type or is out of range, or there is no Sparseout layer. The layers are
+            then unchanged.
 
     >>> layer = Sparseout(p=0.5, q=2.0)
     >>> schedule = Linear(layer, steps=4, q=1.0)
@@ -138,7 +139,7 @@ class WarmUp(_Schedule):
 
     Args:
         layers, steps: see `Linear`.
-        p, q: the start. Default: `p` starts at 0, so that the noise grows to its strength, and `q` is left alone. With `p=None`
+        p, q: the start. Default: `p` starts at 0, so the noise grows to its full strength, and `q` is unchanged. With `p=None`
             and `q=2.0` the layers start as Dropout.
 
     >>> layer = Sparseout(p=0.4, q=1.5)
@@ -167,10 +168,10 @@ def _find(layers: nn.Module | Iterable[nn.Module]) -> list[Sparseout]:
             raise TypeError(f"layers must be a model or modules, got {type(part).__name__}")
     found = [module for part in parts for module in part.modules() if isinstance(module, Sparseout)]
     if not found:
-        raise ValueError("layers must hold a Sparseout layer, got none: put it in first, for example with swap_dropout")
+        raise ValueError("layers must contain a Sparseout layer, got none: insert one first, for example with swap_dropout")
     return list(dict.fromkeys(found))
 
 
 def _between(start: float, end: float, fraction: float) -> float:
-    """`start + (end - start) fraction`, exact at both ends and where they are equal."""
+    """Return `start + (end - start) fraction`, exact at both ends and if they are equal."""
     return start + (end - start) * fraction if fraction < 0.5 else end - (end - start) * (1 - fraction)

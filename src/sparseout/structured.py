@@ -1,4 +1,4 @@
-"""Sparseout with shared draws, in the places of `torch.nn.Dropout1d/2d/3d` and the locked dropout of recurrent networks."""
+"""Sparseout with shared draws: drop-in replacements for `torch.nn.Dropout1d/2d/3d` and for locked dropout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparseout.layers import Sparseout
 
 
 class _Structured(Sparseout):
-    """A layer that knows the dimensions of its input, with a batch and without."""
+    """A layer that checks the number of dimensions of its input, with or without a batch dimension."""
 
     _shapes: tuple[str, str]
 
@@ -26,16 +26,16 @@ class _Structured(Sparseout):
         return self.shared_dims
 
     def _shared_dims_of_unusual(self, input: Tensor) -> tuple[int, ...]:
-        """The same for an `input` of another number of dimensions, or raise."""
+        """Return `_shared_dims_of(input)` for an `input` with another number of dimensions, or raise."""
         batched, unbatched = self._shapes
         raise ValueError(f"input of {type(self).__name__} must be {batched} or {unbatched}, got shape {tuple(input.shape)}")
 
 
 class _Channelwise(_Structured):
-    """A layer that shares draws along the positions of a channel."""
+    """A layer that shares one draw among all positions of a channel."""
 
     _positions: tuple[int, ...]
-    _first_position: int | None = None  # in an input of another number of dimensions, where PyTorch's layer takes one
+    _first_position: int | None = None  # in an input with another number of dimensions, if PyTorch's layer accepts it
 
     def _shared_dims_of_unusual(self, input: Tensor) -> tuple[int, ...]:
         first, ndim = self._first_position, input.dim()
@@ -43,8 +43,8 @@ class _Channelwise(_Structured):
             return super()._shared_dims_of_unusual(input)
         batched, unbatched = self._shapes
         warnings.warn(
-            f"input of {type(self).__name__} should be {batched} or {unbatched}, got shape {tuple(input.shape)}: it shares its "
-            f"draws along all dimensions from the {'second' if first == 1 else 'third'} on, as PyTorch's layer does",
+            f"input of {type(self).__name__} should be {batched} or {unbatched}, got shape {tuple(input.shape)}: one draw "
+            f"is shared along all dimensions from the {'second' if first == 1 else 'third'} on, as in PyTorch's layer",
             stacklevel=6,
         )
         return tuple(range(first, ndim))
@@ -64,7 +64,7 @@ class _Channelwise(_Structured):
 
 
 class Sparseout1d(_Channelwise):
-    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout1d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw per channel: at `q = 2` it drops whole channels, as `nn.Dropout1d` does.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
@@ -73,7 +73,7 @@ class Sparseout1d(_Channelwise):
         Input and output: `(N, C, L)` or `(C, L)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError in training for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for an input with another number of dimensions.
 
     >>> _ = torch.manual_seed(0)
     >>> Sparseout1d(p=0.5, q=1.0)(torch.full((3, 2), 4.0))
@@ -87,10 +87,10 @@ class Sparseout1d(_Channelwise):
 
 
 class Sparseout2d(_Channelwise):
-    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout2d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw per channel: at `q = 2` it drops whole channels, as `nn.Dropout2d` does.
 
-    A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns, and takes it for `(N, C, L)`: that is `Sparseout1d`'s. An input
-    with 2 or with more than 4 dimensions gets one draw for each index of its first two, with a warning, as in `nn.Dropout2d`.
+    A 3-d input is one sample `(C, H, W)`. `nn.Dropout2d` warns and treats it as `(N, C, L)`, the input of `Sparseout1d`. For an
+    input with 2 or more than 4 dimensions, the layer warns and makes one draw per index of the first two, as `nn.Dropout2d` does.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
@@ -112,9 +112,10 @@ class Sparseout2d(_Channelwise):
 
 
 class Sparseout3d(_Channelwise):
-    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw a channel, which drops whole channels at `q = 2` as `nn.Dropout3d` does.
+    """`y = x + s sign(x) |x/s|^(q/2) n` with one draw per channel: at `q = 2` it drops whole channels, as `nn.Dropout3d` does.
 
-    An input of another number of dimensions gets one draw for each index of its first one, with a warning, as in `nn.Dropout3d`.
+    For an input with another number of dimensions, the layer warns and makes one draw per index of the first dimension, as
+    `nn.Dropout3d` does.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
@@ -136,19 +137,19 @@ class Sparseout3d(_Channelwise):
 
 
 class LockedSparseout(_Structured):
-    """`y_t = x_t + s sign(x_t) |x_t/s|^(q/2) n`: one draw a sequence and feature, shared by all time steps `t`.
+    """`y_t = x_t + s sign(x_t) |x_t/s|^(q/2) n`: one draw per sequence and feature, shared by all time steps `t`.
 
     At `q = 2` this is the locked (variational) dropout of recurrent networks.
 
     Args:
         p, q, inplace, scale, gradient, eps, generator: see `Sparseout`.
-        batch_first: the input is `(N, T, F)` instead of `(T, N, F)`, as for `nn.LSTM`. It says nothing about one sequence.
+        batch_first: the input is `(N, T, F)` instead of `(T, N, F)`, as for `nn.LSTM`. It does not affect a single sequence.
 
     Shape:
         Input and output: `(T, N, F)`, or `(N, T, F)` if `batch_first`, or `(T, F)`, the same.
 
     Raises:
-        TypeError, ValueError: as `Sparseout`; ValueError in training for an input of another number of dimensions.
+        TypeError, ValueError: as `Sparseout`; ValueError in training for an input with another number of dimensions.
 
     Source: Gal and Ghahramani (2016), arXiv:1512.05287; Merity, Keskar and Socher (2018), arXiv:1708.02182, section 4.2.
 
@@ -170,7 +171,7 @@ class LockedSparseout(_Structured):
         eps: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        # Counted so that the time steps of one sequence are found too.
+        # The number also fits a single sequence, which has no batch dimension.
         time = -2 if batch_first else 0
         super().__init__(p, q, inplace, scale=scale, gradient=gradient, eps=eps, shared_dims=(time,), generator=generator)
         self.batch_first = batch_first

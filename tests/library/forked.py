@@ -1,4 +1,4 @@
-"""What compiled code finds in a forked child, whose parent has used threads."""
+"""Runs compiled code in a forked child whose parent has used threads."""
 
 import multiprocessing
 
@@ -6,7 +6,7 @@ import torch
 
 
 def in_both(work):
-    """`work()` with two threads, then in a forked child which would use two as well: both results."""
+    """Return the results of `work()` with two threads, and in a forked child that would use two as well."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -25,7 +25,7 @@ def in_both(work):
 
 
 def _answer(work, queue):
-    # torch's own operations would wait for the parent's threads, as they do in any forked child: only our code is told of two.
+    # Operations of torch would wait for the parent's threads, as in any forked child. Only our code uses two threads.
     torch.set_num_threads(1)
     torch.get_num_threads = lambda: 2
     queue.put(work())

@@ -1,4 +1,4 @@
-"""The authors' published expression: `eps=1e-12` gives its gradients, and the default `eps` other ones near 0."""
+"""The authors' published expression: `eps=1e-12` gives its gradients; the default `eps` differs near 0."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from sparseout import sparseout
 
 
 def both(x, q, eps):
-    """The gradients of the sum under one mask: ours, and `1 + (|x| + 1e-12)^((q-2)/2) n` in float64."""
+    """Return the gradients of the sum for one mask: ours, and `1 + (|x| + 1e-12)^((q-2)/2) n` in float64."""
     x = x.clone().requires_grad_()
     sparseout(x, 0.5, q, eps=eps, generator=torch.Generator().manual_seed(3)).sum().backward()
     n = sparseout(torch.ones_like(x), 0.5, 2.0, generator=torch.Generator().manual_seed(3)).double() - 1

@@ -1,4 +1,4 @@
-"""Which implementation computes a call: told, insisted on, and refused."""
+"""The choice of an implementation: what `backends()` prints, forced backends, and errors."""
 
 import os
 import subprocess
@@ -10,30 +10,26 @@ import torch
 import sparseout
 from sparseout.native import library
 from sparseout.op import backends, cpu, reference
+from sparseout.op.settings import Settings
 
 kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
-
-
-def run(program, backend):
-    environment = {**os.environ, "SPARSEOUT_BACKEND": backend}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
 
 
 def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch):
     sparseout.backends()
     cpu_line, gpu_line, reference_line = capsys.readouterr().out.splitlines()
     assert cpu_line.startswith(
-        "cpu        takes CPU tensors: compiled kernel" if library.LIBRARY else "cpu        not here: there is no"
+        "cpu        CPU tensors: compiled kernel" if library.LIBRARY else "cpu        unavailable: there is no"
     )
-    assert gpu_line == f"gpu        not here: {backends.gpu.MISSING}" if backends.gpu.MISSING else "takes GPU tensors" in gpu_line
-    assert reference_line == "reference  takes all others: plain torch"
+    assert gpu_line == f"gpu        unavailable: {backends.gpu.MISSING}" if backends.gpu.MISSING else "GPU tensors" in gpu_line
+    assert reference_line == "reference  all other tensors: plain torch"
     monkeypatch.setattr(backends, "AVAILABLE", ())
     monkeypatch.setattr(backends, "MISSING", "no compiler")
     monkeypatch.setattr(backends, "ASKED", "reference")
     sparseout.backends()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "cpu        not here: no compiler"
-    assert lines[-1] == "SPARSEOUT_BACKEND=reference insists on 'reference'"
+    assert lines[0] == "cpu        unavailable: no compiler"
+    assert lines[-1] == "SPARSEOUT_BACKEND=reference forces 'reference'"
 
 
 def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
@@ -46,15 +42,24 @@ def test_without_a_compiled_kernel_the_reference_takes_over(monkeypatch):
         sparseout.sparseout(x, backend="cpu")
 
 
-def test_the_environment_insists_on_a_backend():
-    program = "import torch, sparseout; from sparseout.op import backends; print(backends.choose(torch.ones(3)))"
-    assert run(program, "reference").stdout.strip() == "reference"
-    assert run(program, "").stdout.strip() == run(program + "  # again", "").stdout.strip()
-    for backend, reason in (("gpu", "which cannot be used here: input is on cpu"), ("fast", "must be one of 'cpu', 'gpu'")):
-        done = run("import torch, sparseout; sparseout.sparseout(torch.ones(3))", backend)
-        assert done.returncode == 1
-        assert f"the environment variable SPARSEOUT_BACKEND {'is' if backend == 'gpu' else ''}".strip() in done.stderr
-        assert reason in done.stderr
+def test_the_environment_forces_a_backend(monkeypatch):
+    program = """
+import importlib, os, torch
+from sparseout.op import backends
+print(backends.ASKED, backends.choose(torch.ones(3)))
+os.environ["SPARSEOUT_BACKEND"] = ""
+print(importlib.reload(backends).ASKED)
+"""
+    environment = {**os.environ, "SPARSEOUT_BACKEND": "reference"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == ["reference reference", "None"], done.stderr
+    for backend, reason in (
+        ("gpu", "is 'gpu', which cannot be used here: input is on cpu"),
+        ("fast", "must be one of 'cpu', 'gpu'"),
+    ):
+        monkeypatch.setattr(backends, "ASKED", backend)
+        with pytest.raises(ValueError, match=f"the environment variable SPARSEOUT_BACKEND {reason}"):
+            sparseout.sparseout(torch.ones(3))
 
 
 @kernel_alone
@@ -69,7 +74,7 @@ def test_a_lazily_negated_tensor_is_read_right():
     assert x.is_neg()
     y = sparseout.sparseout(x, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
     drawn = int(torch.randint(2**63 - 1, (1,), generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(y, reference.forward(-torch.arange(40.0), 0.5, 1.5, drawn))
+    torch.testing.assert_close(y, reference.forward(-torch.arange(40.0), drawn, Settings(0.5, 1.5)))
 
 
 @kernel_alone

@@ -1,4 +1,4 @@
-"""A batch means the same to `check_swap`, to the loader of a `SparsityTarget` and to `sparseout probe`."""
+"""`check_swap`, the loader of a `SparsityTarget` and `sparseout probe` read a batch in the same way."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ A, B, LABELS = torch.ones(4, 3), torch.full((4, 3), 2.0), torch.arange(4)
 
 
 class Recorder(nn.Module):
-    """Keeps what it is called with; a subclass names its arguments."""
+    """A model that records its arguments; a subclass names them."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The op under `torch.compile`, and as operators: the numbers of eager mode, and nothing compiled anew for a new p or q."""
+"""The op under `torch.compile` and as operators: equal to eager mode, without recompilation for another p or q."""
 
 import contextlib
 
@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 import sparseout
 from sparseout.native import library
 from sparseout.op import backends, reference
-from sparseout.op.expression import Expression
+from sparseout.op.autograd import FusedSparseout
+from sparseout.op.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
 
@@ -39,7 +40,7 @@ def double(number):
 
 
 class Counter:
-    """A compiler that counts what it is given."""
+    """A compiler that counts its graphs."""
 
     def __init__(self):
         self.graphs = 0
@@ -150,7 +151,7 @@ def test_what_records_operators_sees_the_op():
     with Recorder() as recorder:
         recorded = value_and_grad(lambda x: sparseout.sparseout(x, 0.5, 1.5), x)
     torch.testing.assert_close(recorded, eager)
-    assert {"sparseout.draw.default", "sparseout.noise.default", "sparseout.noise_backward.default"} <= set(recorder.names)
+    assert {"sparseout.draw.default", "sparseout.forward.default", "sparseout.backward.default"} <= set(recorder.names)
 
 
 LAYOUTS = {
@@ -172,7 +173,7 @@ LAYOUTS = {
 )
 def test_the_operators_pass_opcheck(layout, dtype, gradient, dims):
     x = LAYOUTS[layout](torch.randn(3, 4, 5).to(dtype)).detach().requires_grad_()
-    arguments = (x, double(0.4), double(1.7), torch.tensor([3]), double(1.0), gradient, 1e-6, dims, None)
+    arguments = (x, torch.tensor([3]), double(0.4), double(1.7), double(1.0), gradient, 1e-6, dims, None)
     torch.library.opcheck(torch.ops.sparseout.draw, (x,), test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(torch.ops.sparseout.forward, arguments)
     torch.library.opcheck(torch.ops.sparseout.backward, (torch.ones_like(x).requires_grad_(), *arguments))
@@ -190,7 +191,7 @@ def test_the_operators_derivatives_to_second_order(gradient, q):
         return grad.detach(), torch.autograd.grad(grad.square().sum(), x)[0]
 
     def operator(x):
-        return torch.ops.sparseout.forward(x, double(0.4), double(q), seed, double(1.0), gradient, 1e-6, [], None)
+        return torch.ops.sparseout.forward(x, seed, double(0.4), double(q), double(1.0), gradient, 1e-6, [], None)
 
     def eager(x):
         drawn = seed
@@ -210,15 +211,18 @@ def test_the_expression_that_a_gpus_compiler_sees_is_the_reference(dtype, gradie
     weight = torch.randn(5, 70).to(dtype)
     for dims in ((), (1,)):
         leaf = x.clone().requires_grad_()
-        y = Expression.apply(leaf, double(p), double(q), torch.tensor([-9]), double(1.0), gradient, 1e-4, dims)
+        y = FusedSparseout.apply(leaf, torch.tensor([-9]), double(p), double(q), double(1.0), gradient, 1e-4, dims)
         (grad,) = torch.autograd.grad(y, leaf, weight)
-        expected = reference.forward(x, p, q, -9, dims), reference.backward(weight, x, p, q, -9, gradient, 1e-4, dims)
+        expected = (
+            reference.forward(x, -9, Settings(p, q, shared_dims=dims)),
+            reference.backward(weight, x, -9, Settings(p, q, 1.0, gradient, 1e-4, dims)),
+        )
         torch.testing.assert_close((y.detach(), grad), expected, rtol=RTOL[dtype], atol=RTOL[dtype])
 
 
 def test_the_expression_compiles_without_a_break():
     def op(x, p, q):
-        return Expression.apply(torch.relu(x), p, q, seed, double(1.0), "detached", 1e-6, ())
+        return FusedSparseout.apply(torch.relu(x), seed, p, q, double(1.0), "detached", 1e-6, ())
 
     seed = torch.tensor([4])
     x = torch.randn(300, requires_grad=True)

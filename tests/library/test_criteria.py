@@ -1,4 +1,4 @@
-"""The six criteria of Hurley and Rickard (2009): each yes of docs/measures.md by property, each no by a counterexample."""
+"""The six criteria of Hurley and Rickard (2009): a property test per yes in docs/measures.md, a counterexample per no."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparseout import metrics
 
-# A margin for rounding: float64 measures of vectors of at most 8 small integers err by less.
+# Bound on the rounding error of float64 measures of vectors of at most 8 small integers.
 MARGIN = 1e-12
 
 ROBIN_HOOD, SCALING, RISING_TIDE = "Robin Hood", "Scaling", "Rising tide"
@@ -19,7 +19,7 @@ CRITERIA = (ROBIN_HOOD, SCALING, RISING_TIDE, CLONING, BILL_GATES, BABIES)
 
 
 def minus_participation_ratio(x):
-    """Larger means sparser, as the criteria ask."""
+    """Return a value that is larger for sparser vectors, as the criteria require."""
     return -metrics.participation_ratio(x)
 
 
@@ -75,7 +75,7 @@ def test_twins_change_nothing(measure, c, copies):
 @given(c=VECTORS, more=st.floats(0.1, 10), data=st.data())
 def test_one_unit_that_grows_beyond_bounds_makes_sparser(measure, c, more, data):
     i = data.draw(st.integers(0, len(c) - 1))
-    assume(sum(c) > c[i])  # alone it is as sparse as can be already
+    assume(sum(c) > c[i])  # a single active unit is already the sparsest vector
     rich = 1 + sum(c)
     score_at = [score(measure, [*c[:i], c[i] + wealth, *c[i + 1 :]]) for wealth in (rich, rich * (1 + more))]
     assert score_at[1] > score_at[0] + MARGIN
@@ -88,7 +88,7 @@ def test_a_new_unit_that_is_zero_makes_sparser(measure, c):
     assert score(measure, [*c, 0]) > score(measure, c) + MARGIN
 
 
-# The two vectors of each counterexample score as no measure that met the criterion could have them.
+# The scores of the two vectors of each counterexample contradict the criterion.
 COUNTEREXAMPLES = {
     (metrics.hoyer, CLONING): ([1, 0], [1, 0, 1, 0]),
     (metrics.zeros, ROBIN_HOOD): ([3, 1], [2.5, 1.5]),

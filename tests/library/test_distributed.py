@@ -1,4 +1,4 @@
-"""Two processes on gloo: data parallel and sharded training draw what their seeds say, and average what they should."""
+"""Two processes on gloo: data-parallel and sharded training draw by each rank's seed and average the gradients."""
 
 import copy
 import os
@@ -16,7 +16,7 @@ import sparseout
 STEPS = 3
 WAYS = ["ddp", "fsdp", "fully_shard"]
 if torch.__version__.startswith("2.6."):
-    WAYS.remove("fully_shard")  # needs a GPU there
+    WAYS.remove("fully_shard")  # needs a GPU in this version
 ONES = torch.ones(64, 8)
 
 
@@ -31,7 +31,7 @@ def batch(rank, step):
 
 
 def wrapped(way):
-    """The model as each of two processes trains it."""
+    """Return the model as each of two processes trains it."""
     model = build()
     if way == "ddp":
         return DistributedDataParallel(model)
@@ -55,12 +55,12 @@ def train(model, rank, seed, target=None):
 
 
 def full(model):
-    """The parameters by name, whole."""
+    """Return the full parameters by name."""
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in model.state_dict().items()}
 
 
 def mask(seed):
-    """The masks of one step of a data parallel model: forward, and backward."""
+    """Return the forward and backward masks of one step of a data-parallel model."""
     with torch.no_grad():
         through = nn.Linear(8, 8, bias=False)
         through.weight.copy_(torch.eye(8))
@@ -73,7 +73,7 @@ def mask(seed):
 
 
 def running(rank):
-    """The scale before each step of a data parallel model, and after the last."""
+    """Return the scale before each step of a data-parallel model, and after the last step."""
     model, scales = build(), []
     model[2].scale = "rms"
     model[2].register_forward_pre_hook(lambda layer, _: scales.append(layer.running_rms.clone()))
@@ -82,7 +82,7 @@ def running(rank):
 
 
 def driven(way, rank):
-    """The q that a target has set, and what was measured."""
+    """Return the `q` that a target set, and the measured sparsity."""
     model = wrapped(way)
     target = sparseout.SparsityTarget(model, 0.6, every=1)
     train(model, rank, 10 + rank, target)
@@ -105,7 +105,7 @@ def work(rank, folder):
         results[f"{way}, driven"] = driven(way, rank)
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
-    os._exit(0)  # the groups' threads may abort an interpreter that ends
+    os._exit(0)  # threads of the process groups may abort a normal exit
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected():
-    """The same training in one process: each rank's draws and gradients, averaged."""
+    """Train in one process with the draws of each rank, and average the gradients."""
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     states = []
@@ -161,7 +161,7 @@ def test_ranks_measure_in_the_unit_of_the_first(ranks):
     assert torch.equal(first["before"], second["before"])
     assert first["before"][0] == 0
     assert (first["before"][1:] > 0).all()
-    assert first["after"] != second["after"]  # what each learnt from a batch of its own is made one before the next step
+    assert first["after"] != second["after"]  # each rank learns from its own batch; the next step starts with a broadcast
     assert torch.equal(first["3.weight"], second["3.weight"])
 
 

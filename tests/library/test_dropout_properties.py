@@ -1,4 +1,4 @@
-"""What PyTorch's own tests ask of dropout, asked of Sparseout, over drawn dtypes, shapes and memory layouts."""
+"""Properties that PyTorch's tests require of dropout, for Sparseout over many dtypes, shapes and memory layouts."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def normal(*shape, dtype=torch.float64, seed=1):
 
 @st.composite
 def inputs(draw, dtypes=DTYPES, least=0):
-    """Tensors of any layout: a slice with offset and steps, its dimensions permuted. 0-d and empty ones too."""
+    """Draw a tensor of any layout: a permuted slice with offset and steps, possibly 0-d or empty."""
     shape = draw(st.lists(st.integers(least, 6) | st.just(17), min_size=0, max_size=4))
     assume(math.prod(shape) < 5000)
     steps = [draw(st.sampled_from([1, 1, 2])) for _ in shape]
@@ -43,7 +43,7 @@ def inputs(draw, dtypes=DTYPES, least=0):
 
 @st.composite
 def calls(draw, **settings):
-    """An input, and the arguments of a call with it."""
+    """Draw an input and the other arguments of a call."""
     x = draw(inputs(**settings))
     shared = draw(st.lists(st.sampled_from(range(-x.dim(), x.dim())), max_size=2)) if x.dim() else []
     shared = tuple({dim % x.dim(): dim for dim in shared}.values())
@@ -138,7 +138,7 @@ def test_forward_mode_is_backward_mode(given):
         torch.testing.assert_close(ours, call(x, arguments), rtol=RTOL[x.dtype], atol=RTOL[x.dtype])
 
 
-@pytest.mark.filterwarnings("ignore:Please use `torch.vmap` instead:FutureWarning")  # gradcheck's own, in older versions
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap` instead:FutureWarning")  # from gradcheck in older versions
 @given(q=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]), data=st.data())
 def test_exact_gradients_of_shared_draws_and_strides_are_the_derivative(q, data):
     x = data.draw(inputs(dtypes=(torch.float64,), least=1))
@@ -173,7 +173,7 @@ def test_the_mean_of_output_and_gradient(gradient, dtype, q, p):
 
 
 def correlation(a, b):
-    """The correlation of two masks, in its own standard deviations."""
+    """Return the correlation of two masks in units of its standard deviation."""
     count, first, second, both = a.numel(), a.sum().item(), b.sum().item(), (a & b).sum().item()
     return (both * count - first * second) / math.sqrt(first * (count - first) * second * (count - second)) * math.sqrt(count)
 
@@ -246,7 +246,7 @@ def test_whole_channels_share_one_fate(layer, shape, shared, p, q):
     assert abs(kept.double().mean().item() - (1 - p)) < 6 * math.sqrt(p * (1 - p) / kept.numel())
 
 
-# Refusals
+# Errors
 
 DTYPES_OF_TORCH = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 OTHER_DTYPES = sorted((dtype for dtype in DTYPES_OF_TORCH - set(DTYPES) if not re.match(r"torch\.(q|bits)", str(dtype))), key=str)

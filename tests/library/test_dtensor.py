@@ -1,4 +1,4 @@
-"""Two processes on gloo: the op and the layers on a `DTensor`, and models made with tensor and sequence parallelism."""
+"""Two processes on gloo: the op and the layers on a `DTensor`, and models with tensor and sequence parallelism."""
 
 import os
 
@@ -20,7 +20,7 @@ SCALES = [1.0, "rms"]
 
 
 class Block(nn.Module):
-    """A block of a transformer without its attention: a layer where the sequence, the features and nothing are split."""
+    """A transformer block without attention, with layers on inputs sharded by sequence, sharded by feature and not sharded."""
 
     def __init__(self, scale):
         super().__init__()
@@ -46,7 +46,7 @@ def parallel(mesh, scale):
 
 
 def train(mesh, rank, scale, again):
-    """What three steps leave: the weights whole, and each layer's running scale on this rank."""
+    """Return the full weights after three steps, and each layer's running scale on this rank."""
     model = parallel(mesh, scale)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     for step in range(3):
@@ -61,13 +61,13 @@ def train(mesh, rank, scale, again):
 
 
 def part(full, mesh, placement):
-    """`full` as a `DTensor` of which this rank has its part, without a message."""
+    """Return `full` as a `DTensor` with this rank's shard, without communication."""
     whole = placement == Replicate()
     return DTensor.from_local(full if whole else full.chunk(mesh.size(), placement.dim)[mesh.get_rank()], mesh, [placement])
 
 
 def draws(mesh, placement, seed):
-    """The output for ones and the gradient, of this rank and whole."""
+    """Return the output for ones and the gradient, for this rank and for the full tensor."""
     torch.manual_seed(seed)
     x = part(torch.ones(8, 8), mesh, placement).requires_grad_()
     y = sparseout.sparseout(x, 0.5, 2.0)
@@ -109,7 +109,7 @@ def work(rank, folder):
             results[f"trained, {scale}, {again}"] = train(mesh, rank, scale, again)
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
-    os._exit(0)  # the groups' threads may abort an interpreter that ends
+    os._exit(0)  # threads of the process groups may abort a normal exit
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture(params=[0, 3])
 def mesh(request):
-    """A mesh of four processes as one of them sees it, with a group that sends nothing."""
+    """Return one rank's view of a mesh of four processes, whose group sends nothing."""
     distributed.init_process_group("fake", store=FakeStore(), rank=request.param, world_size=4)
     yield init_device_mesh("cpu", (4,))
     distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What Triton's compiler makes of the GPU kernel, which needs no GPU to see; and what only a GPU can show, skipped elsewhere."""
+"""The GPU kernel as Triton compiles it, which needs no GPU; and tests that need one, skipped elsewhere."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +10,7 @@ from tolerances import DTYPES
 
 from sparseout import Sparseout
 from sparseout.op import gpu, reference
+from sparseout.op.settings import Settings
 
 pytest.importorskip("triton", minversion="3.3", reason="triton 3.3 is not installed")
 
@@ -17,7 +18,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 
 
 class OneH100:
-    """Stands in for the driver of an H100, of which the compiler asks no more."""
+    """A stand-in for the driver of an H100, with all that the compiler uses."""
 
     def get_current_device(self):
         return 0
@@ -33,12 +34,12 @@ class OneH100:
 
 def both_passes(x, p, q, eps=1e-6, shared_dims=(), scale=1.0):
     seed = torch.tensor([1], device=x.device)
-    gpu.forward(x, p, q, seed, shared_dims, scale)
-    gpu.backward(x.contiguous(), x, p, q, seed, "exact", eps, shared_dims, scale)
+    gpu.forward(x, seed, Settings(p, q, scale=scale, shared_dims=shared_dims))
+    gpu.backward(x.contiguous(), x, seed, Settings(p, q, scale, "exact", eps, shared_dims))
 
 
-def _compile_for_an_h100():
-    """The PTX of every path, and how many kernels many numbers need; called in a process where Triton is not the interpreter."""
+def _compile_for_an_h100(dtypes):
+    """Return the PTX of every path, and the number of kernels for many settings. Call it in a process without the interpreter."""
     import triton
 
     kernels = []
@@ -48,7 +49,7 @@ def _compile_for_an_h100():
 
     triton.runtime.driver.set_active(OneH100())
     triton.KernelInterface.__getitem__ = compile_alone
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for q in (1.7, 2.0):
             both_passes(torch.zeros(4096, dtype=dtype), 0.5, q)
     for q in (0.0, 0.5, 1.0, 3.5):
@@ -66,24 +67,26 @@ def _compile_for_an_h100():
                 both_passes(torch.zeros(4096), p, q, eps, scale=scale)
     numbers = len(set(map(id, kernels)))
     kernels.clear()
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for q in (1.0, 1.7):
             both_passes(torch.zeros(4096, dtype=dtype), 0.5, q, scale=torch.ones(()))
     return dense, strided, numbers, [kernel.asm["ptx"] for kernel in kernels]
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+@pytest.fixture(scope="module", params=[[torch.float32], pytest.param(DTYPES, marks=pytest.mark.slow)], ids=["float32", "all"])
+def compiled(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET", raising=False)
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(_compile_for_an_h100).result()
+            return pool.submit(_compile_for_an_h100, request.param).result()
 
 
 def test_every_path_compiles(compiled):
     dense, strided, _, scaled = compiled
-    assert [".entry kernel" in ptx for ptx in dense + strided + scaled] == [True] * (24 + 8 + 16)
+    dtypes = (len(dense) - 8) // 4
+    assert dtypes in (1, 4)
+    assert [".entry kernel" in ptx for ptx in dense + strided + scaled] == [True] * (4 * dtypes + 8 + 8 + 4 * dtypes)
 
 
 def test_multiples_of_a_half_need_no_exponential(compiled):
@@ -116,8 +119,8 @@ def test_nothing_waits_for_the_gpu(q):
 
     def run():
         for x, dims in inputs:
-            gpu.forward(x, 0.5, q, seed, dims, scale)
-            gpu.backward(x, x, 0.5, q, seed, "detached", 1e-6, dims, scale)
+            gpu.forward(x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
+            gpu.backward(x, x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
             layer(x)
 
     run()
@@ -131,10 +134,10 @@ def test_nothing_waits_for_the_gpu(q):
 @on_gpu
 def test_a_captured_graph_replays_with_the_seed_that_is_there_then():
     x, seed = torch.full((10_000,), 4.0, device="cuda"), torch.tensor([1], device="cuda")
-    gpu.forward(x, 0.3, 1.7, seed, ())
+    gpu.forward(x, seed, Settings(0.3, 1.7))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = gpu.forward(x, 0.3, 1.7, seed, ())
+        y = gpu.forward(x, seed, Settings(0.3, 1.7))
     for number in (2, -3):
         seed.fill_(number)
         graph.replay()
@@ -148,7 +151,7 @@ def test_more_than_2_to_the_31_elements(transposed):
     rows, columns = 2**16, 2**15 + 32
     x = torch.ones(1, 1, dtype=torch.float16, device="cuda").expand(columns, rows).contiguous().t()
     x = x if transposed else x.contiguous()
-    y = gpu.forward(x, 0.5, 2.0, torch.tensor([7], device="cuda"), ())
+    y = gpu.forward(x, torch.tensor([7], device="cuda"), Settings(0.5, 2.0))
     for row in (0, rows // 2, rows - 1):
         expected = [word_in_python(row * columns + column, 7) >= 2**31 for column in range(500)]
         assert (y[row, :500] != 0).tolist() == expected

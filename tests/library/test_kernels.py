@@ -1,4 +1,4 @@
-"""The compiled kernel is the reference: the same mask to the bit, the same values to rounding, on any number of threads."""
+"""The compiled kernel equals the reference: the same mask bit for bit, and values within rounding, for any number of threads."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 import sparseout
 from sparseout.native import library
 from sparseout.op import backends, cpu, reference
+from sparseout.op.settings import Settings
 
 pytestmark = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
@@ -41,10 +42,10 @@ def test_this_build_has_a_kernel_for_this_machine():
 @given(size=SIZES, p=PS, q=QS, seed=SEEDS)
 def test_forward_is_the_references(dtype, size, p, q, seed):
     x = values(size, dtype)
-    ours = cpu.forward(x, p, q, seed)
-    exact = reference.forward(x.double(), p, q, seed)
+    ours = cpu.forward(x, seed, Settings(p, q))
+    exact = reference.forward(x.double(), seed, Settings(p, q))
     if reference.is_multiplicative(p, q):
-        assert torch.equal(ours, reference.forward(x, p, q, seed))
+        assert torch.equal(ours, reference.forward(x, seed, Settings(p, q)))
     else:
         term = (x.double().abs() ** (q / 2)) * max(p / (1 - p), 1)
         smallest = torch.finfo(dtype).smallest_normal * RTOL[dtype]
@@ -56,11 +57,11 @@ def test_forward_is_the_references(dtype, size, p, q, seed):
 def test_backward_is_the_references(dtype, size, p, q, seed, gradient):
     x, grad = values(size, dtype), values(size, dtype, 0.5).flip(0).contiguous()
     eps = 1e-4 if dtype == torch.float16 else 1e-6
-    ours = cpu.backward(grad, x, p, q, seed, gradient, eps)
-    exact = reference.backward(grad.double(), x.double(), p, q, seed, gradient, eps)
+    ours = cpu.backward(grad, x, seed, Settings(p, q, 1.0, gradient, eps))
+    exact = reference.backward(grad.double(), x.double(), seed, Settings(p, q, 1.0, gradient, eps))
     if reference.is_multiplicative(p, q):
-        assert torch.equal(ours, reference.backward(grad, x, p, q, seed, gradient, eps))
-        assert torch.equal(ours, cpu.backward(grad, None, p, q, seed, gradient, eps))
+        assert torch.equal(ours, reference.backward(grad, x, seed, Settings(p, q, 1.0, gradient, eps)))
+        assert torch.equal(ours, cpu.backward(grad, None, seed, Settings(p, q, 1.0, gradient, eps)))
     else:
         power = (x.double().abs() + eps) ** ((q - 2) / 2) * max(1, q / 2) * max(p / (1 - p), 1)
         smallest = torch.finfo(dtype).smallest_normal * RTOL[dtype]
@@ -72,12 +73,12 @@ def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q):
     x = torch.logspace(-30, 6, 200_001, dtype=torch.float64).float()
     x = torch.cat([x, -x])
     ulp = torch.finfo(torch.float32).eps
-    exact = reference.forward(x.double(), 0.5, q, seed=3)
+    exact = reference.forward(x.double(), 3, Settings(0.5, q))
     largest = torch.maximum(x.double().abs(), x.double().abs() ** (q / 2))
-    assert ((cpu.forward(x, 0.5, q, 3) - exact).abs() <= 6 * ulp * largest.clamp_min(1e-38)).all()
-    exact = reference.backward(torch.ones_like(x).double(), x.double(), 0.5, q, 3, "detached", 1e-6)
+    assert ((cpu.forward(x, 3, Settings(0.5, q)) - exact).abs() <= 6 * ulp * largest.clamp_min(1e-38)).all()
+    exact = reference.backward(torch.ones_like(x).double(), x.double(), 3, Settings(0.5, q))
     largest = ((x.double().abs() + 1e-6) ** ((q - 2) / 2)).clamp_min(1)
-    assert ((cpu.backward(torch.ones_like(x), x, 0.5, q, 3, "detached", 1e-6) - exact).abs() <= 6 * ulp * largest).all()
+    assert ((cpu.backward(torch.ones_like(x), x, 3, Settings(0.5, q)) - exact).abs() <= 6 * ulp * largest).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,7 +90,7 @@ def test_the_mask_is_the_same_on_any_number_of_threads(dtype, q):
     try:
         for threads in (1, 2, 7):
             torch.set_num_threads(threads)
-            assert torch.equal(cpu.forward(x, 0.3, q, -5) > 4, kept)
+            assert torch.equal(cpu.forward(x, -5, Settings(0.3, q)) > 4, kept)
     finally:
         torch.set_num_threads(before)
 
@@ -97,7 +98,7 @@ def test_the_mask_is_the_same_on_any_number_of_threads(dtype, q):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_precision_number_passes_through(dtype):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-    same = cpu.forward(every, 0.0, 1.5, 0)
+    same = cpu.forward(every, 0, Settings(0.0, 1.5))
     assert torch.equal(same.isnan(), every.isnan())
     assert torch.equal(same[~every.isnan()].view(torch.int16), every[~every.isnan()].view(torch.int16))
 
@@ -107,7 +108,7 @@ def test_every_half_precision_number_passes_through(dtype):
 def test_half_precision_rounds_as_torch_does(dtype, scale):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     every = every[every.isfinite()]
-    assert torch.equal(cpu.forward(every, 1 - scale, 2.0, 9), reference.forward(every, 1 - scale, 2.0, 9))
+    assert torch.equal(cpu.forward(every, 9, Settings(1 - scale, 2.0)), reference.forward(every, 9, Settings(1 - scale, 2.0)))
 
 
 def test_the_public_op_uses_the_kernel_where_it_can():
@@ -152,5 +153,5 @@ def test_a_compiled_model_gives_the_same_mask():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_does_not_wait_for_its_parents_threads():
     x = torch.ones(2**18)
-    own, childs = in_both(lambda: int((cpu.forward(x, 0.5, 1.5, 0) != 0).sum()))
+    own, childs = in_both(lambda: int((cpu.forward(x, 0, Settings(0.5, 1.5)) != 0).sum()))
     assert childs == own

@@ -1,4 +1,4 @@
-"""The layers are the function with its settings kept."""
+"""The layers equal the function with their settings."""
 
 import copy
 import io
@@ -13,7 +13,7 @@ from torch import nn
 import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout1d, Sparseout2d, Sparseout3d
 
-# A layer, the shape of a batch, the same without a batch (or None), and the dimensions of the batch that share a draw.
+# A layer, the shape of a batch, the shape of one sample (or None), and the dimensions of the batch that share a draw.
 KINDS = [
     (Sparseout, {}, (4, 3), (3,), ()),
     (Sparseout1d, {}, (4, 3, 5), (3, 5), (2,)),
@@ -161,7 +161,7 @@ def test_bad_values_are_refused_and_change_nothing(name, value):
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .* got {value!r}"):
         Sparseout(**{name: value})
     assert (layer.p, layer.q) == (0.3, 1.5)
-    assert (layer._p_cell.item(), layer._q_cell.item()) == (0.3, 1.5)
+    assert (layer._p_tensor.item(), layer._q_tensor.item()) == (0.3, 1.5)
 
 
 @pytest.mark.parametrize("settings", [{"gradient": "no"}, {"eps": 0}])
@@ -191,7 +191,7 @@ def test_layers_built_anywhere_can_be_set():
         unpickled = pickle.loads(pickle.dumps(layer))
     for built in (layer, unpickled):
         built.p = 0.25
-        assert built._p_cell.item() == 0.25
+        assert built._p_tensor.item() == 0.25
 
 
 # Copies
@@ -207,10 +207,10 @@ def test_a_copy_is_a_layer_of_its_own(how, kind, settings, shape, unbatched, sha
     assert not copied.training
     copied.p, copied.q = 0.75, 3.0
     assert (layer.p, layer.q) == (0.25, 1.5)
-    assert (layer._p_cell.item(), layer._q_cell.item()) == (0.25, 1.5)
-    assert (copied._p_cell.item(), copied._q_cell.item()) == (0.75, 3.0)
+    assert (layer._p_tensor.item(), layer._q_tensor.item()) == (0.25, 1.5)
+    assert (copied._p_tensor.item(), copied._q_tensor.item()) == (0.75, 3.0)
     layer.p = 0.5
-    assert (copied.p, copied._p_cell.item()) == (0.75, 0.75)
+    assert (copied.p, copied._p_tensor.item()) == (0.75, 0.75)
 
 
 def test_settings_build_the_layer_again():

@@ -1,4 +1,4 @@
-"""One graph serves every `p` and `q`, whether a hand or a schedule sets them."""
+"""One graph serves all values of `p` and `q`, set directly or by a schedule."""
 
 import pytest
 import torch

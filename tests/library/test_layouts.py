@@ -1,4 +1,4 @@
-"""Every memory layout: the kernel walks strides, and neither values nor masks know of them."""
+"""Memory layouts: values and masks do not depend on the strides of the input."""
 
 import math
 
@@ -11,13 +11,14 @@ from tolerances import DTYPES, RTOL
 import sparseout
 from sparseout.native import library
 from sparseout.op import cpu, reference
+from sparseout.op.settings import Settings
 
 kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
 
 @st.composite
 def laid_out(draw, dtype):
-    """A tensor of any shape that is permuted, sliced, offset or expanded, and some of its dimensions."""
+    """Draw a permuted, sliced, offset or expanded tensor of any shape, and some of its dimensions."""
     shape = draw(st.lists(st.integers(1, 7) | st.sampled_from([33, 64, 130]), max_size=4).filter(lambda s: math.prod(s) < 30_000))
     steps = [draw(st.integers(1, 2)) for _ in shape]
     order = draw(st.permutations(range(len(shape))))
@@ -42,12 +43,14 @@ def test_the_kernel_is_the_reference_in_every_layout(used, dtype, data, q, gradi
     weight = weight.permute(order).contiguous().permute([order.index(dim) for dim in range(x.dim())])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "used", used)
-        y = cpu.forward(x, 0.4, q, 77, dims)
-        grad = cpu.backward(weight, x, 0.4, q, 77, gradient, 1e-3, dims)
+        y = cpu.forward(x, 77, Settings(0.4, q, shared_dims=dims))
+        grad = cpu.backward(weight, x, 77, Settings(0.4, q, 1.0, gradient, 1e-3, dims))
     assert y.stride() == torch.empty_like(x).stride()
     wide, wide_weight = x.double(), weight.double()
-    torch.testing.assert_close(y.double(), reference.forward(wide, 0.4, q, 77, dims), rtol=RTOL[dtype], atol=RTOL[dtype])
-    exact = reference.backward(wide_weight, wide, 0.4, q, 77, gradient, 1e-3, dims)
+    torch.testing.assert_close(
+        y.double(), reference.forward(wide, 77, Settings(0.4, q, shared_dims=dims)), rtol=RTOL[dtype], atol=RTOL[dtype]
+    )
+    exact = reference.backward(wide_weight, wide, 77, Settings(0.4, q, 1.0, gradient, 1e-3, dims))
     torch.testing.assert_close(grad.double(), exact, rtol=RTOL[dtype], atol=50 * RTOL[dtype])
 
 
@@ -71,9 +74,12 @@ def test_one_mask_for_all_threads_and_layouts(dtype, threads):
         }
         for name, x in layouts.items():
             for q in (1.5, 1.7, 2.0):
-                assert torch.equal(cpu.forward(x, 0.3, q, -5) > 4, kept), (name, q)
+                assert torch.equal(cpu.forward(x, -5, Settings(0.3, q)) > 4, kept), (name, q)
                 ones = torch.ones(shape, dtype=dtype)
-                assert torch.equal(cpu.backward(ones, x, 0.3, q, -5, "detached", 1e-6) > 1, kept), (name, q)
+                assert torch.equal(cpu.backward(ones, x, -5, Settings(0.3, q)) > 1, kept), (
+                    name,
+                    q,
+                )
     finally:
         torch.set_num_threads(before)
 
@@ -84,7 +90,7 @@ def test_shared_dims_share_in_every_layout(dims):
     x = torch.full((3, 40, 9, 35), 4.0)
     kept = reference.keep_mask(x.shape, 0.5, 6, dims).expand(x.shape)
     for laid in (x, x.to(memory_format=torch.channels_last), x.transpose(1, 3).contiguous().transpose(1, 3)):
-        assert torch.equal(cpu.forward(laid, 0.5, 1.5, 6, dims) > 4, kept)
+        assert torch.equal(cpu.forward(laid, 6, Settings(0.5, 1.5, shared_dims=dims)) > 4, kept)
 
 
 def test_an_output_has_the_layout_of_its_input():
@@ -100,9 +106,9 @@ def test_an_output_has_the_layout_of_its_input():
 def test_more_than_2_to_the_31_elements():
     count = 2**31 + 2**12
     x = torch.ones(1, dtype=torch.bfloat16).expand(count)
-    tail = cpu.forward(x, 0.5, 2.0, 8)[-8192:].clone()
+    tail = cpu.forward(x, 8, Settings(0.5, 2.0))[-8192:].clone()
     words = reference.philox([torch.arange(2**29 - 1024, 2**29 + 1024), 0, 0, 0], [8, 0])
     kept = torch.stack([word.reshape(-1, 8) for word in words], dim=1).reshape(-1) >= 2**31
     assert torch.equal(tail != 0, kept)
     tall = torch.ones(1, 1, dtype=torch.bfloat16).expand(count // 4096, 4096).t()
-    assert torch.equal(cpu.forward(tall, 0.5, 2.0, 8).reshape(-1)[-8192:], tail)
+    assert torch.equal(cpu.forward(tall, 8, Settings(0.5, 2.0)).reshape(-1)[-8192:], tail)

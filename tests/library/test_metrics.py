@@ -1,4 +1,4 @@
-"""Each measure against its formula written plainly, at its limits, and on input that breaks careless arithmetic."""
+"""Each measure equals its plain formula, has its limits, and survives input that overflows careless arithmetic."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tensors without plain memory of their own: the op works on them or raises one clear TypeError, and reads no pointer."""
+"""Tensors without plain memory: the op works on them or raises a clear TypeError, and never reads a pointer."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ ONES = torch.ones(3, 4)
 
 
 class Wrapper(torch.Tensor):
-    """A tensor whose memory is another's: it hands each operation of torch on."""
+    """A tensor without memory, which forwards each operation to the tensor inside."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -37,7 +37,7 @@ class Wrapper(torch.Tensor):
 
 
 class Refusing(Wrapper):
-    """A wrapper that does nothing but refuse."""
+    """A wrapper that supports no operation."""
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
@@ -45,11 +45,11 @@ class Refusing(Wrapper):
 
 
 class Labelled(torch.Tensor):
-    """A subclass with memory of its own, which only `__torch_function__` tells from a tensor."""
+    """A subclass with its own memory, which differs from a tensor only in `__torch_function__`."""
 
 
 class Duck:
-    """No tensor at all, but one that torch's functions take."""
+    """An object that is not a tensor, but that torch's functions accept."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -237,9 +237,9 @@ def test_what_cannot_be_taken_is_refused_in_one_line(kind, message):
 
 @pytest.mark.parametrize("gradient", ["detached", "exact"])
 @pytest.mark.parametrize("backend", [None, "reference"])
-def test_an_input_that_is_freed_before_the_backward_pass_is_an_error(backend, gradient):
-    x = torch.ones(4096)
-    leaf = x.requires_grad_()
+@pytest.mark.parametrize("offset", [0, 5])
+def test_an_input_that_is_freed_before_the_backward_pass_is_an_error(backend, gradient, offset):
+    leaf = torch.ones(4096)[offset:].requires_grad_()
     y = sparseout.sparseout(leaf, 0.5, 1.5, gradient=gradient, backend=backend)
     y.grad_fn.saved_tensors[-1].untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="input must keep its memory until the backward pass, but its storage was freed"):

@@ -1,4 +1,4 @@
-"""The operators of `torch.library`, called by hand: each argument is normalised or refused."""
+"""The operators of `torch.library`, called directly: each argument is normalised or rejected."""
 
 import math
 
@@ -13,7 +13,7 @@ def double(*numbers):
 
 
 def arguments(**changed):
-    good = {"input": ONES, "p": double(0.5), "q": double(1.5), "seed": torch.tensor([3]), "scale": double(1.0)}
+    good = {"input": ONES, "seed": torch.tensor([3]), "p": double(0.5), "q": double(1.5), "scale": double(1.0)}
     return {**good, "gradient": "detached", "eps": 1e-6, "shared_dims": [], "backend": None, **changed}
 
 

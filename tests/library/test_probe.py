@@ -1,4 +1,4 @@
-"""What a probe measures of each kind of layer, and how often."""
+"""The values that a probe measures for each kind of layer, and the sampling of forward passes."""
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_calls_in_a_forward_pass_are_counted_together_or_apart():
 
 
 @pytest.mark.parametrize("every", [2, 3])
-def test_one_forward_pass_in_so_many(every):
+def test_every_nth_forward_pass_is_measured(every):
     model = mlp(nn.Dropout())
     with Probe(model, every=every) as probe:
         for i in range(7):

@@ -1,4 +1,4 @@
-"""A model may be saved, pickled and copied while a probe measures it: the copy is measured by nobody, and the summary says so."""
+"""A model can be saved, pickled and copied while it is probed. The copy is not measured, and the summary reports it."""
 
 import copy
 import io

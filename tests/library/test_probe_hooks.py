@@ -1,4 +1,4 @@
-"""A probe changes nothing of what a model does, keeps nothing of it, and leaves nothing behind."""
+"""A probe does not change the model's results, keeps no activations, and leaves no hooks behind."""
 
 import copy
 import gc

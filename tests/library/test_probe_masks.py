@@ -1,4 +1,4 @@
-"""Padding is left out wherever an attention_mask says what it is, and the record says where it does not."""
+"""Padding is left out according to the attention_mask, and the record reports masks that cannot be understood."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TOKENS = MASK.bool()
 
 
 class Encoder(nn.Module):
-    """Whatever it is asked to do with the tokens, one activation sees the result."""
+    """One activation, applied to the tokens in the shape that a subclass gives them."""
 
     def __init__(self, view=lambda x: x):
         super().__init__()

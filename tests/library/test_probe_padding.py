@@ -1,4 +1,4 @@
-"""The vectors of the tokens alone are measured, whatever says where they are, and a mask that cannot be understood is named."""
+"""Only the vectors of tokens are measured, for every kind of mask, and a mask that cannot be understood is named."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ class Model(nn.Module):
         return self.value
 
 
-def taking(*names, inner=None):
+def model_with(*names, inner=None):
     """A model whose `forward` takes masks of these names."""
     scope = {}
     arguments = ", ".join(f"{name}=None" for name in names)
@@ -85,13 +85,13 @@ KEEP = {
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
 def test_an_attention_mask_of_any_form(mask, mode):
     with mode():
-        assert_tokens_alone(taking("attention_mask"), batch(), attention_mask=mask.clone())
+        assert_tokens_alone(model_with("attention_mask"), batch(), attention_mask=mask.clone())
 
 
 @pytest.mark.parametrize("mask", [TOKENS, additive(TOKENS), (TOKENS[:, None, None] & CAUSAL)], ids=["bool", "additive", "4-D"])
 def test_left_padding(mask):
     mask = mask.flip(-1) if mask.dim() == 2 else LEFT[:, None, None] & CAUSAL
-    assert_tokens_alone(taking("attention_mask"), batch(), LEFT, attention_mask=mask)
+    assert_tokens_alone(model_with("attention_mask"), batch(), LEFT, attention_mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -103,26 +103,26 @@ def test_left_padding(mask):
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_a_padding_mask_is_true_for_padding(name, mask, batch_first):
     tokens = TOKENS if batch_first else TOKENS.T
-    assert_tokens_alone(taking(name), batch(batch_first), tokens, **{name: mask})
+    assert_tokens_alone(model_with(name), batch(batch_first), tokens, **{name: mask})
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, LENGTHS.int(), LENGTHS.tolist()], ids=["tensor", "int32", "list"])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_lengths(lengths, batch_first):
-    assert_tokens_alone(taking("lengths"), batch(batch_first), TOKENS if batch_first else TOKENS.T, lengths=lengths)
+    assert_tokens_alone(model_with("lengths"), batch(batch_first), TOKENS if batch_first else TOKENS.T, lengths=lengths)
 
 
 def test_a_batch_that_is_longer_than_its_longest_sample():
     short = LENGTHS.clamp(max=9)
     tokens = torch.arange(16) < short[:, None]
-    assert_tokens_alone(taking("lengths"), batch(), tokens, padding=160 - int(short.sum()), lengths=short)
+    assert_tokens_alone(model_with("lengths"), batch(), tokens, padding=160 - int(short.sum()), lengths=short)
 
 
 def test_a_mask_given_by_position_or_to_a_part_alone():
     class Whole(Model):
         def __init__(self):
             super().__init__()
-            self.part = taking("mask", "padding_mask")
+            self.part = model_with("mask", "padding_mask")
 
         def forward(self, x):
             return self.seen(self.part(x, None, ~TOKENS))
@@ -147,7 +147,7 @@ class Packing(Model):
 
 
 @pytest.mark.parametrize("given", ["lengths", "a packed sequence", "neither"])
-def test_a_packed_sequence_has_no_padding_and_says_where_it_comes_back(given):
+def test_a_packed_sequence_has_no_padding_and_neither_has_its_padded_form(given):
     model = Packing()
     packed = pack_padded_sequence(batch(), LENGTHS, batch_first=True, enforce_sorted=False)
     with Probe(model, ["lstm", "act"]) as probe:
@@ -180,7 +180,7 @@ def test_a_packed_sequence_has_no_padding_and_says_where_it_comes_back(given):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_mask_that_cannot_be_understood_is_named(names, masks, message):
-    assert_not_understood(taking(*names), batch(), message, **masks)
+    assert_not_understood(model_with(*names), batch(), message, **masks)
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_a_block_mask_is_named():
 
     mask = create_block_mask(lambda b, h, q, k: q >= k, 10, 1, 16, 16, device="cpu")
     assert_not_understood(
-        taking("attention_mask"), batch(), "attention_mask of the model (Model) is a BlockMask", attention_mask=mask
+        model_with("attention_mask"), batch(), "attention_mask of the model (Model) is a BlockMask", attention_mask=mask
     )
 
 
@@ -198,7 +198,7 @@ def test_a_part_that_is_given_another_form_of_the_mask_keeps_that_of_the_model(i
     class Whole(Model):
         def __init__(self):
             super().__init__()
-            self.part = taking("attention_mask", "mask")
+            self.part = model_with("attention_mask", "mask")
 
         def forward(self, x, attention_mask=None):
             return self.part(x, inner, inner)
@@ -209,12 +209,12 @@ def test_a_part_that_is_given_another_form_of_the_mask_keeps_that_of_the_model(i
 
 
 def test_a_square_batch_does_not_say_which_side_holds_the_tokens():
-    model, square = taking("attention_mask"), torch.ones(6, 6).tril()
+    model, square = model_with("attention_mask"), torch.ones(6, 6).tril()
     assert_not_understood(model, torch.randn(6, 6, 4), "does not tell which dimension", attention_mask=square)
 
 
 def test_flattened_values_of_a_padding_mask_may_be_in_either_order():
-    model = taking("padding_mask")
+    model = model_with("padding_mask")
     assert_not_understood(
         model, batch().flatten(0, 1), "whether its flattened value has the batch or the tokens first", padding_mask=~TOKENS
     )
@@ -223,13 +223,15 @@ def test_flattened_values_of_a_padding_mask_may_be_in_either_order():
 def test_rows_that_attend_to_all_among_rows_that_do_not_are_named():
     mask = LEFT[:, None, None] & CAUSAL
     unmasked = mask | ~mask.any(-1, keepdim=True)
-    assert_not_understood(taking("attention_mask"), batch(), "lets only some positions attend to all", attention_mask=unmasked)
+    assert_not_understood(
+        model_with("attention_mask"), batch(), "lets only some positions attend to all", attention_mask=unmasked
+    )
 
 
 def test_a_causal_mask_has_no_padding():
     for mask in (CAUSAL[None, None], additive(CAUSAL)[None, None], CAUSAL[None, None].expand(10, 2, 16, 16)):
         assert_tokens_alone(
-            taking("attention_mask"), batch(), torch.ones(10, 16, dtype=torch.bool), padding=0, attention_mask=mask
+            model_with("attention_mask"), batch(), torch.ones(10, 16, dtype=torch.bool), padding=0, attention_mask=mask
         )
 
 
@@ -240,7 +242,7 @@ def test_without_padding_nothing_is_left_out():
         ("padding_mask", ~everything),
         ("padding_mask", additive(everything)),
     ):
-        assert_tokens_alone(taking(name), batch(), everything, padding=0, **{name: mask})
+        assert_tokens_alone(model_with(name), batch(), everything, padding=0, **{name: mask})
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -259,7 +261,7 @@ def test_torchs_encoder(batch_first, training, form, causal):
     assert len(probe.summary().layers) == 8
 
 
-def test_a_square_batch_in_torchs_encoder_is_no_riddle():
+def test_a_square_batch_in_torchs_encoder_is_not_ambiguous():
     tokens = torch.arange(10) < torch.tensor([10, 1, 2, 3, 4, 5, 1, 1, 1, 1])[:, None]
     for batch_first, kept in ((True, tokens), (False, tokens.T)):
         layer = nn.TransformerEncoderLayer(6, 2, 8, activation=nn.ReLU(), batch_first=batch_first)
@@ -313,7 +315,7 @@ def test_a_nested_tensor_has_no_padding():
 
 
 def test_a_value_has_the_mask_that_fits_it():
-    model = taking("src_key_padding_mask", "tgt_key_padding_mask")
+    model = model_with("src_key_padding_mask", "tgt_key_padding_mask")
     masks = {"src_key_padding_mask": ~TOKENS, "tgt_key_padding_mask": ~TOKENS[:, :9]}
     assert_tokens_alone(model, batch(), **masks)
     assert_tokens_alone(model, batch()[:, :9], TOKENS[:, :9], padding=90 - int(TOKENS[:, :9].sum()), **masks)

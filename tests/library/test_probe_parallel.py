@@ -112,5 +112,5 @@ def in_parallel(rank, world, folder):
 
 
 @pytest.mark.slow
-def test_tensor_parallel_ranks_find_what_one_process_finds_and_count_it_once(tmp_path):
+def test_tensor_parallel_ranks_agree_with_one_process_and_count_once(tmp_path):
     torch.multiprocessing.spawn(in_parallel, (2, tmp_path), nprocs=2)

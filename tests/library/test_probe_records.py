@@ -1,4 +1,4 @@
-"""Records hold what was found, as data, as text, over time, and side by side."""
+"""Summaries as data, as text, over time, and in comparison."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ BROKEN = ["", "{}", "[]", "null", '{"format": "other"}', probed().to_json()[:-20
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_what_is_no_summary_is_refused(text, tmp_path):
+def test_content_other_than_a_summary_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match="not a probe's summary in JSON"):
         Summary.from_json(text)
     (tmp_path / "summary.json").write_text(text)
@@ -60,7 +60,7 @@ def test_a_record_has_every_measure_that_there_is():
     }
 
 
-def test_a_layer_is_found_by_its_name_where_it_has_one_record():
+def test_a_layer_with_a_single_record_is_found_by_its_name():
     summary = probed()
     assert summary["3"].type == "Tanh"
     with pytest.raises(KeyError, match="'2' has 0 records of 2"):
@@ -97,6 +97,16 @@ def test_a_comparison_has_the_difference_of_each_measure():
     assert json.loads(comparison.to_json())["differences"] == comparison.differences()
 
 
+def test_a_comparison_in_both_modes_names_the_mode():
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    with Probe(model) as probe:
+        for training in (True, False):
+            model.train(training)(torch.randn(5, 6))
+    header, train, evaluation, *_ = str(probe.summary().compare(probe.summary())).splitlines()
+    assert header.split()[:2] == ["layer", "mode"]
+    assert (train.split()[:2], evaluation.split()[:2]) == (["1", "train"], ["1", "eval"])
+
+
 def test_layers_that_one_side_lacks_are_named():
     comparison = probed().compare(probed(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.ELU())))
     assert (comparison.only_before, comparison.only_after) == (["3"], ["2"])
@@ -120,7 +130,7 @@ def test_a_history_is_a_line_of_json_a_step(tmp_path):
     assert lines[0]["layers"][0]["layer"] == "1"
 
 
-def test_a_history_is_written_where_one_works_by_default(tmp_path, monkeypatch):
+def test_a_history_is_written_to_the_working_folder_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Probe(nn.Sequential(nn.ReLU())).log(1)
     assert read_history(tmp_path / "probe.jsonl") == [{"step": 1, "layers": []}]
@@ -151,7 +161,7 @@ def test_a_bare_installation_names_the_extra(missing, monkeypatch):
             call()
 
 
-def test_the_report_names_its_extra_where_it_is_missing():
+def test_the_report_names_its_missing_extra():
     program = "import sys; sys.modules.update(dict.fromkeys(['upath', 'jinja2', 'plotly'])); import sparseout.report"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
@@ -174,7 +184,7 @@ def test_nan_is_no_value():
     assert comparison.remarks()[-1] == "after: 0: 1 of 4 vectors with NaN or Inf"
 
 
-def test_a_layer_that_was_given_no_vector_says_so():
+def test_a_layer_called_without_a_vector_is_reported():
     with Probe(model := nn.Sequential(nn.ReLU())) as probe:
         model(torch.ones(0, 6))
     assert probe.summary().unseen == {"0": "called without a vector"}

@@ -1,4 +1,4 @@
-"""What a probe chooses by itself, what it can be told to choose, and where it looks for the units of a vector."""
+"""The layers that a probe selects by default and on request, and the dimensions of their units."""
 
 import pytest
 from torch import nn
@@ -8,7 +8,7 @@ from sparseout.probe.selection import select_layers
 
 
 class ModelWithParts(nn.Module):
-    """A convolutional stem, a linear head, and layers whose order of registration says what they belong to."""
+    """A convolutional stem, a linear head, and layers that belong to one of them by their order of registration."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ def test_the_clean_input_of_noise_and_the_output_of_all_else():
         ("sound.1", 2, (-1,)),
     ],
 )
-def test_where_the_units_are(layer, ndim, dims):
+def test_the_dimension_of_the_units(layer, ndim, dims):
     (chosen,) = select_layers(MODEL, layer, None)
     assert chosen.dims(ndim) == dims
 
@@ -114,6 +114,6 @@ def test_bad_input_is_named(layers, unit_dim, error, message):
         select_layers(MODEL, layers, unit_dim)
 
 
-def test_a_model_without_any_says_what_it_has():
+def test_a_model_without_default_layers_gets_its_types_listed():
     with pytest.raises(ValueError, match=r"select layers with layers=, of the types Linear, Sequential"):
         select_layers(nn.Sequential(nn.Linear(2, 2)), None, None)

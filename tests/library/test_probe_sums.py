@@ -1,4 +1,4 @@
-"""Sums taken batch by batch, or rank by rank, give the measures of all vectors at once."""
+"""Sums by batch or by rank give the same measures as all vectors at once."""
 
 import itertools
 
@@ -149,7 +149,7 @@ def test_the_sums_of_ranks_are_those_of_the_whole(parts):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_sums_of_compiled_code_and_of_torch_add_up(first, monkeypatch):
-    """As where a model moves to a device without compiled code, or one rank has it."""
+    """As for a model that moves to a device without compiled code."""
     x, sums = activations("gelu", 20, 7).float(), Sums()
     summers = [Summer(extra_sums(BASIC))]
     with monkeypatch.context() as patched:
@@ -221,7 +221,7 @@ def test_vectors_of_several_lengths_have_no_measures_of_units():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("vectors", [4, 400])
 @pytest.mark.parametrize("chosen", [ALL, BASIC], ids=["all", "basic"])
-def test_what_is_not_finite_is_counted_and_hides_no_zeros(value, vectors, chosen):
+def test_nonfinite_vectors_are_counted_and_hide_no_zeros(value, vectors, chosen):
     x = activations("relu", vectors, 384).float()
     x[1, 2], x[3, 4], x[3, 5] = value, value, value
     sums = Summer(extra_sums(chosen)).sums(x)
@@ -273,7 +273,7 @@ def test_the_histogram_counts_every_magnitude_once(values):
     assert histogram.above == (magnitudes >= 2.0**64).sum()
 
 
-def test_what_is_kept_does_not_grow():
+def test_memory_does_not_grow():
     def kept(batches):
         summer, sums = Summer(extra_sums(ALL)), Sums()
         for i in range(batches):
@@ -285,7 +285,7 @@ def test_what_is_kept_does_not_grow():
 
 
 @pytest.mark.parametrize("chosen", [ALL, BASIC], ids=["all", "basic"])
-def test_no_pointer_is_read_of_what_is_not_plain(chosen, monkeypatch):
+def test_no_pointer_is_read_from_a_tensor_that_is_not_plain(chosen, monkeypatch):
     x = activations("signed", 4, 6)
     expected = measures_of(Summer(extra_sums(chosen)).sums(x), check_settings(chosen.measures, None, False, 1, "together"))
     monkeypatch.setattr(sums_module, "is_plain", lambda tensor: False)

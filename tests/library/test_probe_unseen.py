@@ -1,4 +1,4 @@
-"""Activations that no module carries, values of every kind, and what of them cannot be measured."""
+"""Activations called as functions, values of every kind, and values that cannot be measured."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ class Functional(nn.Module):
         return torch.sigmoid(x) + x.relu_()
 
 
-def test_activations_that_no_module_carries_are_named():
+def test_activations_called_as_functions_are_named():
     model = nn.Sequential(Functional())
     with Probe(model) as probe:
         model(inputs())
@@ -68,7 +68,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     "value", [None, "text", torch.ones(3, dtype=torch.complex64), torch.eye(3).to_sparse(), torch.ones(3, device="meta"), {}]
 )
-def test_what_cannot_be_measured_is_named(value):
+def test_a_value_that_cannot_be_measured_is_named(value):
     model = nn.Sequential(Odd(value))
     with Probe(model, layers="0") as probe:
         model(inputs())

@@ -1,4 +1,4 @@
-"""Only what has values is measured: the rest is named, the model runs as without a probe, and nothing of it stays behind."""
+"""Values that cannot be read are reported, the model runs as without a probe, and no trace of the probe remains."""
 
 import functools
 import subprocess
@@ -51,7 +51,7 @@ TRACERS = {
 
 @pytest.mark.parametrize("measures", ["basic", "all"])
 @pytest.mark.parametrize("name", TRACERS)
-def test_what_has_no_values_is_named_and_the_model_runs(name, measures):
+def test_a_tensor_without_values_is_reported_and_the_model_runs(name, measures):
     trace, reason = TRACERS[name]
     with Probe(probed := model(), measures=measures) as probe:
         torch.manual_seed(1)
@@ -116,7 +116,7 @@ class Operations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_modes_that_follow_operations_see_none_of_the_probe():
+def test_dispatch_modes_see_no_operation_of_the_probe():
     def operations(run):
         with Operations() as mode:
             run(X)
@@ -187,7 +187,7 @@ def test_an_interrupted_forward_pass_leaves_nothing_behind(after):
     assert probe.summary().layers[0].vectors == 10
 
 
-def test_probes_that_end_in_any_order_give_back_what_they_switched_off():
+def test_probes_that_end_in_any_order_restore_the_settings_they_changed():
     layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
     first, second = Probe(layer).start(), Probe(layer).start()
     assert not torch.backends.mha.get_fastpath_enabled()

@@ -1,4 +1,4 @@
-"""The generator against published answers and against a second writing of the index rule in Python integers."""
+"""The generator equals published answers, and a second implementation of the index rule in Python integers."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_ten_rounds_give_the_published_answer():
 
 
 def word_in_python(index, seed):
-    """The design of the mask, element by element, in unbounded integers."""
+    """Compute one word of the mask from its definition, in unbounded integers."""
     c = 8 * (index // 32) + index % 8
     counter, key = [c % 2**32, c // 2**32, 0, 0], [seed % 2**32, seed // 2**32 % 2**32]
     for _ in range(7):
@@ -102,3 +102,10 @@ def test_the_seeds_of_two_calls_give_unrelated_masks():
     count = 2**18
     first, second = (reference.keep_mask((count,), 0.5, seed).double() - 0.5 for seed in (1, 2))
     assert abs((first * second).mean() * 4) < 5 / math.sqrt(count)
+
+
+@pytest.mark.parametrize("seed", [0, 7, -5])
+def test_the_words_that_a_compiler_fuses_are_the_same(seed):
+    index = torch.arange(1000)
+    assert torch.equal(reference.words_at(index, seed), reference.random_words(1000, seed))
+    assert torch.equal(reference.words_at(index + 2**40, torch.tensor([seed]))[:40], reference.words_at(index[:40] + 2**40, seed))

@@ -1,4 +1,4 @@
-"""What the op refuses: one line that names the argument, before anything is drawn."""
+"""Invalid arguments of the op: an error of one line names the argument, before anything is drawn."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The scale: the unit in which `|x|` is measured, a constant of both gradients, of which Dropout knows nothing."""
+"""The scale: the unit in which `|x|` is measured, a constant of both gradients, without effect on Dropout."""
 
 import math
 
@@ -13,6 +13,7 @@ import sparseout
 from sparseout import LockedSparseout, Sparseout, Sparseout2d
 from sparseout.native import library
 from sparseout.op import cpu, reference
+from sparseout.op.settings import Settings
 
 BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING))]
 kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
@@ -34,7 +35,7 @@ def values(shape, dtype=torch.float32, seed=1):
 
 
 def step(x, seed=0, **settings):
-    """The output of a seeded call, and the gradient of its sum."""
+    """Return the output of a seeded call and the gradient of its sum."""
     x = x.detach().clone().requires_grad_()
     torch.manual_seed(seed)
     y = sparseout.sparseout(x, **settings)
@@ -52,7 +53,7 @@ def test_other_units_change_nothing_but_the_unit(dtype, gradient, backend, q, p,
     scaled = (c * x.double()).to(dtype)
     power, largest = (x.double().abs() / s) ** (q / 2), torch.finfo(dtype).max / 16
     assume(max((c * s * power).max(), (s * power).max(), power.max(), scaled.abs().max()) < largest)
-    # Below the normal numbers there is no relative accuracy to hold.
+    # Subnormal numbers have no relative accuracy.
     normal = scaled.abs() > torch.finfo(dtype).smallest_normal
     y, grad = step(x, seed, scale=s, **settings)
     theirs, their_grad = step(scaled, seed, scale=c * s, **settings)
@@ -86,12 +87,14 @@ def test_the_kernel_is_the_reference_in_any_unit(monkeypatch, s, dtype, layout, 
     x, weight = (lay_out(values((13, 14, 67), dtype, seed)) for seed in (1, 2))
     wide, wide_weight = x.double(), weight.double()
     for q in (0.5, 1, 1.5, 2.5, 3, 4):
-        y = cpu.forward(x, 0.4, q, 5, dims, s)
+        y = cpu.forward(x, 5, Settings(0.4, q, scale=s, shared_dims=dims))
         size = torch.maximum(wide.abs(), s * (wide.abs() / s) ** (q / 2))
-        assert ((y.double() - reference.forward(wide, 0.4, q, 5, dims, s)).abs() <= RTOL[dtype] * size).all(), q
+        assert (
+            (y.double() - reference.forward(wide, 5, Settings(0.4, q, scale=s, shared_dims=dims))).abs() <= RTOL[dtype] * size
+        ).all(), q
         for gradient in GRADIENTS:
-            ours = cpu.backward(weight, x, 0.4, q, 5, gradient, 1e-3, dims, s)
-            exact = reference.backward(wide_weight, wide, 0.4, q, 5, gradient, 1e-3, dims, s)
+            ours = cpu.backward(weight, x, 5, Settings(0.4, q, s, gradient, 1e-3, dims))
+            exact = reference.backward(wide_weight, wide, 5, Settings(0.4, q, s, gradient, 1e-3, dims))
             size = 1 + max(1, q / 2) * (wide.abs() / s + 1e-3) ** (q / 2 - 1)
             assert ((ours.double() - exact).abs() <= RTOL[dtype] * wide_weight.abs() * size).all(), (q, gradient)
 

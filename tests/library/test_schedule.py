@@ -1,4 +1,4 @@
-"""Schedules set what their equation says, at every step, and come back from their state."""
+"""Schedules follow their equations at every step, and restore their state."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FRACTIONS = {
 
 
 def walk(one, layers):
-    """`(p, q)` of each layer at each step, to one step past the end."""
+    """Return `(p, q)` of each layer at each step, until one step after the end."""
     values = [[(layer.p, layer.q) for layer in layers]]
     for _ in range(one.steps + 1):
         one.step()
@@ -123,8 +123,8 @@ def test_a_state_is_saved_as_data_alone():
         ({"q": (1.0, 2.0, 3.0)}, TypeError, "q must be"),
         ({"p": (0.5, 1.5)}, ValueError, "p must be .* got 1.5"),
         ({"p": "0.5"}, TypeError, "p must be .* got '0.5'"),
-        ({"layers": nn.Linear(2, 2)}, ValueError, "layers must hold a Sparseout layer, got none"),
-        ({"layers": []}, ValueError, "layers must hold"),
+        ({"layers": nn.Linear(2, 2)}, ValueError, "layers must contain a Sparseout layer, got none"),
+        ({"layers": []}, ValueError, "layers must contain"),
         ({"layers": [5]}, TypeError, "layers must be a model or modules, got int"),
     ],
 )
@@ -138,14 +138,14 @@ def test_a_bad_schedule_is_refused_and_changes_nothing(arguments, error, message
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 0}, "wrong at: steps must be"),
-        ({"step_count": -1}, "wrong at: step_count must be"),
-        ({"ends": {"p": [[0.0, 2.0]]}}, "wrong at: p must be"),
-        ({"ends": {"r": [[0.0, 2.0]]}}, "wrong at: 'r'"),
-        ({"ends": [[0.0, 2.0]]}, "wrong at"),
-        ({"ends": {"q": [[0.0]]}}, "wrong at"),
-        ({"ends": {"q": [[0.0, 1.0]] * 2}}, "as many layers as this schedule, {'q': 1}, got one for {'q': 2}"),
-        ({"ends": {"p": [[0.0, 1.0]]}}, "as many layers as this schedule, {'q': 1}, got one for {'p': 1}"),
+        ({"steps": 0}, "error at: steps must be"),
+        ({"step_count": -1}, "error at: step_count must be"),
+        ({"ends": {"p": [[0.0, 2.0]]}}, "error at: p must be"),
+        ({"ends": {"r": [[0.0, 2.0]]}}, "error at: 'r'"),
+        ({"ends": [[0.0, 2.0]]}, "error at"),
+        ({"ends": {"q": [[0.0]]}}, "error at"),
+        ({"ends": {"q": [[0.0, 1.0]] * 2}}, "layer counts of this schedule, {'q': 1}, got {'q': 2}"),
+        ({"ends": {"p": [[0.0, 1.0]]}}, "layer counts of this schedule, {'q': 1}, got {'p': 1}"),
     ],
 )
 def test_a_bad_state_is_refused_and_changes_nothing(changed, message):

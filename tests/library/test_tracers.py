@@ -1,4 +1,4 @@
-"""What records a model: a graph draws at each call and follows `train()` and `eval()`, or recording raises with advice."""
+"""Recorded models: a graph draws at each call and follows `train()` and `eval()`, or recording raises with advice."""
 
 import copy
 
@@ -30,7 +30,7 @@ def inserted():
 
 
 def drawn_twice(run, x):
-    """Two calls that must draw: zeros and twos for ones, and not the same."""
+    """Assert that two calls draw different masks: each turns ones into zeros and twos."""
     first, second = run(x), run(x)
     for y in (first, second):
         assert set(y.unique().tolist()) == {0.0, 2.0}
@@ -134,7 +134,7 @@ def test_a_frozen_trace_in_evaluation_keeps_nothing_of_the_layer():
 def test_a_recorded_graph_holds_the_two_operators_and_draws(how, pre_dispatch):
     graph = make_fx(Sparseout(0.5, 2.0), tracing_mode=how, pre_dispatch=pre_dispatch)(ONES)
     names = [str(node.target) for node in graph.graph.nodes if "sparseout" in str(node.target)]
-    assert names == ["sparseout.draw.default", "sparseout.noise.default"]
+    assert names == ["sparseout.draw.default", "sparseout.forward.default"]
     drawn_twice(graph, ONES)
 
 

@@ -1,4 +1,4 @@
-"""Models with Sparseout under what torch does to models: autocast, checkpointing, and the transforms of `torch.func`."""
+"""Models with Sparseout under autocast, checkpointing and the transforms of `torch.func`."""
 
 import copy
 
@@ -17,7 +17,7 @@ def seeded(seed=0):
 
 
 def build(q=1.5, p=0.5, gradient="detached", features=6):
-    """A swapped and inserted model, with the same weights at every call."""
+    """Return a model with swapped and inserted layers, with the same weights at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Dropout(p), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
@@ -28,7 +28,7 @@ def build(q=1.5, p=0.5, gradient="detached", features=6):
 
 
 def gradients(model, run, x):
-    """What a step gives: the output, and the gradients of the input and of the parameters."""
+    """Return the results of a step: the output, and the gradients of the input and of the parameters."""
     x = x.clone().requires_grad_()
     model.zero_grad()
     torch.manual_seed(5)
@@ -124,7 +124,7 @@ def test_gradients_per_sample(randomness):
 
 
 def fixed(model, x):
-    """The model with the same masks at every call."""
+    """Return a function that calls the model with the same masks every time."""
     model[2].generator, model[4].sparseout.generator = seeded(7), seeded(8)
     return model(x)
 

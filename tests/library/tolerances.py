@@ -1,4 +1,4 @@
-"""How far a result may lie from float64's, by dtype: a few units in the last place."""
+"""Relative tolerances against float64, by dtype: a few units in the last place."""
 
 import torch
 

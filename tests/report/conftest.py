@@ -23,7 +23,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def logged():
-    """Whatever the pages log or request, apart from the pages themselves."""
+    """Messages, errors and requests of the pages, apart from the pages themselves."""
     return []
 
 

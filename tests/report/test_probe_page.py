@@ -1,4 +1,4 @@
-"""The page of a probe in a real browser: what it shows is what the records say, and what is clicked is what is shown."""
+"""The page of a probe in a real browser: it shows the values of the records, and follows the user's choices."""
 
 import re
 
@@ -24,6 +24,7 @@ def summary_of(seed=0, training=(True, False), measures="all"):
 
 
 BEFORE, AFTER = summary_of(0), summary_of(1)
+BASIC = summary_of(measures="basic", training=[True])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def pages(tmp_path_factory):
             probe.log(step, folder / "history.jsonl")
     write_probe(BEFORE, folder / "probe.html", title=f"A title {HOSTILE}", history=read_history(folder / "history.jsonl"))
     write_probe(BEFORE.compare(AFTER), folder / "comparison.html")
-    write_probe(summary_of(measures="basic", training=[True]), folder / "basic.html")
+    write_probe(BASIC, folder / "basic.html")
     return folder
 
 
@@ -157,21 +158,21 @@ def test_thresholds_in_rms(revisit, pages):
     assert dict(zip(map(str, thresholds["x"]), thresholds["y"], strict=True)) == relu.near_zero_rms
 
 
-def test_the_table_sorts(visit, pages):
-    page = visit(pages / "probe.html")
+def test_the_table_sorts(revisit, pages):
+    page = revisit(pages / "basic.html")
     header = page.locator("th", has_text="hoyer")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted(record.hoyer for record in BEFORE.layers)]
+    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted(record.hoyer for record in BASIC.layers)]
     header.locator("button").press("Enter")
     assert header.get_attribute("aria-sort") == "descending"
-    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted((r.hoyer for r in BEFORE.layers), reverse=True)]
+    assert column(page, "hoyer") == [f"{v:.3g}" for v in sorted((r.hoyer for r in BASIC.layers), reverse=True)]
     page.locator("th", has_text="type").locator("button").click()
-    assert column(page, "type") == sorted(record.type for record in BEFORE.layers)
+    assert column(page, "type") == sorted(record.type for record in BASIC.layers)
     assert header.get_attribute("aria-sort") is None
 
 
-def test_what_does_not_exist_comes_last_in_either_order(visit, tmp_path):
+def test_missing_values_sort_last_in_either_order(visit, tmp_path):
     model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 4), nn.GELU())
     with Probe(model) as probe:
         model(torch.randn(5, 6))
@@ -197,8 +198,8 @@ def test_names_are_text(revisit, pages):
     assert page.locator("main script, main b").count() == 0
 
 
-def test_a_comparison_shows_both_sides_and_the_difference(visit, pages):
-    page = visit(pages / "comparison.html")
+def test_a_comparison_shows_both_sides_and_the_difference(revisit, pages):
+    page = revisit(pages / "comparison.html")
     page.select_option("#measure", "gini")
     before, after = in_mode(BEFORE), in_mode(AFTER)
     traces = data_of(page, "depth")
@@ -216,8 +217,9 @@ def test_a_comparison_shows_both_sides_and_the_difference(visit, pages):
     click(page, "change", 2, bars["y"][1] / 2)
     assert text_of(page, "histogram") == f"{before[1].name}: magnitudes"
     assert [trace["x"] for trace in data_of(page, "histogram")] == [list(r.histogram.edges) for r in (before[1], after[1])]
-    rising = sum(new.hoyer > old.hoyer for old, new in zip(BEFORE.layers, AFTER.layers, strict=True))
-    assert f"The Hoyer sparseness rises in {rising} and falls in {6 - rising} of 6 layers" in page.locator("main").inner_text()
+    rising = sum(new.hoyer > old.hoyer for old, new in zip(before, after, strict=True))
+    finding = f"In eval mode, the Hoyer sparseness rises in {rising} and falls in {3 - rising} of 3 layers"
+    assert finding in page.locator("main").inner_text()
 
 
 def test_training_over_time(revisit, pages):
@@ -236,7 +238,7 @@ def test_basic_measures_have_no_histograms(revisit, pages):
     assert page.locator("#measure option").all_inner_texts() == [MEASURE_TITLES[name] for name in ("zeros", "hoyer", "rms")]
 
 
-@pytest.mark.parametrize("name", ["probe.html", "comparison.html", "basic.html"])
+@pytest.mark.parametrize("name", ["probe.html", "comparison.html"])
 def test_it_fits_a_phone(name, visit, pages):
     page = visit(pages / name, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -278,7 +280,7 @@ def test_on_paper_a_table_fits_its_page(visit, pages):
     assert page.locator("td.name").first.bounding_box()["width"] >= 7 * 16
 
 
-def test_a_remark_on_both_sides_is_made_once(visit, tmp_path):
+def test_a_remark_on_both_sides_appears_once(tmp_path):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Identity())
     model.add_module("spare", nn.Tanh())
     model.forward = lambda x: model[1](model[0](x))
@@ -290,7 +292,7 @@ def test_a_remark_on_both_sides_is_made_once(visit, tmp_path):
         return probe.summary()
 
     write_probe(probed(1).compare(probed(2)), tmp_path / "page.html")
-    assert visit(tmp_path / "page.html").locator("main li").all_inner_texts() == [
+    assert re.findall("<li>(.*?)</li>", (tmp_path / "page.html").read_text()) == [
         "not measured: spare: never called",
         "before: train: 1 of 1 forward passes measured",
         "after: train: 2 of 2 forward passes measured",

@@ -97,16 +97,16 @@ def sentence(differences, **changes):
     return comparison.sentence()
 
 
-def test_sentences_claim_what_the_interval_allows():
+def test_sentences_claim_no_more_than_the_interval_supports():
     assert sentence([0.01, 0.02, 0.015, 0.012]).endswith(": the data support a better accuracy.")
     assert sentence([0.01, 0.02, 0.015, 0.012], measure="perplexity").endswith(": the data support a worse perplexity.")
     assert sentence([-0.01, -0.02, -0.015], measure="test_loss").endswith(": the data support a better test loss.")
     assert sentence([0.01, -0.02, 0.015]).endswith(": inconclusive, because the interval includes zero.")
     assert sentence([0.01]) == "q = 1 against Dropout: too few seeds for a comparison, 1 in common."
-    assert "no difference in accuracy for every seed" in sentence([0.0, 0.0])
+    assert "no difference in accuracy in any of 2 seeds" in sentence([0.0, 0.0])
 
 
-def test_what_the_correction_takes_back_is_inconclusive():
+def test_a_difference_that_the_correction_removes_is_inconclusive():
     generator = numpy.random.default_rng(0)
     records = [record(2.0, seed, 0.0) for seed in range(4)]
     records += [record(1.0, seed, value) for seed, value in enumerate((0.8, 1.0, 1.2, 2.0))]
@@ -126,7 +126,7 @@ def test_runs_without_a_score_are_left_out_and_counted():
     assert "over 2 seeds (1 more have no accuracy)" in comparison.sentence()
 
 
-def test_only_what_is_equal_otherwise_is_compared():
+def test_only_settings_that_are_equal_otherwise_are_compared():
     records = [record(q, seed, q + seed, p=p) for q in (1.0, 2.0) for p in (0.3, 0.5) for seed in (0, 1)]
     records += [record(2.0, seed, seed, noise="none", p=0.0) for seed in (0, 1)]
     records += [record(2.0, seed, seed, noise="dropout", p=0.3) for seed in (0, 1)]
@@ -139,7 +139,7 @@ def test_only_what_is_equal_otherwise_is_compared():
     ]
 
 
-def test_dropout_itself_is_the_baseline_where_q_2_is_missing():
+def test_dropout_itself_is_the_baseline_without_q_2():
     records = [record(1.0, seed, seed**2) for seed in (0, 1, 2)] + [record(2.0, seed, 0, noise="dropout") for seed in (0, 1, 2)]
     (comparison,) = compared(records)
     assert (comparison.label, comparison.difference.mean) == ("q = 1", pytest.approx(5 / 3))

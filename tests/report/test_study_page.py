@@ -1,4 +1,4 @@
-"""Tables and pages say what the records say."""
+"""Tables and pages show the values of the records."""
 
 import re
 
@@ -60,7 +60,7 @@ def test_a_missing_number_is_a_dash():
     assert settings_table([record(1.0, 0, None)])[1][0][3] == "-"
 
 
-def test_what_varies_beside_q_sets_curves_apart():
+def test_settings_that_vary_besides_q_distinguish_curves():
     exact = [record(q, 0, 0.4, gradient="exact") for q in (1.0, 2.0)]
     none = [record(2.0, 0, 0.2, noise="none", p=0.0)]
     curves = curves_of(group_by_setting([*RECORDS, *exact, *none]))
@@ -104,12 +104,11 @@ def test_runs_with_targets_are_a_curve_of_their_own():
     fixed, curve = curves_of(group_by_setting([*RECORDS, *TARGETED]))
     assert (fixed.label, fixed.axis, fixed.x) == ("Sparseout", "q", [1.0, 2.0, 3.0])
     assert (curve.label, curve.axis, curve.x) == ("with a target", "target_sparsity", [0.4, 0.6])
-    assert (
-        describe_curve(curve) == "with a target: hoyer on the test data is within 0.005 of the targets from 0.4 to 0.6, 4 runs."
-    )
+    measured = "Hoyer sparseness on the test data is within 0.005 of the targets from 0.4 to 0.6"
+    assert describe_curve(curve) == f"with a target: {measured}, 4 runs."
 
 
-def test_a_scale_that_older_records_lack_sets_curves_apart():
+def test_a_scale_that_older_records_lack_distinguishes_curves():
     curves = curves_of(group_by_setting([*RECORDS, *(record(q, 0, 0.5, scale="rms") for q in (1.0, 2.0))]))
     assert [(curve.label, curve.x) for curve in curves] == [("scale rms", [1.0, 2.0]), ("scale 1", [1.0, 2.0, 3.0])]
     found = compare_with_dropout(
@@ -118,7 +117,7 @@ def test_a_scale_that_older_records_lack_sets_curves_apart():
     assert [each.label for each in found] == ["q = 1 (scale rms)", "q = 1 (scale 1)", "q = 3 (scale 1)"]
 
 
-def test_a_target_out_of_reach_is_said():
+def test_a_target_out_of_reach_is_counted():
     (curve,) = curves_of(group_by_setting([targeted(0.6, 0, 0.6), targeted(0.9, 0, 0.7, out_of_reach=True)]))
     assert describe_curve(curve).endswith("within 0.200 of the targets from 0.6 to 0.9, 2 runs, 1 of them out of reach.")
     (curve,) = curves_of(group_by_setting([targeted(0.6, 0, None)]))
@@ -296,7 +295,7 @@ def test_the_settings_and_the_runs_sort(page):
     assert len(seeds) == 13
 
 
-def test_layers_by_depth_where_there_are_several(tmp_path, visit):
+def test_several_layers_are_shown_by_depth(tmp_path, visit):
     records = [
         record(
             q, 0, 0.4, layers={name: {"hoyer": q / place, "zero_vectors": 0, "vectors": 9} for place, name in enumerate("abc", 1)}

@@ -1,4 +1,4 @@
-"""The figure of runs with a target says which of them have no dot."""
+"""The figure of runs with a target counts the runs without a measurement."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_a_run_that_was_not_measured_is_counted_and_not_drawn(achieved, words):
     assert dots == [[value for value in achieved if value is not None]]
 
 
-def test_a_course_that_begins_without_a_measurement_is_drawn_from_where_there_is_one():
+def test_a_course_is_drawn_from_its_first_measurement():
     axes = figure.Figure().subplots()
     _draw_course(axes, [setting(0.5)], "measured", {0.5: "C0"})
     axes.figure.canvas.draw()

@@ -1,4 +1,4 @@
-"""A sentence or a cell about runs says which of them were not measured, in whatever order they come."""
+"""Sentences and cells about runs tell which of them were not measured, in any order."""
 
 import itertools
 
@@ -19,9 +19,8 @@ def at_q(q, hoyer):
 
 def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():
     curve = Curve("p 0.5", [targeted(0.49, None, 0.5)])
-    assert (
-        describe_curve(curve) == "p 0.5: hoyer on the test data is within 0.010 of the target 0.5, 2 runs (not measured: 1 more)."
-    )
+    measured = "Hoyer sparseness on the test data is within 0.010 of the target 0.5"
+    assert describe_curve(curve) == f"p 0.5: {measured}, 2 runs (not measured: 1 more)."
 
 
 @pytest.mark.parametrize(
@@ -36,12 +35,12 @@ def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():
         ((None, None, None), "was not measured."),
     ],
 )
-def test_a_sentence_on_q_speaks_of_what_was_measured(hoyer, words):
+def test_a_sentence_on_q_counts_the_values_that_were_not_measured(hoyer, words):
     curve = Curve("p 0.5", [at_q(q, value) for q, value in enumerate(hoyer, 1)])
     assert describe_curve(curve) == f"p 0.5: Hoyer sparseness {words}"
 
 
-def test_the_largest_miss_is_unknown_where_one_is_whatever_the_order():
+def test_the_largest_error_is_unknown_if_one_is_in_any_order():
     for achieved in itertools.permutations((0.4, None, 0.5)):
         assert _target_cells(targeted(*achieved)) == ["-", "0.30"]
     assert _target_cells(targeted(0.4, 0.5)) == ["0.100", "0.30"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparseout.bench import op
 from sparseout.bench.timing import Spread, alternate
 from sparseout.op import reference
+from sparseout.op.settings import Settings
 
 CPU = torch.device("cpu")
 needs_a_cpp_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
@@ -124,9 +125,9 @@ def test_the_expression_is_the_reference_for_a_given_mask(q, seed):
         return reference.keep_mask(x.shape, p, seed).double() / (1 - p) - 1
 
     y = op.expression(x, q, draw)
-    torch.testing.assert_close(y, reference.forward(x, op.P, q, seed), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(y, reference.forward(x, seed, Settings(op.P, q)), rtol=1e-3, atol=1e-5)
     (slope,) = torch.autograd.grad(y, x, torch.ones_like(x))
-    torch.testing.assert_close(slope, reference.backward(torch.ones_like(x), x, op.P, q, seed, "detached", op.EPS))
+    torch.testing.assert_close(slope, reference.backward(torch.ones_like(x), x, seed, Settings(op.P, q, eps=op.EPS)))
 
 
 @pytest.mark.parametrize("draw", [op.bernoulli_noise, op.uniform_noise])

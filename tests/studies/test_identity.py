@@ -1,4 +1,4 @@
-"""A run is what its settings hash to: not what its folder is called, nor what somebody wrote into it."""
+"""The hash of its settings identifies a run, not the name of its folder or an edited record."""
 
 import json
 import re
@@ -34,8 +34,8 @@ def view(out):
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("results.jsonl")), ids=lambda path: path.parent.name)
-def test_each_published_record_is_what_its_run_says(path):
-    """Runs' hashes are unchanged, those of before a setting existed among them, and the schema takes all of their fields."""
+def test_each_published_record_has_the_hash_of_its_settings(path):
+    """The hashes are unchanged, also for records older than some settings, and the schema accepts all fields."""
     lines = path.read_bytes().splitlines()
     assert {json.loads(line)["run"] for line in lines} == {read_summary(line, path)["run"] for line in lines}
 
@@ -77,7 +77,7 @@ def test_two_folders_whose_files_were_exchanged_are_left_out(tmp_path):
 @pytest.mark.parametrize("file", ["config.json", "summary.json"])
 @pytest.mark.parametrize("rehashed", [False, True])
 def test_settings_that_were_edited_are_left_out(file, rehashed, tmp_path):
-    """With the run's hash as it was, or with that of the edited settings."""
+    """The run has either its old hash or the hash of the edited settings."""
     (folder,) = write_study(tmp_path, [config(0)])
     record = json.loads((folder / file).read_text()) | {"lr": 0.5} | ({"run": config(0, lr=0.5).run} if rehashed else {})
     (folder / file).write_text(json.dumps(record))
@@ -130,7 +130,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("how", EDITS)
-def test_a_trained_run_that_is_not_what_it_says_is_refused(how, trained, tmp_path, capsys):
+def test_a_trained_run_of_another_identity_is_refused(how, trained, tmp_path, capsys):
     folder = shutil.copytree(trained, tmp_path / "study" / trained.name)
     change, message = EDITS[how]
     made = change(folder)

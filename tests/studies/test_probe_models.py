@@ -172,7 +172,7 @@ def test_the_table_in_the_documentation(minilm, tmp_path):
 
 
 def test_a_swap_before_and_after(minilm):
-    """What a user of Sparseout layers asks first: the swap must not change what the model does in evaluation."""
+    """A swap to Sparseout layers does not change the model in evaluation mode."""
     model, tokens = minilm
 
     def probed():

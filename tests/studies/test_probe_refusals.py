@@ -1,4 +1,4 @@
-"""Models and data that `sparseout probe` refuses: what is missing, damaged or a pickle is one line that names the file."""
+"""Models and data that `sparseout probe` refuses, in one line that names the missing, damaged or pickled file."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_an_index_that_names_anything_but_safetensors_beside_it(name, model, lin
     shard(model, str(model / "whole.safetensors") if name == "ABSOLUTE" else name, pickled=True)
     error = refused(capsys, f"hf:{model}", "--data", lines)
     assert error.startswith(f"{model / 'model.safetensors.index.json'}: weight_map[")
-    assert "must be the name of a file *.safetensors beside it, as pickles are refused, got " in error
+    assert "must name a file *.safetensors in the same folder, as pickles are refused, got " in error
 
 
 def test_an_index_that_names_a_file_that_is_missing(model, lines, capsys):
@@ -151,28 +151,28 @@ def test_code_of_a_known_models_own_is_not_run_and_said(model, lines, capsys):
     (model / "config.json").write_text(json.dumps(settings))
     (model / "mine.py").write_text("raise SystemExit('executed')\n")
     assert main(["probe", f"hf:{model}", "--data", str(lines)]) == 0
-    assert "code of the model's own (auto_map), which is not run" in capsys.readouterr().out
+    assert "custom code (auto_map), which is not run" in capsys.readouterr().out
 
 
 def test_an_array_that_claims_petabytes(tmp_path):
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (20000000, 20000000), }"
     padded = header.ljust(117) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + b"\0" * 48)
-    with pytest.raises(UserError, match=r"a.npy cannot be read as an array of numbers in .npy: "):
-        files.array(tmp_path / "a.npy")
+    with pytest.raises(UserError, match=r"a.npy cannot be read as a .npy array of numbers: "):
+        files.read_array(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize("values", [numpy.array(["a"]), numpy.array([(1, 2.0)], dtype="i4,f8"), numpy.array([1], dtype="M8[s]")])
 def test_an_array_of_other_things(values, tmp_path):
     numpy.save(tmp_path / "a.npy", values)
-    with pytest.raises(UserError, match=r"a.npy cannot be read as an array of numbers in .npy: "):
-        files.array(tmp_path / "a.npy")
+    with pytest.raises(UserError, match=r"a.npy cannot be read as a .npy array of numbers: "):
+        files.read_array(tmp_path / "a.npy")
 
 
 def test_several_arrays_in_one_file(tmp_path):
     numpy.savez(tmp_path / "a.npz", numpy.ones(3))
-    with pytest.raises(UserError, match=r"a.npz cannot be read as an array of numbers in .npy: "):
-        files.array(tmp_path / "a.npz")
+    with pytest.raises(UserError, match=r"a.npz cannot be read as a .npy array of numbers: "):
+        files.read_array(tmp_path / "a.npz")
 
 
 def test_a_picture_that_claims_gigapixels(tmp_path):
@@ -181,8 +181,8 @@ def test_a_picture_that_claims_gigapixels(tmp_path):
     content[16:24] = (60_000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(UserError, match="a.png cannot be read as a picture: "):
-        files.picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="a.png cannot be read as an image: "):
+        files.read_image(tmp_path / "a.png")
 
 
 def test_a_truncated_picture(tmp_path):
@@ -190,17 +190,17 @@ def test_a_truncated_picture(tmp_path):
     content = (tmp_path / "a.png").read_bytes()
     for cut in range(len(content) // 2):
         (tmp_path / "a.png").write_bytes(content[:cut])
-        with pytest.raises(UserError, match="a.png cannot be read as a picture: "):
-            files.picture(tmp_path / "a.png")
+        with pytest.raises(UserError, match="a.png cannot be read as an image: "):
+            files.read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("content", [b"a \0 b", b"\xff\xfe", b"x" * 4_000_001])
-def test_a_file_that_is_no_text(content, tmp_path):
+def test_a_file_that_is_not_text(content, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match="a.txt "):
-        files.texts([tmp_path / "a.txt"])
+        files.read_lines([tmp_path / "a.txt"])
 
 
-def test_a_device_is_no_data():
+def test_a_device_file_is_refused():
     with pytest.raises(UserError, match="--data must name files or folders that exist, got " + os.devnull):
-        files.listed([Path(os.devnull)])
+        files.list_files([Path(os.devnull)])

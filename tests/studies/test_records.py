@@ -51,7 +51,7 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         StudyFolder(tmp_path / "out", "autoencoder")
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="--out must be a folder, got the file"):
         StudyFolder(tmp_path / "out", "autoencoder")
@@ -83,7 +83,7 @@ def test_a_broken_summary_is_left_out_by_name(tmp_path):
     assert folder.left_out == {"run": f"{tmp_path}/run/summary.json cannot be read as JSON: Input data was truncated"}
 
 
-def test_opening_a_run_clears_what_was_half_written_and_leaves_what_is_being_written(tmp_path):
+def test_opening_a_run_removes_stale_parts_and_keeps_files_being_written(tmp_path):
     run = StudyFolder(tmp_path, "autoencoder").run(AutoencoderConfig())
     run.open()
     for name, age in (("old", 3600), ("new", 0)):

@@ -1,4 +1,4 @@
-// The op on one chunk, in the type T; included once for each type, with its functions' names in NAME, SQRT, ABS, COPYSIGN and LARGEST.
+// The op on one chunk in the type T. Included once per type, with the names of the type in NAME, SQRT, ABS, COPYSIGN, LARGEST.
 
 #define EACH _Pragma("GCC ivdep") for (int i = 0; i < count; ++i)
 
@@ -11,7 +11,7 @@ INLINE T NAME(power_by)(int k, T x) {
   return k < 0 ? 1 / result : result;
 }
 
-// y = x m / (1 - p), and the same for the gradient
+// y = x m / (1 - p); the gradient has the same form
 static void NAME(product)(const T* x, T* y, const uint32_t* words, int count, const settings* s) {
   T scale = (T)s->scale;
   EACH y[i] = x[i] * (words[i] >= s->threshold ? scale : (T)0);
@@ -40,7 +40,7 @@ INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, cons
   }
 }
 
-// Each exponent has loops of its own, in which the compiler knows it.
+// Each exponent has its own loops, in which it is a compile-time constant.
 #define CASE(K)                                             \
   case K:                                                   \
     if (g)                                                  \
@@ -51,7 +51,7 @@ INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, cons
 
 static void NAME(chunk)(const T* g, const T* x, T* y, const uint32_t* words, int count, const settings* s) {
   T powers[CHUNK] ALIGNED;
-  if (s->product) {
+  if (s->multiplicative) {
     NAME(product)(g ? g : x, y, words, count, s);
     return;
   }

@@ -1,5 +1,5 @@
-// The CPU kernel: forward and backward in one pass each, the mask recomputed from the seed.
-// The build compiles this file once for each instruction set, under the name RANGE_FUNCTION; cpu_dispatch.c chooses at run time.
+// The CPU kernel: forward and backward take one pass each and recompute the mask from the seed.
+// The build compiles this file once per instruction set, as RANGE_FUNCTION; cpu_dispatch.c chooses one at run time.
 #include "cpu.h"
 
 #include <float.h>
@@ -9,7 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
 
-enum { BLOCK = 32 };  // elements a block of words
+enum { BLOCK = 32 };  // elements per block of words
 
 #include "half.h"
 #include "philox.h"

@@ -1,4 +1,4 @@
-// The kernel's one entry: prepares the settings, chooses the instruction set, and shares the elements among threads.
+// The entry point of the kernel: prepares the settings, chooses the instruction set and divides the elements among threads.
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-enum { GRAIN = 16384 };  // elements below which threads cost more than they save; a multiple of the chunk
+enum { GRAIN = 16384 };  // fewer elements are not worth another thread; a multiple of CHUNK
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -19,7 +19,7 @@ enum { GRAIN = 16384 };  // elements below which threads cost more than they sav
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-// A forked child has none of its parent's OpenMP threads, and would wait for them forever.
+// A forked child lacks the OpenMP threads of its parent and would wait for them forever.
 static int forked = 0;
 #if !defined(_WIN32)
 static void in_child(void) { forked = 1; }
@@ -28,11 +28,11 @@ __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL
 
 range_function sparseout_baseline, sparseout_avx2, sparseout_avx512;
 
-// How many instruction sets this machine has of: baseline, avx2, avx512.
+// The number of instruction sets that this machine supports, in the order baseline, avx2, avx512.
 EXPORT int sparseout_instruction_sets(void) {
 #ifdef SPARSEOUT_X86
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
-  // Older machines with AVX-512 slow down where they use it; those with VBMI2 do not.
+  // Older processors with AVX-512 reduce their clock when they use it; those with VBMI2 do not.
   return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512dq") ? 3 : 2;
 #else
   return 1;
@@ -65,7 +65,7 @@ static void prepare_power(settings* s) {
     t->series[k] = (float)coefficient;
     coefficient *= (a - k) / (k + 1);
   }
-  // Looked-up factors are finite and normal where |a| is at most 1.25, between 2^-63 and 2^63 up to 3.6, and nowhere beyond.
+  // The factors in the tables are finite and normal for |a| up to 1.25, for x between 2^-63 and 2^63 up to 3.6, and never beyond.
   float last = (float)exp2(fmin(size > 1.25 ? 63 : 126, 120 / size)), first = 1 / last;
   memcpy(&t->first, &first, sizeof first);
   memcpy(&t->range, &last, sizeof last);
@@ -73,9 +73,10 @@ static void prepare_power(settings* s) {
   if (size > 3.6) t->first = UINT32_MAX, t->range = 0;
 }
 
-static settings prepare(int dtype, int is_forward, uint64_t seed, uint64_t threshold, int product, double p, double exponent,
-                        double eps, double coefficient, int instruction_set) {
-  settings s = {.threshold = (uint32_t)threshold, .product = product, .exponent = exponent, .eps = eps, .coefficient = coefficient};
+static settings prepare(int dtype, int is_forward, uint64_t seed, uint64_t threshold, int multiplicative, double p,
+                        double exponent, double eps, double coefficient, int instruction_set) {
+  settings s = {.threshold = (uint32_t)threshold, .multiplicative = multiplicative};
+  s.exponent = exponent, s.eps = eps, s.coefficient = coefficient;
   if (threshold > UINT32_MAX) s.all_dropped = 1, s.threshold = 1;
   for (uint32_t round = 0; round < 7; ++round) {
     s.key[round][0] = (uint32_t)seed + round * 0x9E3779B9u;
@@ -84,14 +85,14 @@ static settings prepare(int dtype, int is_forward, uint64_t seed, uint64_t thres
   int wide = dtype == FLOAT64;
   s.scale = p < 1 ? (wide ? 1 / (1 - p) : (double)(1.0f / (float)(1 - p))) : 1;
   double smallest = wide ? DBL_MIN : FLT_MIN, largest = wide ? DBL_MAX : FLT_MAX, factor = is_forward ? coefficient : 1;
-  // Neither 0 nor infinite: an infinite power or a power of 0 would make NaN of it.
+  // Neither 0 nor infinite, since the product with an infinite power, or with a power that is 0, would be NaN.
   s.up = p < 1 ? fmin(fmax(p / (1 - p) * factor, smallest), largest) : 0;
   s.down = -factor;
   double quarters = 4 * exponent;
   s.path = quarters == floor(quarters) && quarters >= -4 && quarters <= 8 ? (int)quarters : GENERAL;
-  // Looking up is faster than a fourth root or a reciprocal.
+  // The tables are faster than a fourth root or a reciprocal.
   if (!wide && instruction_set > 0 && (s.path < 0 || s.path % 2)) s.path = GENERAL;
-  if (s.path == GENERAL && !product) prepare_power(&s);
+  if (s.path == GENERAL && !multiplicative) prepare_power(&s);
   return s;
 }
 
@@ -101,7 +102,7 @@ static int continues(const dimension* outer, const dimension* inner) {
          outer->index == n * inner->index;
 }
 
-// layout: ndim sizes, then as many steps of grad, of input, of output and of the index.
+// layout: ndim sizes, then ndim strides each of grad, input, output and the index.
 static void lay_out(tensors* t, const int64_t* layout, int ndim) {
   int n = 0;
   for (int d = 0; d < ndim; ++d) {
@@ -136,7 +137,7 @@ static int64_t count_tiles(const tensors* t) {
   return tiles;
 }
 
-// Huge pages for a large output: as many small ones cost more than the arithmetic.
+// Huge pages for a large output: page faults of small pages would cost more than the arithmetic.
 static void advise(void* output, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   const uintptr_t page = 1 << 21;
@@ -147,15 +148,15 @@ static void advise(void* output, size_t bytes) {
 #endif
 }
 
-// grad is null in the forward pass. layout is null where all are contiguous.
-// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward. coefficient: of the power.
-EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, const int64_t* layout, int ndim,
-                          uint64_t seed, uint64_t threshold, int product, double p, double exponent, double eps, double coefficient,
-                          int threads, int instruction_set) {
+// grad is null in the forward pass. layout is null if all tensors are contiguous.
+// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward. coefficient: the factor of the power.
+EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* output, int64_t count, const int64_t* layout,
+                          int ndim, uint64_t seed, uint64_t threshold, int multiplicative, double p, double exponent,
+                          double eps, double coefficient, int threads, int instruction_set) {
   if (count == 0) return;
   tensors t = {.dtype = dtype, .grad = grad, .input = input, .output = output, .count = count};
   if (layout) lay_out(&t, layout, ndim);
-  settings s = prepare(dtype, grad == NULL, seed, threshold, product, p, exponent, eps, coefficient, instruction_set);
+  settings s = prepare(dtype, grad == NULL, seed, threshold, multiplicative, p, exponent, eps, coefficient, instruction_set);
   range_function* run = chosen(instruction_set);
   advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
   int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;

@@ -1,4 +1,4 @@
-// bfloat16 and float16 as float and back, rounding to the nearest even.
+// Conversions between bfloat16 or float16 and float, rounding to the nearest even.
 #include <stdint.h>
 #include <string.h>
 

@@ -27,7 +27,15 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, f"the compiled kernel cannot be loaded: {error}"
     library.sparseout_run.argtypes = (
         *(_int, _pointer, _pointer, _pointer, _int64, _pointer, _int),  # dtype, grad, input, output, count, layout, dimensions
-        *(_uint64, _uint64, _int, _number, _number, _number, _number),  # seed, threshold, product, p, exponent, eps, coefficient
+        *(
+            _uint64,
+            _uint64,
+            _int,
+            _number,
+            _number,
+            _number,
+            _number,
+        ),  # seed, threshold, is product, p, exponent, eps, coefficient
         *(_int, _int),  # threads, instruction set
     )
     library.sparseout_run.restype = None

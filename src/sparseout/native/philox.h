@@ -1,4 +1,4 @@
-// Philox-4x32 with 7 rounds: the words of 32 elements a block, from 8 counters in 64-bit lanes of which the low halves count.
+// Philox-4x32 with 7 rounds: a block of words for 32 elements comes from 8 counters, in the low halves of 64-bit lanes.
 #include <stdint.h>
 #include <string.h>
 
@@ -19,11 +19,11 @@ typedef uint64_t lanes __attribute__((vector_size(16)));
 INLINE lanes multiply(lanes a, uint32_t b) { return (a & 0xffffffffu) * (uint64_t)b; }
 #endif
 
-// Vectors come in pairs, of the even and of the odd counters among 2 LANES, which merge into words in order.
+// Vectors come in pairs, one of the even and one of the odd counters among 2 LANES. They merge into words in order.
 enum { LANES = sizeof(lanes) / 8, PAIRS = LANES < 8 ? 4 / LANES : 1, AT_ONCE = 2 * LANES * PAIRS / 8 };
 
 typedef struct {
-  lanes of[7][2], even;  // each round's key, and 0, 2, 4, ...
+  lanes of[7][2], even;  // the key of each round, and 0, 2, 4, ...
 } broadcast_keys;
 
 INLINE broadcast_keys broadcast(const settings* s) {
@@ -57,7 +57,7 @@ INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, uint32_t* ou
   }
 }
 
-// The words of elements 32 first to 32 (first + count) - 1; out has room for AT_ONCE - 1 blocks more.
+// The words of elements 32 first to 32 (first + count) - 1. out must have room for AT_ONCE - 1 further blocks.
 static void random_blocks(uint64_t first, int count, const settings* s, uint32_t* out) {
   broadcast_keys keys = broadcast(s);
   for (int block = 0; block < count; block += AT_ONCE) some_blocks(first + (uint64_t)block, &keys, out + 32 * block);

@@ -2,8 +2,8 @@
 #include <math.h>
 
 #if defined(__AVX2__)
-// Vectors can look up 8 numbers: with x = c (1 + r) 2^e and c one of 8, x^a = c^a (1 + r)^a 2^(a e). The first factor is looked up,
-// the second is the binomial series, and the third is looked up for each of three digits of e.
+// A vector instruction looks up one of 8 numbers. With x = c (1 + r) 2^e and 8 values of c, x^a = c^a (1 + r)^a 2^(a e): the
+// first factor is from a table, the second is the binomial series, and the third is from a table for each of three digits of e.
 #include <immintrin.h>
 
 #if defined(__AVX512F__)
@@ -28,7 +28,7 @@ typedef __m256i integers;
 
 enum { WIDTH = sizeof(floats) / 4 };
 
-// Lanes in the tables' range keep y, others become 0; the result tells which of those are not to be 0.
+// Lanes in the range of the tables keep y, and the others become 0. The result marks the lanes that must not be 0.
 INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
   integers above = VECTOR(sub_epi32)(bits, VECTOR(set1_epi32)((int)t->first)), range = VECTOR(set1_epi32)((int)t->range);
 #if defined(__AVX512F__)
@@ -82,7 +82,7 @@ static void powers_float(const float* x, float eps, float* power, int count, con
 }
 
 #else
-// 2^(a log2 x) by polynomials. log2 x = e + log2 m with m in [sqrt 1/2, sqrt 2), and high e is exact, so that no digit of a e is lost.
+// 2^(a log2 x) by polynomials. log2 x = e + log2 m with m in [sqrt 1/2, sqrt 2), and high e is exact, so a e loses no digit.
 #include <float.h>
 
 INLINE float power_float(float x, const settings* s) {
@@ -103,7 +103,7 @@ INLINE float power_float(float x, const settings* s) {
   y = y * r + 2.40226507e-1f;
   y = y * r + 6.93147181e-1f;
   y = y * r + 1.0f;
-  int32_t shift = (int32_t)n, quarter = shift >> 2;  // in four steps, so that it may pass the range's ends
+  int32_t shift = (int32_t)n, quarter = shift >> 2;  // in four steps, since the result may leave the range
   float step = float_of((uint32_t)(quarter + 127) << 23);
   y = y * step * step * step * float_of((uint32_t)(shift - 3 * quarter + 127) << 23);
   y = x == INFINITY ? (a > 0 ? INFINITY : 0.0f) : y;

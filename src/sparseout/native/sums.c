@@ -23,13 +23,13 @@
 
 enum { FLOAT32, FLOAT64, BFLOAT16 };
 enum { ZEROS, SQUARES, HOYER, ZERO_VECTORS, NONFINITE, SUMS };
-enum { GRAIN = 32768 };  // elements below which threads cost more than they save
+enum { GRAIN = 32768 };  // fewer elements are not worth another thread
 enum { MOST_THREADS = 256 };
-enum { RUN = 256 };    // elements whose zeros are counted in 32 bits
-enum { AHEAD = 8192 };  // bytes: further than the processor by itself fetches what is no longer in its cache
+enum { RUN = 256 };    // elements per 32-bit count of zeros
+enum { AHEAD = 8192 };  // bytes ahead of the loop; the hardware prefetcher covers less
 enum { LINE = 64 };
 
-// A forked child has none of its parent's OpenMP threads, and would wait for them forever.
+// A forked child lacks the OpenMP threads of its parent and would wait for them forever.
 static int forked = 0;
 #if !defined(_WIN32)
 static void in_child(void) { forked = 1; }
@@ -77,7 +77,7 @@ static void of_vectors(int dtype, const void* x, int64_t units, int64_t begin, i
     if (dtype == FLOAT64) of_float64((const double*)x + first, units, &absolute, &squares, &zeros);
     if (dtype == BFLOAT16) of_bfloat16((const uint16_t*)x + first, units, &absolute, &squares, &zeros);
     double ratio = absolute == 0 ? 1 : absolute / sqrt(squares);
-    if (ratio < 1) ratio = 1;  // fmin and fmax would lose a NaN
+    if (ratio < 1) ratio = 1;  // fmin and fmax would drop a NaN
     if (ratio > root) ratio = root;
     sums[ZEROS] += zeros;
     sums[SQUARES] += squares;
@@ -99,7 +99,7 @@ EXPORT void sparseout_basic_sums(int dtype, const void* x, int64_t vectors, int6
   double shared[MOST_THREADS][SUMS];
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) {
-    double own[SUMS] = {0};  // threads that write side by side would wait for each other
+    double own[SUMS] = {0};  // on the stack of each thread, to avoid false sharing
     of_vectors(dtype, x, units, vectors * thread / threads, vectors * (thread + 1) / threads, own);
     for (int i = 0; i < SUMS; ++i) shared[thread][i] = own[i];
   }

@@ -1,5 +1,5 @@
-// The elements in an order that suits the caches: chunk by chunk where all tensors are contiguous, else tile by tile. A tile has rows
-// along the index's innermost dimension, so that words come in runs, and as many of them as make the most of each line of memory.
+// Visits the elements in a cache-friendly order: by chunks if all tensors are contiguous, else by tiles. The rows of a tile lie
+// along the innermost dimension of the index, so words come in runs, and their number makes full use of each cache line.
 
 static const int64_t BYTES[] = {4, 8, 2, 2};
 
@@ -17,7 +17,7 @@ static void walk_contiguous(const tensors* t, int64_t begin, int64_t end, const 
   }
 }
 
-// The word of one element; most calls ask for a word of the blocks that the last one made.
+// The word of one element. Most calls need a word of the blocks that the previous call made.
 typedef struct {
   uint64_t first, count;
   uint32_t words[BLOCK * AT_ONCE];
@@ -32,7 +32,7 @@ INLINE uint32_t word_of(uint64_t index, recent_blocks* recent, const settings* s
   return recent->words[index - recent->first * BLOCK];
 }
 
-// Words index to index + count - 1.
+// The words index to index + count - 1.
 INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t* out) {
   uint32_t blocks[TILE + BLOCK * (AT_ONCE + 1)] ALIGNED;
   uint64_t first = index / BLOCK, last = (index + (uint64_t)count - 1) / BLOCK;

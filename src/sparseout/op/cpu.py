@@ -9,47 +9,28 @@ from torch import Tensor
 
 from sparseout.native.library import AVAILABLE, LIBRARY
 from sparseout.op import reference
-from sparseout.op.scale import FREED, absorb
+from sparseout.op.scale import absorb
+from sparseout.op.settings import Settings
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_SMALLEST_NORMAL = {dtype: torch.finfo(torch.promote_types(dtype, torch.float32)).tiny for dtype in _KINDS}
 
 used = len(AVAILABLE) - 1  # index of the instruction set that calls use; tests also select slower ones
 
 
-def forward(
-    input: Tensor,
-    p: float,
-    q: float,
-    seed: int,
-    shared_dims: tuple[int, ...] = (),
-    scale: float = 1.0,
-    output: Tensor | None = None,
-) -> Tensor:
-    """`reference.forward` on the CPU, into `output` where it is given; that may be `input`."""
+def forward(input: Tensor, seed: int, settings: Settings, output: Tensor | None = None) -> Tensor:
+    """Compute `reference.forward` on the CPU, into `output` if it is given; that may be `input`."""
     output = torch.empty_like(input) if output is None else output
-    coefficient, _ = absorb(1.0, 0.0, scale, q, input.dtype)
-    _run(None, input, output, p, q, seed, q / 2, 0.0, coefficient, shared_dims)
+    coefficient, _ = absorb(1.0, 0.0, settings, input.dtype)
+    _run(None, input, output, seed, settings, settings.q / 2, 0.0, coefficient)
     return output
 
 
-def backward(
-    grad: Tensor,
-    input: Tensor | None,
-    p: float,
-    q: float,
-    seed: int,
-    gradient: str,
-    eps: float,
-    shared_dims: tuple[int, ...] = (),
-    scale: float = 1.0,
-) -> Tensor:
-    """`reference.backward` on the CPU."""
+def backward(grad: Tensor, input: Tensor | None, seed: int, settings: Settings) -> Tensor:
+    """Compute `reference.backward` on the CPU."""
     output = torch.empty_like(grad)
-    coefficient, eps = absorb(q / 2 if gradient == "exact" else 1.0, eps, scale, q, grad.dtype)
-    # A coefficient that rounds to 0 makes any power 0; an infinite one would make it NaN.
-    exponent = (q - 2) / 2 if coefficient >= _SMALLEST_NORMAL[grad.dtype] else 0.0
-    _run(grad, input, output, p, q, seed, exponent, eps, coefficient, shared_dims)
+    coefficient, eps = absorb(reference.gradient_coefficient(settings), settings.eps, settings, grad.dtype)
+    exponent = reference.gradient_exponent(settings.q, coefficient, grad.dtype)
+    _run(grad, input, output, seed, settings, exponent, eps, coefficient)
     return output
 
 
@@ -57,28 +38,24 @@ def _run(
     grad: Tensor | None,
     input: Tensor | None,
     output: Tensor,
-    p: float,
-    q: float,
     seed: int,
+    settings: Settings,
     exponent: float,
     eps: float,
     coefficient: float,
-    shared_dims: tuple[int, ...],
 ) -> None:
     assert LIBRARY is not None
+    p, q, shared_dims = settings.p, settings.q, settings.shared_dims
     contiguous = (
         output.is_contiguous()
         and (grad is None or grad.is_contiguous())
         and (input is None or input.is_contiguous())
         and not shared_dims
     )
-    at = None if input is None else input.data_ptr()
-    if not at and input is not None and input.numel():
-        raise RuntimeError(FREED)
     LIBRARY.sparseout_run(
         _KINDS[output.dtype],
         None if grad is None else grad.data_ptr(),
-        at,
+        None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
         None if contiguous else _layout(grad, input, output, shared_dims),
@@ -98,7 +75,7 @@ def _run(
 def _layout(
     grad: Tensor | None, input: Tensor | None, output: Tensor, shared_dims: tuple[int, ...]
 ) -> ctypes.Array[ctypes.c_int64]:
-    """The sizes, each tensor's strides, and the steps of the mask's row-major index in the shape that `shared_dims` reduce."""
+    """Return the sizes, the strides of each tensor, and the steps of the mask's row-major index, which are 0 in `shared_dims`."""
     shape, dims = output.shape, output.dim()
     steps, step = [0] * dims, 1
     for dim in reversed(range(dims)):

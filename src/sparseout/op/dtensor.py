@@ -1,24 +1,24 @@
-"""The op on a `DTensor`: each rank computes its own shard, with a seed and a running scale that agree across ranks."""
+"""The op on a `DTensor`: each rank computes its shard, with a seed and a running scale that agree across ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparseout.checks import Gradient
 from sparseout.op import custom_ops
 from sparseout.op.backends import PLAIN, Backend
-from sparseout.op.running_rms import RunningRMS, sample
+from sparseout.op.settings import Settings
+from sparseout.torch_internals import all_reduce, broadcast
 
-# Odd, so that no two shards have the same seed; it differs from the constants that Philox adds to its key.
+# Odd, so no two shards have the same seed, and different from the constants that Philox adds to its key.
 _SEED_STEP = 0x5851F42D4C957F2D
 
 
 def is_dtensor(input: Tensor) -> bool:
-    """Whether `input` is a `DTensor`. Its module is imported for subclasses of tensors alone."""
+    """Return whether `input` is a `DTensor`. Only a subclass of `Tensor` causes an import of its module."""
     if type(input) in PLAIN or not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
@@ -27,71 +27,53 @@ def is_dtensor(input: Tensor) -> bool:
 
 
 def local_of(tensor: Any) -> Tensor:
-    """The memory of a replicated `DTensor` on this rank; any other tensor as it is."""
+    """Return this rank's shard of a `DTensor`; return any other tensor unchanged."""
     local: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
     return local
 
 
-def noise(
-    input: Any,
-    p: float | Tensor,
-    q: float | Tensor,
-    scale: float | Tensor | RunningRMS,
-    gradient: Gradient,
-    eps: float,
-    dims: tuple[int, ...],
-    generator: torch.Generator | None,
-    backend: Backend | None,
-) -> Tensor:
-    """`y` as a `DTensor` of the placements of `input`; a partial sum is reduced first, and becomes replicated.
+def forward(input: Any, seed: Tensor, settings: Settings, backend: Backend | None) -> Tensor:
+    """Compute `y` as a `DTensor` with the placements of `input`, except that a partial sum is reduced to a replicated one.
 
-    Ranks that hold the same elements take the seed of the first of them, whatever their generators. Shards have seeds of their
-    own, except along `dims`, where one draw is shared by all.
+    `seed` is this rank's. Ranks that hold the same elements use the seed of the first of them. Each shard has its own seed,
+    except along the shared dimensions, where all shards use one.
     """
-    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor import DTensor
+
+    input, sharded = _reduced(input)
+    mesh, shard = input.device_mesh, 0
+    for mesh_dim, dim in enumerate(sharded):
+        if dim is None or dim in settings.shared_dims:
+            seed = broadcast(seed, mesh, mesh_dim)
+        else:
+            shard = shard * mesh.size(mesh_dim) + mesh.get_local_rank(mesh_dim)
+    y = custom_ops.forward(input.to_local(), seed + _signed(_SEED_STEP * shard), settings, backend)
+    return DTensor.from_local(y, mesh, input.placements, run_check=False, shape=input.shape, stride=input.stride())
+
+
+def local_shard(input: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return this rank's shard, and a function that sums a tensor over the ranks with different shards."""
+    input, sharded = _reduced(input)
+
+    def summed(tensor: Tensor) -> Tensor:
+        for mesh_dim, dim in enumerate(sharded):
+            if dim is not None:
+                tensor = all_reduce(tensor, input.device_mesh, mesh_dim)
+        return tensor
+
+    return input.to_local(), summed
+
+
+def _reduced(input: Any) -> tuple[Any, list[int | None]]:
+    """Return `input` with partial sums reduced, and for each dimension of the mesh the dimension of `input` that it shards."""
+    from torch.distributed.tensor import Replicate
 
     placements = tuple(Replicate() if placement.is_partial() else placement for placement in input.placements)
     if placements != tuple(input.placements):
         input = input.redistribute(placements=placements)
-    mesh, local = input.device_mesh, input.to_local()
-    sharded = [getattr(placement, "dim", None) for placement in placements]  # the dimension of `input`, by that of the mesh
-    seed, shard = custom_ops.draw(local, generator), 0
-    for mesh_dim, dim in enumerate(sharded):
-        if dim is None or dim in dims:
-            seed = _broadcast(seed, mesh, mesh_dim)
-        else:
-            shard = shard * mesh.size(mesh_dim) + mesh.get_local_rank(mesh_dim)
-    if isinstance(scale, RunningRMS):
-        scale = scale.tensor(_rms(local.detach(), mesh, sharded), seed)
-    y = custom_ops.noise(local, p, q, seed + _signed(_SEED_STEP * shard), scale, gradient, eps, dims, backend)
-    return DTensor.from_local(y, mesh, placements, run_check=False, shape=input.shape, stride=input.stride())
-
-
-def _rms(local: Tensor, mesh: Any, sharded: Sequence[int | None]) -> Tensor:
-    """The root mean square of the full tensor, of shape `(1,)`, from a sample of each shard."""
-    some = sample(local)
-    squares = some.dot(some) / max(len(some), 1) * local.numel()
-    sums = torch.stack([squares, torch.full_like(squares, local.numel())])
-    for mesh_dim, dim in enumerate(sharded):
-        if dim is not None:
-            sums = _reduce(sums, mesh, mesh_dim)
-    return (sums[:1] / sums[1:]).sqrt()
-
-
-def _broadcast(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
-    from torch.distributed import _functional_collectives as collectives
-
-    sent: Tensor = collectives.wait_tensor(collectives.broadcast(tensor, 0, (mesh, mesh_dim)))
-    return sent
-
-
-def _reduce(tensor: Tensor, mesh: Any, mesh_dim: int) -> Tensor:
-    from torch.distributed import _functional_collectives as collectives
-
-    total: Tensor = collectives.wait_tensor(collectives.all_reduce(tensor, "sum", (mesh, mesh_dim)))
-    return total
+    return input, [getattr(placement, "dim", None) for placement in placements]
 
 
 def _signed(number: int) -> int:
-    """`number` modulo 2^64, as an int64 holds it."""
+    """Return the int64 that equals `number` modulo 2^64."""
     return (number + 2**63) % 2**64 - 2**63

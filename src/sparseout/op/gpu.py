@@ -1,4 +1,4 @@
-"""The GPU kernel: whether it can be used, and a launch a pass. `gpu_kernel.py` beside this file is what runs on the device."""
+"""The GPU kernel: whether it can be used, and one launch for each pass. `gpu_kernel.py` has the code that runs on the device."""
 
 from __future__ import annotations
 
@@ -13,74 +13,60 @@ from torch import Tensor
 
 from sparseout.op import reference
 from sparseout.op.scale import absorb
+from sparseout.op.settings import Settings
 
-_BLOCK = 2048  # elements a program, a multiple of 32: 16 a thread
+_BLOCK = 2048  # elements per program, a multiple of 32: 16 per thread
 _WARPS = 4
 _NARROW = 2**31  # offsets below this take 32 bits
 
 
 def _why_missing() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
-        return "this build of torch is for the CPU alone"
+        return "this build of torch is for the CPU only"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return "" if torch.__version__ >= "2.7" else f"it needs torch 2.7 or later, for its Triton 3.3; this is {torch.__version__}"
+    return "" if torch.__version__ >= "2.7" else f"it needs torch 2.7 or later, for Triton 3.3; this is {torch.__version__}"
 
 
 MISSING = _why_missing()
 
 
-def forward(input: Tensor, p: float, q: float, seed: Tensor, shared_dims: tuple[int, ...], scale: float | Tensor = 1.0) -> Tensor:
-    """`reference.forward` on a GPU, for a tensor of any strides. Nothing waits for `seed` or `scale`, which stay there."""
+def forward(input: Tensor, seed: Tensor, settings: Settings) -> Tensor:
+    """Compute `reference.forward` on a GPU, for a tensor of any strides, without waiting for `seed` or the scale."""
     output = torch.empty_like(input)
-    if reference.is_multiplicative(p, q):
-        return _launch(None, input, output, p, seed, shared_dims)
-    return _launch(input, None, output, p, seed, shared_dims, q, scale)
+    if reference.is_multiplicative(settings.p, settings.q):
+        return _launch(None, input, output, seed, settings)
+    return _launch(input, None, output, seed, settings)
 
 
-def backward(
-    grad: Tensor,
-    input: Tensor | None,
-    p: float,
-    q: float,
-    seed: Tensor,
-    gradient: str,
-    eps: float,
-    shared_dims: tuple[int, ...],
-    scale: float | Tensor = 1.0,
-) -> Tensor:
-    """`reference.backward` on a GPU, for tensors of any strides."""
+def backward(grad: Tensor, input: Tensor | None, seed: Tensor, settings: Settings) -> Tensor:
+    """Compute `reference.backward` on a GPU, for tensors of any strides."""
     output = torch.empty_like(grad)
-    if input is None or reference.is_multiplicative(p, q):
-        return _launch(None, grad, output, p, seed, shared_dims)
-    coefficient = q / 2 if gradient == "exact" else 1.0
-    return _launch(input, grad, output, p, seed, shared_dims, q, scale, eps, coefficient)
+    if input is None or reference.is_multiplicative(settings.p, settings.q):
+        return _launch(None, grad, output, seed, settings)
+    return _launch(input, grad, output, seed, settings)
 
 
-def _launch(
-    input: Tensor | None,
-    grad: Tensor | None,
-    output: Tensor,
-    p: float,
-    seed: Tensor,
-    shared_dims: tuple[int, ...],
-    q: float = 2.0,
-    scale: float | Tensor = 1.0,
-    eps: float = 0.0,
-    coefficient: float = 1.0,
-) -> Tensor:
-    """Write `output`: `grad` times the mask without `input`, else the forward pass without `grad` and the backward with it."""
+def _launch(input: Tensor | None, grad: Tensor | None, output: Tensor, seed: Tensor, settings: Settings) -> Tensor:
+    """Write and return `output`: the forward pass, with `grad` the backward pass, and without `input` the masked `grad`."""
     from sparseout.op.gpu_kernel import kernel
 
+    p, q, scale = settings.p, settings.q, settings.scale
     count = output.numel()
     limits = torch.finfo(torch.promote_types(output.dtype, torch.float32))
-    # Never 0, of which an infinite power would make NaN.
-    up = _scale(p, output.dtype) if input is None else max(p / (1 - p), limits.tiny)
     strides = tuple((output if tensor is None else tensor).stride() for tensor in (output, input, grad))
-    sizes, walks, reach = _walk(output.shape, strides, shared_dims)
-    if not isinstance(scale, Tensor):
-        coefficient, eps = absorb(coefficient, eps, scale, q, output.dtype)
-    exponent = q / 2 if grad is None else (q - 2) / 2 if coefficient >= limits.tiny else 0.0  # as in `reference.backward`
+    sizes, walks, reach = _walk(output.shape, strides, settings.shared_dims)
+    coefficient, eps, exponent = 1.0, 0.0, 0.0
+    if input is None:
+        up, scale = _dropout_scale(p, output.dtype), None
+    else:
+        up = max(p / (1 - p), limits.tiny)  # never 0, of which an infinite power would make NaN
+        if grad is not None:
+            coefficient, eps = reference.gradient_coefficient(settings), settings.eps
+        if not isinstance(scale, Tensor):
+            coefficient, eps = absorb(coefficient, eps, settings, output.dtype)
+            scale = None
+        exponent = q / 2 if grad is None else reference.gradient_exponent(q, coefficient, output.dtype)
     quarters = 4 * exponent
     with torch.cuda.device_of(output):
         kernel[(-(-count // _BLOCK),)](
@@ -88,7 +74,7 @@ def _launch(
             grad,
             output,
             seed,
-            scale if isinstance(scale, Tensor) else None,
+            scale,
             sizes,
             *walks,
             count,
@@ -110,11 +96,12 @@ def _launch(
 def _walk(
     shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], shared_dims: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]:
-    """How to go through tensors and the mask in the order in which the first tensor, which must be dense, lies in memory.
+    """Return the sizes and strides to read tensors and the mask in the memory order of the first tensor, which must be dense.
 
     Returns:
-        The sizes, the fastest first, with dimensions merged where they are one in every tensor; for each further tensor and for
-        the mask its strides, none where it lies as the first does; and the largest number of elements that any of them spans.
+        The sizes, the fastest dimension first, with dimensions merged if that is possible in every tensor; the strides of each
+        further tensor and of the mask, or an empty tuple if they equal those of the first; and the largest number of elements
+        that any of them spans.
 
     >>> _walk((2, 3, 4), ((12, 4, 1), (12, 1, 3)), ())  # the second tensor is transposed
     ((4, 3, 2), ((3, 1, 12), ()), 24)
@@ -139,12 +126,12 @@ def _walk(
     return tuple(sizes), tuple(() if walk == first else walk for walk in rest), reach
 
 
-def _scale(p: float, dtype: torch.dtype) -> float:
-    """`1 / (1 - p)`, which becomes the reference's when the kernel rounds it to the dtype that it computes in."""
+def _dropout_scale(p: float, dtype: torch.dtype) -> float:
+    """Return `1 / (1 - p)`, which equals the reference's once the kernel rounds it to the dtype of its arithmetic."""
     keep = 1 - p if dtype == torch.float64 else ctypes.c_float(1 - p).value
     return 1 / keep if p < 1 else 0.0
 
 
 def _bits(number: float) -> int:
-    """The bits of a float64, which Triton would round to float32 if it were passed as a float."""
+    """Return the bits of a float64. Triton would round it to float32 if it were passed as a float."""
     return int.from_bytes(struct.pack("<d", number), "little", signed=True)

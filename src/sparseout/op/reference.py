@@ -2,15 +2,19 @@
 
 `philox` is the generator, `random_words` numbers the elements, `keep_mask` draws the mask, and `forward` and `backward` are the
 op. Each is a pure function of its arguments: the same seed gives the same mask on any device, in any dtype and memory layout.
+`p`, `q` and the scale are numbers, or 0-d tensors in the graph of a compiler, which fuses these expressions with others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparseout.op.settings import Number, Settings
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -21,9 +25,9 @@ def philox(counter: Sequence[Tensor | int], key: Sequence[Tensor | int], rounds:
     """Philox-4x32: `rounds` times `(c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))`.
 
     Args:
-        counter: four words of the counter, int64 tensors (or integers) that hold values below 2^32 and broadcast together.
+        counter: four words of the counter: int64 tensors or integers, with values below 2^32, that broadcast together.
         key: two words of the key, likewise.
-        rounds: 7 is crush-resistant by the authors' tests, 10 is their default.
+        rounds: 7 rounds pass the authors' tests for crush resistance; their default is 10.
 
     Returns:
         Four int64 tensors of words below 2^32.
@@ -50,34 +54,46 @@ def random_words(count: int, seed: Tensor | int, device: torch.device | str | No
     """`word(i) = philox(counter = 8 floor(i / 32) + i mod 8, key = seed)[floor((i mod 32) / 8)]` for `i < count`.
 
     Args:
-        count: how many elements.
+        count: number of elements.
         seed: 64 bits, an integer or an int64 tensor of one element on `device`.
-        device: where to compute.
+        device: device of the result.
 
     Returns:
         An int64 tensor `(count,)` of words below 2^32.
     """
+    if torch.compiler.is_compiling():
+        return words_at(torch.arange(count, device=device), seed)
     blocks = (count + 31) // 32
-    index = torch.arange(8 * blocks, dtype=torch.int64, device=device)
-    words = philox([index & _WORD, index >> 32, 0, 0], [seed & _WORD, seed >> 32 & _WORD])
+    counter = torch.arange(8 * blocks, dtype=torch.int64, device=device)
+    words = philox([counter & _WORD, counter >> 32, 0, 0], [seed & _WORD, seed >> 32 & _WORD])
     return torch.stack([word.reshape(blocks, 8) for word in torch.broadcast_tensors(*words)], dim=1).reshape(-1)[:count]
+
+
+def words_at(index: Tensor, seed: Tensor | int) -> Tensor:
+    """`word(i)` for each element of `index`, in one pointwise expression: see `random_words`.
+
+    It generates four words for each one that it returns, so it is slow unless a compiler fuses it.
+    """
+    counter, column = index // 32 * 8 + index % 8, index % 32 // 8
+    words = philox([counter & _WORD, counter >> 32, 0, 0], [seed & _WORD, seed >> 32 & _WORD])
+    return torch.where(column < 2, torch.where(column == 0, words[0], words[1]), torch.where(column == 2, words[2], words[3]))
 
 
 def keep_mask(
     shape: Sequence[int],
-    p: float,
+    p: Number,
     seed: Tensor | int,
     shared_dims: Sequence[int] = (),
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """`m_i = word(i) >= round(p 2^32)`, so that an element is dropped (False) with probability `p`.
+    """`m_i = word(i) >= round(p 2^32)`: element `i` is dropped (False) with probability `p`.
 
     Args:
         shape: shape of the input.
         p: drop probability in [0, 1].
         seed: see `random_words`.
-        shared_dims: dimensions along which one draw is shared; the mask has size 1 there, and `i` counts that reduced shape.
-        device: where to compute.
+        shared_dims: dimensions along which one draw is shared. The mask has size 1 there, and `i` counts its elements.
+        device: device of the result.
 
     Returns:
         A bool tensor of the reduced shape, which broadcasts with the input; `i` is the row-major index.
@@ -88,50 +104,40 @@ def keep_mask(
     """
     shared = {dim % len(shape) for dim in shared_dims}
     reduced = [1 if dim in shared else size for dim, size in enumerate(shape)]
-    return (random_words(math.prod(reduced), seed, device) >= round(p * 2**32)).reshape(reduced)
+    threshold = (p * 2**32).round().to(torch.int64) if isinstance(p, Tensor) else round(p * 2**32)
+    return (random_words(math.prod(reduced), seed, device) >= threshold).reshape(reduced)
 
 
-def is_multiplicative(p: float, q: float) -> bool:
-    """Whether `y = x * noise`: for `q = 2`, and for `p` of 0 (the identity) and 1 (zeros) whatever `q` is."""
-    return q == 2 or p in (0, 1)
+def is_multiplicative(p: Number, q: Number) -> Any:
+    """Return whether `y = x * noise`, as a bool or a 0-d tensor: for `q = 2`, for `p = 0` (the identity) and `p = 1` (zeros)."""
+    return (q == 2) | (p == 0) | (p == 1)
 
 
-def forward(
-    input: Tensor, p: float, q: float, seed: Tensor | int, shared_dims: Sequence[int] = (), scale: float | Tensor = 1.0
-) -> Tensor:
-    """`y = x + s sign(x) |x/s|^(q/2) n` with `n = m / (1 - p) - 1`; where `is_multiplicative`, `y = x * (m / (1 - p))`.
+def forward(input: Tensor, seed: Tensor | int, settings: Settings) -> Tensor:
+    """`y = x + s sign(x) |x/s|^(q/2) n` with `n = m / (1 - p) - 1`; if `is_multiplicative`, `y = x * (m / (1 - p))`.
 
     Args:
         input: `x`, of any shape, float16, bfloat16, float32 or float64. Half precision computes in float32.
-        p: drop probability in [0, 1].
-        q: norm, at least 0.
         seed: see `random_words`.
-        shared_dims: see `keep_mask`.
-        scale: `s`, positive: a number, or a 0-d tensor. It counts as the nearest number of which both it and its inverse are
-            normal in the dtype of the arithmetic.
+        settings: `p`, `q`, `s` and the shared dimensions. `s` is clamped so that both it and its inverse are normal numbers of
+            the dtype of the arithmetic.
 
     Returns:
         `y`, of the shape, dtype and memory layout of `input`.
     """
-    x = _compute(input)
-    kept = keep_mask(input.shape, p, seed, shared_dims, input.device)
-    if is_multiplicative(p, q):
-        return (x * _product_noise(kept, p, x.dtype)).to(input.dtype)
-    s = in_range(scale, x.dtype)
-    return (x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * _noise(kept, p, x.dtype)).to(input.dtype)
+    x, p, q = _compute(input), settings.p, settings.q
+    kept = keep_mask(input.shape, p, seed, settings.shared_dims, input.device)
+    multiplicative = is_multiplicative(p, q)
+    if multiplicative is True:
+        return (x * _dropout_noise(kept, p, x.dtype)).to(input.dtype)
+    s = in_range(settings.scale, x.dtype)
+    y: Tensor = x + x.sign() * (s * (x.abs() / s).pow(q / 2)) * _noise(kept, p, x.dtype)
+    if isinstance(multiplicative, Tensor):
+        y = torch.where(multiplicative, x * _dropout_noise(kept, p, x.dtype), y)
+    return y.to(input.dtype)
 
 
-def backward(
-    grad: Tensor,
-    input: Tensor | None,
-    p: float,
-    q: float,
-    seed: Tensor | int,
-    gradient: str,
-    eps: float,
-    shared_dims: Sequence[int] = (),
-    scale: float | Tensor = 1.0,
-) -> Tensor:
+def backward(grad: Tensor, input: Tensor | None, seed: Tensor | int, settings: Settings) -> Tensor:
     """`dL/dx = dL/dy (1 + c (|x|/s + eps)^((q-2)/2) n)` with `c = 1` for the detached gradient and `q / 2` for the exact one.
 
     The Jacobian is diagonal, so this is the Jacobian-vector product too. It can be differentiated again: the detached factor
@@ -139,48 +145,78 @@ def backward(
 
     Args:
         grad: `dL/dy`.
-        input: `x`; not read, and may be None, where `is_multiplicative`.
-        gradient: `"detached"` or `"exact"`.
-        eps: see `sparseout.sparseout`; must be positive.
-        scale: `s`, a constant; see `forward`.
+        input: `x`; may be None if `is_multiplicative`, and is not read then.
+        seed: the seed of the forward pass.
+        settings: the settings of the forward pass. `s` is a constant of the derivative.
 
     Returns:
         `dL/dx`, of the shape and dtype of `grad`.
     """
-    g = _compute(grad)
-    kept = keep_mask(grad.shape, p, seed, shared_dims, grad.device)
-    if input is None or is_multiplicative(p, q):
-        return (g * _product_noise(kept, p, g.dtype)).to(grad.dtype)
-    x = _compute(input if gradient == "exact" else input.detach())
-    coefficient = q / 2 if gradient == "exact" else 1.0
-    size = x.abs() / in_range(scale, x.dtype) + eps
-    limits = torch.finfo(g.dtype)
-    # A coefficient that rounds to 0 makes any power 0, an infinite one too: 0 * inf would be NaN.
-    exponent = (q - 2) / 2 if coefficient >= limits.tiny else 0.0
-    factor = 1 + min(coefficient, limits.max) * size.pow(exponent) * _noise(kept, p, g.dtype)
+    g, p, q = _compute(grad), settings.p, settings.q
+    kept = keep_mask(grad.shape, p, seed, settings.shared_dims, grad.device)
+    multiplicative = is_multiplicative(p, q)
+    if input is None or multiplicative is True:
+        return (g * _dropout_noise(kept, p, g.dtype)).to(grad.dtype)
+    x = _compute(input if settings.gradient == "exact" else input.detach())
+    size = x.abs() / in_range(settings.scale, x.dtype) + settings.eps
+    coefficient, largest = gradient_coefficient(settings), torch.finfo(g.dtype).max
+    power = size.pow(gradient_exponent(q, coefficient, g.dtype))
+    factor: Tensor = 1 + _clamp(coefficient, 0.0, largest) * power * _noise(kept, p, g.dtype)
     # An overflowing factor stays finite: 0 * inf would make a NaN of a zero gradient.
-    return (g * factor.clamp(-limits.max, limits.max)).to(grad.dtype)
+    factor = factor.clamp(-largest, largest)
+    if isinstance(multiplicative, Tensor):
+        factor = torch.where(multiplicative, _dropout_noise(kept, p, g.dtype), factor)
+    return (g * factor).to(grad.dtype)
 
 
-def in_range(scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
-    """`scale`, as far as `dtype` allows: both it and its inverse are normal, so that neither makes NaN of finite numbers."""
+def factor_derivative(input: Tensor, seed: Tensor, settings: Settings) -> Tensor:
+    """`d/dx (1 + (q/2) (|x|/s + eps)^((q-2)/2) n) = (q/2) ((q-2)/2) (|x|/s + eps)^((q-4)/2) sign(x)/s n`."""
+    x, p, q = _compute(input), settings.p, settings.q
+    s = in_range(settings.scale, x.dtype)
+    noise = _noise(keep_mask(input.shape, p, seed, settings.shared_dims, input.device), p, x.dtype)
+    slope = q / 2 * ((q - 2) / 2) * (x.abs() / s + settings.eps).pow((q - 4) / 2) * x.sign() / s * noise
+    return torch.where(torch.as_tensor(is_multiplicative(p, q)), 0, slope).to(input.dtype)
+
+
+def gradient_coefficient(settings: Settings) -> Number:
+    """`c` of `backward`: 1 for the detached gradient, `q / 2` for the exact one."""
+    return settings.q / 2 if settings.gradient == "exact" else 1.0
+
+
+def gradient_exponent(q: Number, coefficient: Number, dtype: torch.dtype) -> Number:
+    """`(q - 2) / 2`, but 0 if `coefficient` is 0 or subnormal in the arithmetic of `dtype`.
+
+    Such a coefficient makes a product with any finite power 0 in effect; an infinite power would make it NaN or infinite.
+    """
+    counts = coefficient >= torch.finfo(torch.promote_types(dtype, torch.float32)).tiny
+    if isinstance(counts, Tensor):
+        return torch.where(counts, (q - 2) / 2, 0.0)
+    return (q - 2) / 2 if counts else 0.0
+
+
+def in_range(scale: Number, dtype: torch.dtype) -> Number:
+    """`scale`, clamped so that both it and its inverse are normal numbers of `dtype`: neither makes NaN of finite numbers."""
     smallest = torch.finfo(dtype).smallest_normal
-    if isinstance(scale, Tensor):
-        return scale.detach().to(dtype).clamp(smallest, 1 / smallest)
-    return min(max(scale, smallest), 1 / smallest)
+    return _clamp(scale.detach().to(dtype) if isinstance(scale, Tensor) else scale, smallest, 1 / smallest)
+
+
+def _clamp(number: Number, low: float, high: float) -> Number:
+    return number.clamp(low, high) if isinstance(number, Tensor) else min(max(number, low), high)
 
 
 def _compute(tensor: Tensor) -> Tensor:
-    """`tensor` in the dtype that the arithmetic uses: float64 stays, anything less is float32."""
+    """`tensor` in the dtype of the arithmetic: float64 for float64, float32 for all others."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _product_noise(kept: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+def _dropout_noise(kept: Tensor, p: Number, dtype: torch.dtype) -> Tensor:
     """`m / (1 - p)`, the quotient rounded once in `dtype`, as `torch.nn.functional.dropout` does on a CPU."""
-    return kept.to(dtype) / (1 - p) if p < 1 else kept.to(dtype)
+    one = torch.ones((), dtype=dtype, device=kept.device)
+    return torch.where(kept, one / ((1 - p).to(dtype) if isinstance(p, Tensor) else 1 - p), 0.0)
 
 
-def _noise(kept: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """`n = m / (1 - p) - 1`, exact for small `p`, and never 0: a power that overflowed would give 0 * inf = NaN."""
-    up = torch.full((), max(p / (1 - p), torch.finfo(dtype).tiny), dtype=dtype, device=kept.device)
-    return torch.where(kept, up, -torch.ones_like(up))
+def _noise(kept: Tensor, p: Number, dtype: torch.dtype) -> Tensor:
+    """`n = m / (1 - p) - 1`, exact for small `p`, and never 0: times a power that overflowed, 0 would give NaN."""
+    down = torch.full((), -1.0, dtype=dtype, device=kept.device)
+    up = _clamp(p / (1 - p), torch.finfo(dtype).tiny, torch.finfo(dtype).max)
+    return torch.where(kept, up.to(dtype) if isinstance(up, Tensor) else torch.full_like(down, up), down)

@@ -1,70 +1,89 @@
-"""The running root mean square of a layer's input, in which `scale="rms"` measures `|x|`."""
+"""The running root mean square of a layer's input: the scale `s` of `scale="rms"`."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparseout.checks import check_input, check_seed
+from sparseout.op import dtensor
+from sparseout.torch_internals import (
+    is_fake,
+    is_in_autograd_function,
+    is_in_backward_pass,
+    is_proxy_mode_active,
+    is_transforming,
+    may_be_recomputed,
+)
 
-MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm: about ten batches count
+MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm
+REMEMBERED = 1024  # calls of a layer whose scale a checkpoint can find again
 
 _OLD, _NEW = math.sqrt(1 - MOMENTUM), math.sqrt(MOMENTUM)
-_SAMPLE = 4096  # elements of a batch that are looked at
-_REMEMBERED = 2**15  # two a call
-
-# The scale of recent calls, by layer and what they drew: a call that is computed again, in a backward pass, must have the same.
-_recent: OrderedDict[Hashable, float | Tensor] = OrderedDict()
+_SAMPLE = 4096  # elements of a batch to aim at
 
 
 class RunningRMS(NamedTuple):
-    """`s_t^2 = (1 - 0.1) s_(t-1)^2 + 0.1 rms(x_(t-1))^2`; the first batch's `s` is its own root mean square, over a `sample`.
+    """`s_t^2 = (1 - 0.1) s_(t-1)^2 + 0.1 rms(x_(t-1))^2`; the first batch uses its own root mean square, over a `sample`.
 
-    Batches of zeros, and those with NaN or Inf, count for nothing, and neither do those of calls under `no_grad`, such as Monte
-    Carlo dropout at test time. In the backward pass, where activation checkpointing computes a call again, the call has the
-    scale that it had and does not count again.
+    A batch whose root mean square is 0, NaN or Inf leaves the value unchanged, and so does a call under `no_grad`, such as Monte
+    Carlo dropout. When activation checkpointing computes a call again in the backward pass, the call finds its scale by its
+    seed, and leaves the value unchanged.
 
     Attributes:
-        value: a 0-d tensor, which this writes: the root mean square. Zero, negative values, NaN and Inf mean that there is none.
+        value: the root mean square, a 0-d tensor that `scale` writes. Zero, negative values, NaN and Inf mean that there is none.
+        seeds: the seeds of recent calls that may be computed again, the most recent first; int64.
+        scales: their scales; float32.
     """
 
     value: Tensor
+    seeds: Tensor
+    scales: Tensor
 
-    def number(self, input: Tensor, seed: int) -> float:
-        """`s` for a call with `input` on the CPU, which counts from then on."""
+    def scale(self, input: Tensor, seed: Tensor | int) -> float | Tensor:
+        """Return the scale of a call and update the value; a 0-d tensor on a GPU and in compiled graphs, without waiting."""
+        state = self
+        if isinstance(seed, int):
+            if not (is_in_backward_pass() or may_be_recomputed()):
+                return self._number(input)
+            seed = torch.tensor([seed], device="cpu")
+        elif dtensor.is_dtensor(input):
+            input = _rms_of_shards(input)
+        elif torch.compiler.is_compiling():
+            pass
+        elif is_transforming():
+            return torch.where(_is_scale(self.value), self.value, 1.0).detach()
+        elif is_fake(input) and not is_proxy_mode_active():  # a recorded graph must hold the real tensors
+            state = RunningRMS(*(input.fake_mode.from_tensor(tensor) for tensor in self))  # type: ignore[attr-defined]
+        scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), *state, seed, torch.is_grad_enabled())
+        return scale
+
+    def _number(self, input: Tensor) -> float:
+        """Return the scale of a call on the CPU that is computed once, in fewer operations."""
         largest = torch.finfo(self.value.dtype).max
         before = self.value.item()
         if not 0 < before <= largest:
             before = 0.0
-        if _is_recomputing():
-            return float(_recall(self.value, seed) or before or 1.0)
         some = sample(input.detach())
         batch = math.sqrt(some.dot(some).item() / max(len(some), 1))
         if not 0 < batch <= largest:
             batch = 0.0
-        if batch and (torch.is_grad_enabled() or _is_in_checkpoint()):
+        if batch and torch.is_grad_enabled():
             self.value.fill_(math.hypot(_OLD * before, _NEW * batch) if before else batch)
-        scale = before or batch or 1.0
-        _remember(self.value, seed, scale)
-        return scale
+        return before or batch or 1.0
 
-    def tensor(self, input: Tensor, seed: Tensor) -> Tensor:
-        """The same on any device and in compiled graphs. Nothing waits for the device."""
-        scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), self.value, seed, torch.is_grad_enabled())
-        return scale
 
-    def fixed(self) -> Tensor:
-        """`s` as it is, where it cannot be changed: in the transforms of `torch.func`."""
-        return _or_1(self.value.detach())
+def no_recent_calls(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return `seeds` and `scales` that hold no call."""
+    seeds = torch.full((REMEMBERED,), -1, dtype=torch.int64, device=device)
+    return seeds, torch.zeros((REMEMBERED,), dtype=torch.float32, device=device)
 
 
 def sample(input: Tensor) -> Tensor:
-    """All elements, from 8192 on 2731 to 5461 of them, evenly spread in memory; 1-d, float32 or float64.
+    """Return all elements, or from 8192 elements on 2731 to 5461 of them, evenly spread in memory; 1-d, float32 or float64.
 
     >>> sample(torch.ones(3, 5000)).shape
     torch.Size([5000])
@@ -77,42 +96,13 @@ def sample(input: Tensor) -> Tensor:
     return some.float() if some.dtype.itemsize == 2 else some
 
 
-def _is_recomputing() -> bool:
-    return torch._C._current_graph_task_id() != -1
-
-
-def _is_in_checkpoint() -> bool:
-    """Whether this runs in the forward pass of an autograd function, such as a reentrant checkpoint, which records no gradients.
-
-    Unlike `no_grad`, that switches off forward mode too.
-    """
-    return not (torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled() or torch.is_inference_mode_enabled())
-
-
-def _remember(value: Tensor, drawn: Hashable, scale: float | Tensor) -> None:
-    # Under both: networks seeded alike draw alike, and a compiler may have given a copy of the value, of another address.
-    _recent[value.data_ptr(), drawn] = _recent[drawn] = scale
-    while len(_recent) > _REMEMBERED:
-        _recent.popitem(last=False)
-
-
-def _recall(value: Tensor, drawn: Hashable) -> float | Tensor | None:
-    return _recent.get((value.data_ptr(), drawn), _recent.get(drawn))
-
-
-def _drawn(seed: Tensor) -> Hashable:
-    """What a call drew; on a device that must not be waited for, the state of its generator, which is on the CPU."""
-    if seed.is_cpu:
-        return int(seed)
-    if seed.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None  # a graph that is captured has no state of its own
-    module = torch.get_device_module(seed.device)
-    state = module.get_rng_state() if seed.device.type == "mps" else module.get_rng_state(seed.device)
-    return seed.device, bytes(state.tolist())
-
-
-def _or_1(scale: Tensor) -> Tensor:
-    return torch.where(_is_scale(scale), scale, torch.ones_like(scale))
+def _rms_of_shards(input: Tensor) -> Tensor:
+    """Return the root mean square of a full `DTensor`, of shape `(1,)`, from a sample of each shard."""
+    local, sums_of = dtensor.local_shard(input.detach())
+    some = sample(local)
+    squares = some.dot(some) / max(len(some), 1) * local.numel()
+    sums = sums_of(torch.stack([squares, torch.full_like(squares, local.numel())]))
+    return (sums[:1] / sums[1:]).sqrt()
 
 
 def _is_scale(value: Tensor) -> Tensor:
@@ -130,29 +120,35 @@ def _check(input: Tensor, value: Tensor, seed: Tensor) -> None:
     check_seed(seed, input.device)
 
 
-torch.library.define("sparseout::running_rms", "(Tensor input, Tensor(a!) value, Tensor seed, bool learns) -> Tensor")
+torch.library.define(
+    "sparseout::running_rms",
+    "(Tensor input, Tensor(a!) value, Tensor(b!) seeds, Tensor(c!) scales, Tensor seed, bool learns) -> Tensor",
+)
 
 
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
-def _running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
+def _running_rms(input: Tensor, value: Tensor, seeds: Tensor, scales: Tensor, seed: Tensor, learns: bool) -> Tensor:
     _check(input, value, seed)
-    drawn = _drawn(seed)
-    if _is_recomputing():
-        found = _recall(value, drawn)
-        return _or_1(value) if found is None else torch.as_tensor(found, dtype=value.dtype, device=value.device).clone()
     some = sample(input)
-    batch = some.dot(some).div(max(len(some), 1)).sqrt()
+    squares = some.dot(some)
+    batch = (squares if squares.device.type == "mps" else squares.double()).div(max(len(some), 1)).sqrt()  # as `_number` computes
     counts = (batch > 0) & (batch <= torch.finfo(value.dtype).max)
     known, before = _is_scale(value), value.to(batch.dtype)
     scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(value.dtype)
-    if learns or _is_in_checkpoint():
+    if is_in_backward_pass():
+        found = seeds == seed
+        latest = scales.index_select(0, found.int().argmax(0, keepdim=True)).reshape(())
+        return torch.where(found.any(), latest.to(scale.dtype), scale)
+    if learns or is_in_autograd_function():
         after = torch.where(known, torch.hypot(before * _OLD, batch * _NEW), batch)
         value.copy_(torch.where(counts, after, before))
-    _remember(value, drawn, scale)
-    return scale.clone()
+    if may_be_recomputed():
+        seeds.copy_(torch.cat([seed, seeds[:-1]]))
+        scales.copy_(torch.cat([scale.reshape(1).to(scales.dtype), scales[:-1]]))
+    return scale
 
 
-def _fake_running_rms(input: Tensor, value: Tensor, seed: Tensor, learns: bool) -> Tensor:
+def _fake_running_rms(input: Tensor, value: Tensor, seeds: Tensor, scales: Tensor, seed: Tensor, learns: bool) -> Tensor:
     _check(input, value, seed)
     return torch.empty_like(value)
 

@@ -1,4 +1,4 @@
-"""The unit `s` of `|x|` as two numbers that a kernel has anyway, so that it needs to know no unit."""
+"""Folds the scale `s` into the coefficient and `eps`, so the kernels need no extra argument."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 
 import torch
 
-FREED = "input must keep its memory until the backward pass, but its storage was freed or resized to 0"
+from sparseout.op.settings import Settings
 
 
-def absorb(coefficient: float, eps: float, scale: float, q: float, dtype: torch.dtype) -> tuple[float, float]:
-    """`coefficient c` and `s eps` with `c = s^(1 - q/2)`, each as near as `dtype` has a normal number.
+def absorb(coefficient: float, eps: float, settings: Settings, dtype: torch.dtype) -> tuple[float, float]:
+    """Return `coefficient c` and `s eps` with `c = s^(1 - q/2)`, each clamped to the normal numbers of the arithmetic of `dtype`.
 
-    For `s |x/s|^(q/2) = c |x|^(q/2)` and `(|x|/s + eps)^((q-2)/2) = c (|x| + s eps)^((q-2)/2)`. Normal numbers make no NaN of a
-    power that is 0 or infinite.
+    `s |x/s|^(q/2) = c |x|^(q/2)` and `(|x|/s + eps)^((q-2)/2) = c (|x| + s eps)^((q-2)/2)`. A normal number times a power that is
+    0 or infinite is not NaN.
 
-    >>> absorb(1.0, 1e-6, 4.0, 1.0, torch.float32)
+    >>> absorb(1.0, 1e-6, Settings(p=0.5, q=1.0, scale=4.0), torch.float32)
     (2.0, 4e-06)
     """
+    scale, q = float(settings.scale), float(settings.q)
     if scale == 1 and coefficient <= 1:  # all calls but those with the exact gradient above q = 2
         return coefficient, eps
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseout.probe.hooks import Hook
 from sparseout.probe.padding import Mask, MaskSet, Meaning
+from sparseout.torch_internals import version_of
 
 _MEANINGS: dict[str, Meaning] = {
     "attention_mask": "keep",
@@ -217,4 +218,4 @@ def _batch_first(module: nn.Module) -> bool | None:
 
 
 def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+    return (version_of(value) or 0) if isinstance(value, Tensor) else 0

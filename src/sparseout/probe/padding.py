@@ -101,28 +101,28 @@ class Tokens:
         if leading == (batch * tokens,):
             if batch > 1 and self._flat_batch_first is None:
                 raise MaskError("does not tell whether its flattened value has the batch or the tokens first")
-            places = [(1, 0) if self._flat_batch_first is False else (0, 1)]
-            vectors = vectors.reshape(*((tokens, batch) if places[0][0] else (batch, tokens)), vectors.shape[-1])
+            layouts = [(1, 0) if self._flat_batch_first is False else (0, 1)]
+            vectors = vectors.reshape(*((tokens, batch) if layouts[0][0] else (batch, tokens)), vectors.shape[-1])
         else:
-            places = self._places(leading)
-        if len(places) > 1:
+            layouts = self._batch_and_token_dims(leading)
+        if len(layouts) > 1:
             raise MaskError(f"does not tell which dimension of its value of shape {tuple(vectors.shape)} holds the tokens")
-        if not places:
+        if not layouts:
             raise MaskError(f"of shape {tuple(self._kept.shape)} does not fit its value of shape {tuple(vectors.shape)}")
-        if places[0] != (0, 1):
-            vectors = vectors.movedim(places[0], (0, 1))
+        if layouts[0] != (0, 1):
+            vectors = vectors.movedim(layouts[0], (0, 1))
         rows = vectors.reshape(batch * vectors.shape[1], -1, vectors.shape[-1])
         return rows[self._rows(vectors.shape[1], vectors.device)].flatten(0, 1)
 
-    def _places(self, leading: tuple[int, ...]) -> list[tuple[int, int]]:
+    def _batch_and_token_dims(self, leading: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return the possible pairs of the batch dimension and the token dimension."""
         batch, tokens = self._kept.shape
-        places = {2: [(0, 1), (1, 0)], 3: [(0, 2), (0, 1), (1, 0)]}.get(len(leading), [])
+        layouts = {2: [(0, 1), (1, 0)], 3: [(0, 2), (0, 1), (1, 0)]}.get(len(leading), [])
         if self._batch_first is not None and len(leading) == 2:
-            places = [(0, 1) if self._batch_first else (1, 0)]
-        found = [(b, t) for b, t in places if leading[b] == batch and leading[t] == tokens]
+            layouts = [(0, 1) if self._batch_first else (1, 0)]
+        found = [(b, t) for b, t in layouts if leading[b] == batch and leading[t] == tokens]
         if not found and self._lengths is not None:
-            found = [(b, t) for b, t in places if leading[b] == batch and leading[t] > tokens]
+            found = [(b, t) for b, t in layouts if leading[b] == batch and leading[t] > tokens]
         return found
 
     def _rows(self, tokens: int, device: torch.device) -> Tensor:

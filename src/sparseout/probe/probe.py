@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -26,9 +25,10 @@ from sparseout.probe.measures import check_settings, extra_sums
 from sparseout.probe.selection import Layer, Layers, UnitDim, is_activation_or_dropout, is_default, select_layers
 from sparseout.probe.tally import Tallier
 from sparseout.probe.tensor_parallel import RECORDING_PLACEMENTS, TensorParallel
-from sparseout.probe.values import UnreadableError, without_modes
+from sparseout.probe.values import UnreadableError
 from sparseout.records import tables
 from sparseout.records.probe_summary import ProbeSettings, Summary
+from sparseout.torch_internals import is_in_backward_pass, is_running, uncompiled, without_dispatch_modes
 
 
 class Probe:
@@ -89,8 +89,8 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.settings: ProbeSettings = check_settings(measures, thresholds, histogram, every, calls)
-        self._compiled = any(hasattr(m, "_orig_mod") for m in model.modules())
-        self._model: nn.Module = getattr(model, "_orig_mod", model)
+        self._compiled = any(uncompiled(m) is not m for m in model.modules())
+        self._model = uncompiled(model)
         self.layers = select_layers(self._model, layers, unit_dim)
         self._masks, self._tensor_parallel = MaskStack(), TensorParallel(self._model)
         self._tallier = Tallier(extra_sums(self.settings), self._masks, self._tensor_parallel)
@@ -118,7 +118,7 @@ class Probe:
         self._starts = max(0, self._starts - 1)
         if not self._starts:
             self._detach()
-            if self._depth and self._thread == threading.get_ident() and not _is_running(self._model):
+            if self._depth and self._thread == threading.get_ident() and not is_running(self._model):
                 self._depth = 1  # a BaseException ended the forward pass, which skips the hooks
                 self._leave(self._model)
 
@@ -232,7 +232,7 @@ class Probe:
         if model is not self._model:
             self._findings.copy_ran = True
             return
-        if _in_backward():
+        if is_in_backward_pass():
             return
         self._depth += 1
         if self._depth > 1:
@@ -253,7 +253,7 @@ class Probe:
 
     def _leave(self, model: nn.Module, *_: Any) -> None:
         """End a forward pass of the model, also if it raised."""
-        if model is not self._model or _in_backward() or not self._depth:
+        if model is not self._model or is_in_backward_pass() or not self._depth:
             return
         self._depth -= 1
         if self._depth:
@@ -265,12 +265,12 @@ class Probe:
 
     def _observe(self, layer: Layer, module: nn.Module, args: Any, value: Any) -> None:
         """Measure a call of a layer. `value` is its output or, if its input is measured, its keyword arguments."""
-        if module is not layer.module or _in_backward() or not self._is_sampled(layer):
+        if module is not layer.module or is_in_backward_pass() or not self._is_sampled(layer):
             return
         if layer.value == "clean input":
             value = args or tuple(value.values())
         try:
-            with without_modes():
+            with without_dispatch_modes():
                 self._add_call(layer, value)
         except Exception as error:
             self._starts = 0
@@ -315,20 +315,6 @@ def _function_watcher(model: nn.Module, found: dict[str, set[str]]) -> FunctionC
             found[names[module]].add(function)
 
     return FunctionCalls(ACTIVATIONS | DROPOUTS.keys(), names, seen)
-
-
-def _in_backward() -> bool:
-    """Return whether activation checkpointing is recomputing a part of the forward pass."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def _is_running(model: nn.Module) -> bool:
-    """Return whether a call of the model is on the stack."""
-    frame = sys._getframe(1)
-    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
-        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
-            return True
-    return False
 
 
 def _mode(module: nn.Module) -> str:

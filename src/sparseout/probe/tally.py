@@ -15,6 +15,7 @@ from sparseout.probe.selection import Layer
 from sparseout.probe.sums import ExtraSums, Summer, Sums
 from sparseout.probe.tensor_parallel import TensorParallel
 from sparseout.probe.values import UnreadableError, first_tensor, nested_vectors
+from sparseout.torch_internals import version_of
 
 
 @dataclasses.dataclass
@@ -62,7 +63,7 @@ class Tallier:
             raise UnreadableError("is not a dense, real tensor")
         dims = layer.dims(tensor.dim())
         masks = None if packed or tensor.is_nested else self._masks.current
-        version = None if tensor.is_inference() else tensor._version
+        version = version_of(tensor)
         if version is not None and self._last and self._last.is_for(tensor, version, dims, masks):
             return self._last.tally, self._last.duplicate
         values, ranks = (nested_vectors(tensor), ()) if tensor.is_nested else self._tensor_parallel.full_values(tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import zlib
 from collections.abc import Mapping
@@ -10,10 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch._C import _functorch
 from torch.nn.utils.rnn import PackedSequence
 
 from sparseout.op.backends import is_plain
+from sparseout.torch_internals import (
+    is_async_collective,
+    is_fake,
+    is_freed,
+    is_functorch_active,
+    is_legacy_batched,
+    is_tracing,
+    without_torch_function,
+)
 
 
 class UnreadableError(Exception):
@@ -41,11 +48,11 @@ def plain_values(tensor: Tensor) -> Tensor:
     Raises:
         UnreadableError: the tensor has no such values.
     """
-    if is_plain(tensor) and not torch._C._is_tracing():
+    if is_plain(tensor) and not is_tracing():
         return _dense(tensor)
     if reason := _tracing(tensor):
         raise UnreadableError(reason)
-    if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
+    if isinstance(tensor, _dtensor_class()):
         if tensor.device_mesh.get_coordinate() is None:
             raise UnreadableError("is a DTensor of other ranks")
         local = plain_values(tensor._local_tensor)  # raises before the exchange, which the other ranks would wait in
@@ -53,12 +60,12 @@ def plain_values(tensor: Tensor) -> Tensor:
         if not equal_on_all_ranks(torch.tensor([kind], dtype=torch.float64, device=local.device), tensor.device_mesh):
             raise UnreadableError("is a DTensor whose shape differs between the ranks")
         return plain_values(tensor.detach().full_tensor())
-    if isinstance(tensor, _class("torch.distributed._functional_collectives", "AsyncCollectiveTensor")):
-        return plain_values(tensor.trigger_wait())
+    if is_async_collective(tensor):
+        return plain_values(tensor.trigger_wait())  # type: ignore[attr-defined]
     if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:  # a subclass that keeps its values in its own memory
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_torch_function():
             plain = _dense(tensor.detach() if type(tensor) is Tensor else tensor.detach().as_subclass(Tensor))
-        if plain.numel() and not plain._is_zerotensor() and not plain.untyped_storage().nbytes():
+        if is_freed(plain):
             raise UnreadableError("has no memory, which was freed")
         return plain
     raise UnreadableError(f"is a {type(tensor).__name__}, whose values cannot be read")
@@ -74,7 +81,7 @@ def nested_vectors(tensor: Tensor) -> Tensor:
 
 def ranks_of(tensor: Tensor) -> tuple[int, ...]:
     """Return the ranks that get the same values from `plain_values(tensor)`; empty for a tensor that only this rank has."""
-    if isinstance(tensor, _class("torch.distributed.tensor", "DTensor")):
+    if isinstance(tensor, _dtensor_class()):
         return tuple(tensor.device_mesh.mesh.flatten().tolist())
     return ()
 
@@ -88,13 +95,6 @@ def equal_on_all_ranks(numbers: Tensor, mesh: Any) -> bool:
     return torch.equal(low, -high)
 
 
-def without_modes() -> contextlib.AbstractContextManager[Any]:
-    """Return a context that hides the probe's operations from dispatch modes, such as a FLOP counter."""
-    if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
-        return torch.utils._python_dispatch._disable_current_modes()
-    return contextlib.nullcontext()
-
-
 def _dense(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
         raise UnreadableError("is not a dense, real tensor")
@@ -105,15 +105,15 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _tracing(tensor: Tensor) -> str | None:
     """Return why a tensor has no values yet because torch only records operations; None if that is not the case."""
-    if torch._C._is_tracing():
+    if is_tracing():
         return "was computed under torch.jit.trace"
-    if _functorch.peek_interpreter_stack() is not None or _functorch.is_legacy_batchedtensor(tensor):
+    if is_functorch_active() or is_legacy_batched(tensor):
         return "was computed inside a transform of torch.func, such as vmap or grad"
-    if isinstance(tensor, _class("torch._subclasses.fake_tensor", "FakeTensor")):
+    if is_fake(tensor):
         return "is a FakeTensor, which has no values"
     return None
 
 
-def _class(module: str, name: str) -> Any:
-    """Return a class of a module if that was imported, otherwise an empty tuple, which no tensor is an instance of."""
-    return getattr(sys.modules.get(module), name, ())
+def _dtensor_class() -> Any:
+    """Return the class `DTensor` or, if its module was not imported, an empty tuple, which no tensor is an instance of."""
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())

@@ -253,11 +253,12 @@ class Comparison:
     def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         both = [name for name in self.before.measured() if name in self.after.measured()]
         names = [check_choice("measures", name, both) for name in measures] or _main_measures(both, most=2)
+        modes = len({before.mode for before, _ in self.pairs}) > 1
         rows = []
         for (before, _), row in zip(self.pairs, self.differences(), strict=True):
             changes = (row["measures"].get(name) for name in names)
-            rows.append([before.name, *(_change(values) for values in changes)])
-        return ["layer", *names], rows
+            rows.append([before.name, *([before.mode] if modes else []), *(_change(values) for values in changes)])
+        return ["layer", *(["mode"] if modes else []), *names], rows
 
 
 def _record(data: dict[str, Any]) -> LayerRecord:

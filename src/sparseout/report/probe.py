@@ -45,8 +45,8 @@ def write_probe(
     page.write(
         "probe.html",
         path,
-        title=title or f"Sparsity of {sides[0][1].model}",
-        findings=_findings(sides, names),
+        title=title or f"Sparsity of {sides[0][1].model}{', before and after' if len(sides) > 1 else ''}",
+        findings=_findings(sides, names, modes),
         modes=modes,
         comparison=len(sides) > 1,
         histograms=all(record.histogram for _, _, of in sides for record in of),
@@ -118,31 +118,26 @@ def _cell(values: Sequence[float | None]) -> Cell:
     return Cell(f"{before:.3g} → {after:.3g} ({after - before:+.2g})", after - before)
 
 
-def _findings(sides: Sides, names: Sequence[str]) -> list[str]:
-    """Describe the Hoyer sparseness and the fraction of zeros in sentences."""
+def _findings(sides: Sides, names: Sequence[str], modes: Sequence[str]) -> list[str]:
+    """Describe the Hoyer sparseness and the fraction of zeros in sentences, in the mode that the page shows first."""
+    start = f"In {modes[-1]} mode, the" if len(modes) > 1 else "The"
     sentences = []
     for name in ("hoyer", "zeros"):
-        if name not in names:
+        rows = [row for row in zip(*(records for _, _, records in sides), strict=True) if row[0].mode == modes[-1]]
+        values = [([getattr(record, name) for record in row], row[0].name) for row in rows]
+        known = [(row, label) for row, label in values if None not in row]
+        if not known or name not in names:
             continue
-        both = [[getattr(of[i], name) for _, _, of in sides] for i in range(len(sides[0][2]))]
-        known = [(values, sides[0][2][i].name) for i, values in enumerate(both) if None not in values]
-        if not known:
-            continue
+        title, layers = f"{start} {MEASURE_TITLES[name]}", f"{len(known)} layer{'s' if len(known) > 1 else ''}"
         if len(sides) > 1:
-            changes = [values[1] - values[0] for values, _ in known]
-            rising, mean = sum(by > 0 for by in changes), statistics.fmean(changes)
-            falling = sum(by < 0 for by in changes)
-            sentences.append(
-                f"The {MEASURE_TITLES[name]} rises in {rising} and falls in {falling} of {len(known)} layers; "
-                f"the mean change is {mean:+.3g}."
-            )
+            changes = [after - before for (before, after), _ in known]
+            rising, falling = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+            mean = statistics.fmean(changes)
+            sentences.append(f"{title} rises in {rising} and falls in {falling} of {layers}; the mean change is {mean:+.3g}.")
         else:
-            low, high = min(known), max(known)
-            mean = statistics.fmean(values[0] for values, _ in known)
-            sentences.append(
-                f"The {MEASURE_TITLES[name]} is {mean:.3g} on average over {len(known)} layers, "
-                f"from {low[0][0]:.3g} ({low[1]}) to {high[0][0]:.3g} ({high[1]})."
-            )
+            low, high, mean = min(known), max(known), statistics.fmean(row[0] for row, _ in known)
+            ends = f"from {low[0][0]:.3g} ({low[1]}) to {high[0][0]:.3g} ({high[1]})"
+            sentences.append(f"{title} is {mean:.3g} on average over {layers}, {ends}.")
     return sentences
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.records.identity import OMITTED_DEFAULTS, RESULT_FIELDS, TARGET_FIELDS
+from sparseout.records.layer_record import MEASURE_TITLES
 
 # The settings that a curve may run along, with their titles.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
@@ -206,7 +207,7 @@ def _describe_targets(curve: Curve) -> str:
     runs = "1 run" if len(known) == 1 else f"{len(known)} runs"
     if len(known) < len(target_errors):
         runs += f" (not measured: {len(target_errors) - len(known)} more)"
-    measure = curve.settings[0].values["target_measure"]
+    measure = MEASURE_TITLES[curve.settings[0].values["target_measure"]]
     text = f"{curve.label}: {measure} on the test data is within {max(known):.3f} of {targets}, {runs}"
     unreachable = sum(bool(run["control"]["out_of_reach"]) for setting in curve.settings for run in setting.runs)
     return f"{text}, {unreachable} of them out of reach." if unreachable else f"{text}."

@@ -75,8 +75,8 @@ class PairedComparison:
             return f"{against}: too few seeds for a comparison, {difference.count} in common{missing}."
         seeds = f"over {difference.count} seeds{missing}"
         if math.isnan(self.p):
-            every = "no difference" if not difference.mean else f"the same difference, {difference.mean:+.3g},"
-            return f"{against}: {every} in {name} for every seed, {seeds}, so there is nothing to test."
+            found = f"{name} {difference.mean:+.3g} in each" if difference.mean else f"no difference in {name} in any"
+            return f"{against}: {found} of {difference.count} seeds{missing}, so there is nothing to test."
         effect = "" if math.isnan(self.effect) else f"effect size {self.effect:.2g}, "
         found = (
             f"{against}: {name} {difference.mean:+.3g} {seeds}, 95 % interval {difference.low:+.3g} to {difference.high:+.3g}, "

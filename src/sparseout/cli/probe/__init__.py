@@ -1,1 +1,1 @@
-"""The command `sparseout probe`: a model by name, its data from files, and what a probe finds in it."""
+"""The command `sparseout probe`: measure the sparsity of a named model on data from files."""

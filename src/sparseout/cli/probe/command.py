@@ -1,4 +1,4 @@
-"""`sparseout probe TARGET`: run a model on data, and show how sparse its activations are."""
+"""`sparseout probe TARGET`: run a model on data, and print how sparse its activations are."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sparseout import report
-from sparseout.cli.probe.find import find
-from sparseout.cli.probe.subject import Subject
+from sparseout.cli.probe.load import load
+from sparseout.cli.probe.probed_model import ProbedModel
 from sparseout.errors import UserError
 from sparseout.probe import Comparison, Probe, Summary
 from sparseout.records.files import check_writable, write_atomic
 from sparseout.runs.options import torch_device
 from sparseout.runs.progress import terminal
 
-MOST = 2**31 - 1  # batches, or samples in one
+MAX_COUNT = 2**31 - 1  # of batches, and of samples per batch
 
 
 def probe(
@@ -36,40 +36,41 @@ def probe(
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Show how sparse a model's activations are on real input.
+    """Measure how sparse a model's activations are on real input.
 
     Args:
-        target: hf:NAME_OR_FOLDER (a transformers model in the hub's cache or a folder), package.module:factory (a function of
-            yours that returns a model, or a model and its batches), or run:FOLDER (a model that a study trained)
-        data: text files, a line a sample, or pictures, or folders of them; a .npy file for a factory; the data's folder for a run
-        batches: how many batches at most; default: all
-        batch_size: samples a batch
+        target: hf:NAME_OR_FOLDER (a transformers model in the hub's cache or in a folder), package.module:factory (a function in
+            your module that returns a model, or a model and its batches), or run:FOLDER (a model trained by a study)
+        data: input files, or folders of them: text with one sample per line, or images; a .npy file for a factory; the folder
+            of the data set for a run
+        batches: maximum number of batches; default: all
+        batch_size: samples per batch
         layers: names or patterns such as 'encoder.*.act'; default: activation functions, dropouts and recurrent layers
         measures: 'basic' is the fraction of zeros, Hoyer sparseness and RMS
-        every: measure one batch in so many
-        before: a summary that --json wrote earlier; compare with it
-        html: write a report to this file; it needs no network
+        every: measure every N-th batch, starting with the first
+        before: an earlier summary, written by --json, to compare with
+        html: write a report to this file, which needs no network
         json: write the summary to this file
-        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+        device: 'cpu', 'cuda' or another torch device; 'auto' is the accelerator if there is one
     """
     for name, value in (("batches", batches), ("batch-size", batch_size), ("every", every)):
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
-        if value is not None and value > MOST:
-            raise UserError(f"--{name} must be at most {MOST}, got {value}")
+        if value is not None and value > MAX_COUNT:
+            raise UserError(f"--{name} must be at most {MAX_COUNT}, got {value}")
     earlier = _read(before) if before else None
     check_writable({"--html": html, "--json": json})
     console = terminal()
-    place = torch_device(device)
-    found = find(target, data, batch_size)
-    found.model.to(place)
+    where = torch_device(device)
+    found = load(target, data, batch_size)
+    found.model.to(where)
     try:
-        watching = Probe(found.model, layers or None, measures=measures, every=every)
+        model_probe = Probe(found.model, layers or None, measures=measures, every=every)
     except ValueError as error:
         raise UserError(str(error)) from error
-    console.print(repr(watching), soft_wrap=True)
-    _run(found, watching, batches, place, console)
-    summary = watching.summary()
+    console.print(repr(model_probe), soft_wrap=True)
+    _run(found, model_probe, batches, where, console)
+    summary = model_probe.summary()
     shown: Summary | Comparison = earlier.compare(summary) if earlier else summary
     console.print(shown.table())
     for remark in found.remarks:
@@ -81,11 +82,11 @@ def probe(
         console.print(f"Report: {html}", soft_wrap=True)
 
 
-def _run(target: Subject, probe: Probe, batches: int | None, device: torch.device, console: Console) -> None:
+def _run(target: ProbedModel, probe: Probe, batches: int | None, device: torch.device, console: Console) -> None:
     """Run the model on its batches, with a progress bar.
 
     Raises:
-        UserError: there is no batch, or the model cannot take one.
+        UserError: there is no batch, or the model cannot run on one.
     """
     total = target.count if batches is None else min(batches, target.count or batches)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -95,11 +96,11 @@ def _run(target: Subject, probe: Probe, batches: int | None, device: torch.devic
             target.run(batch, device)
             ran = True
     if not ran:
-        raise UserError("the target gives no batch to run the model on")
+        raise UserError("TARGET provides no batches to run the model on")
 
 
 def _read(path: Path) -> Summary:
     try:
         return Summary.read(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--before must be a summary that --json wrote: {error}") from error
+        raise UserError(f"--before must be a summary written by --json: {error}") from error

@@ -1,4 +1,4 @@
-"""`package.module:factory`: a model that a function of the user's own module makes."""
+"""`package.module:factory`: a model from a function in the user's module."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from torch import nn
 
 from sparseout.cli.probe import files
-from sparseout.cli.probe.subject import KINDS, Subject, first_line
+from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel, first_line
 from sparseout.errors import UserError
 
 
-def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Subject:
-    """Import `module`, which runs it, and call its `factory()`: it returns a model, or a model and its batches.
+def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
+    """Import `module`, which runs its code, and call `factory()`, which returns a model, or a model and its batches.
 
     Raises:
-        UserError: there is no such function, it fails, or it returns something else.
+        UserError: the function does not exist, fails, or returns something else.
     """
     sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            raise UserError(f"there is no module {error.name!r}: TARGET must be {KINDS}") from error
-        raise UserError(f"{module} cannot be imported: {_told(error)}") from error
+            raise UserError(f"no module named {error.name!r}: TARGET must be {TARGET_KINDS}") from error
+        raise UserError(f"{module} cannot be imported: {_describe(error)}") from error
     finally:
         sys.path.pop(0)
     if not callable(make := getattr(found, factory, None)):
@@ -39,18 +39,18 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Su
     try:
         made = make()
     except (Exception, SystemExit) as error:
-        raise UserError(f"{module}:{factory}() failed: {_told(error)}") from error
+        raise UserError(f"{module}:{factory}() failed: {_describe(error)}") from error
     model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise UserError(f"{module}:{factory}() must return a torch.nn.Module, or one and its batches, got {type(model).__name__}")
     if data:
-        batches = [part for file in files.listed(data) for part in files.array(file).split(batch_size)]
+        batches = [part for file in files.list_files(data) for part in files.read_array(file).split(batch_size)]
     if batches is None:
-        raise UserError(f"{module}:{factory}() returns a model alone: give its input with --data, a .npy file of samples")
-    return Subject(model.eval(), batches, len(batches) if isinstance(batches, Sized) else None)
+        raise UserError(f"{module}:{factory}() returns a model without batches: pass --data with a .npy file of samples")
+    return ProbedModel(model.eval(), batches, len(batches) if isinstance(batches, Sized) else None)
 
 
-def _told(error: BaseException) -> str:
-    """What failed in the user's code, and where."""
+def _describe(error: BaseException) -> str:
+    """Describe an error in the user's code, with its location."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"

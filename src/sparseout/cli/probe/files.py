@@ -1,4 +1,4 @@
-"""Input files: lines of text, pictures, or an array. Nothing in them is executed."""
+"""Input files: lines of text, images, or an array. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparseout.cli.probe.subject import first_line
+from sparseout.cli.probe.probed_model import first_line
 from sparseout.errors import UserError
 from sparseout.studies.data.text import read_text
 
 if TYPE_CHECKING:
     import PIL.Image
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def listed(paths: Sequence[Path]) -> list[Path]:
-    """The files that `paths` name; a folder stands for the files in it, by name.
+def list_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that `paths` name; a folder stands for the files in it, in the order of their names.
 
     Raises:
-        UserError: there are none, or one is missing.
+        UserError: there is no file, or one is missing.
     """
     files = []
     for path in paths:
@@ -35,24 +35,24 @@ def listed(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def are_pictures(files: Sequence[Path]) -> bool:
-    """Whether all files are pictures by name.
+def are_images(files: Sequence[Path]) -> bool:
+    """Return whether the files are images, by their suffixes.
 
     Raises:
-        UserError: only some are.
+        UserError: only some of them are.
     """
-    pictures = [file for file in files if file.suffix.lower() in PICTURES]
-    if pictures and len(pictures) < len(files):
-        other = next(file for file in files if file not in pictures)
-        raise UserError(f"--data must be pictures or text, not both: {pictures[0]} and {other}")
-    return bool(pictures)
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if images and len(images) < len(files):
+        other = next(file for file in files if file not in images)
+        raise UserError(f"--data must be images or text, not both: {images[0]} and {other}")
+    return bool(images)
 
 
-def texts(files: Sequence[Path]) -> list[str]:
-    """The lines of text files that are not blank.
+def read_lines(files: Sequence[Path]) -> list[str]:
+    """Return the lines of text files, without blank lines.
 
     Raises:
-        UserError: a file is no text in UTF-8, has a line of more than 4 MB, or there is no line.
+        UserError: a file is not UTF-8 text, has a line of more than 4 MB, or there is no line.
     """
     lines = []
     for file in files:
@@ -62,11 +62,11 @@ def texts(files: Sequence[Path]) -> list[str]:
     return lines
 
 
-def picture(file: Path) -> PIL.Image.Image:
-    """A picture in colour.
+def read_image(file: Path) -> PIL.Image.Image:
+    """Return an image in colour.
 
     Raises:
-        UserError: the file is none.
+        UserError: the file cannot be read as an image.
     """
     import PIL.Image
 
@@ -74,23 +74,23 @@ def picture(file: Path) -> PIL.Image.Image:
         with PIL.Image.open(file) as image:
             colour: PIL.Image.Image = image.convert("RGB")
             return colour
-    except Exception as error:  # a decoder fails of hostile bytes in more ways than it documents
-        raise UserError(f"{file} cannot be read as a picture: {first_line(error)}") from error
+    except Exception as error:  # decoders raise undocumented errors on corrupt data
+        raise UserError(f"{file} cannot be read as an image: {first_line(error)}") from error
 
 
-def array(file: Path) -> Tensor:
-    """An array of samples from a `.npy` file.
+def read_array(file: Path) -> Tensor:
+    """Return the array of samples in a `.npy` file.
 
     Raises:
-        UserError: it is something else, is empty, or would have to be unpickled.
+        UserError: the file is not such an array, is empty, or contains pickled objects.
     """
     import numpy
 
     try:
-        mapped = numpy.load(file, mmap_mode="r", allow_pickle=False)  # of no more than the file holds
+        mapped = numpy.load(file, mmap_mode="r", allow_pickle=False)  # allocates no more than the size of the file
         values = torch.from_numpy(numpy.array(mapped) if isinstance(mapped, numpy.ndarray) else mapped)
-    except Exception as error:  # as hostile bytes may raise anything
-        raise UserError(f"{file} cannot be read as an array of numbers in .npy: {first_line(error)}") from error
+    except Exception as error:  # corrupt data may raise any error
+        raise UserError(f"{file} cannot be read as a .npy array of numbers: {first_line(error)}") from error
     if not values.dim() or not len(values):
         raise UserError(f"{file} must hold at least one sample, got shape {tuple(values.shape)}")
     return values

@@ -72,7 +72,7 @@ function heatmap(id, columns, { names, rows, text, changes = false, top = 90 }) 
     x: { tickvals: trace.x, ticktext: names.map(plain), tickangle: narrow() ? -90 : -50, side: "top", showgrid: false, tickfont },
     y: { tickvals: trace.y, ticktext: rows, autorange: "reversed", showgrid: false },
     height: top + 60 + rows.length * (rows.length > 60 ? 14 : 20),
-    margin: { l: 50, r: 15, t: top, b: 15 },
+    margin: { l: 50, r: 45, t: top, b: 15 },
     alt: `Heat map of ${rows.length} rows and ${names.length} measures. The table below lists the values.`,
   });
   document.getElementById(`${id}-note`).textContent = changes

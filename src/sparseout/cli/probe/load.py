@@ -1,23 +1,23 @@
-"""Finds what a command line means by a model and its data."""
+"""Loads the model and data that a command line names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparseout.cli.probe.subject import KINDS, Subject
+from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel
 from sparseout.errors import UserError
 
 
-def find(name: str, data: Sequence[Path], batch_size: int) -> Subject:
-    """The target called `name`, with the files `data` as its input.
+def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
+    """Load the model called `name`, with the files `data` as its input.
 
     Raises:
-        UserError: there is none, or the data does not suit it.
+        UserError: the model does not exist, or cannot run on the data.
     """
     kind, _, rest = name.partition(":")
     if not rest or not kind or kind.startswith("."):
-        raise UserError(f"TARGET must be {KINDS}, got {name!r}")
+        raise UserError(f"TARGET must be {TARGET_KINDS}, got {name!r}")
     if kind == "hf":
         from sparseout.cli.probe import hub
 

@@ -1,4 +1,4 @@
-"""What `sparseout probe` looks at: a model and the batches to run it on."""
+"""The model that `sparseout probe` measures, with its batches."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.nn.utils.rnn import PackedSequence
 from sparseout.batches import arguments
 from sparseout.errors import UserError
 
-KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
+TARGET_KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model that was asked for.
+class ProbedModel:
+    """A model and the batches to run it on.
 
     Attributes:
-        model: in evaluation mode.
-        batches: inputs, in as many calls, each in a form that `sparseout.batches.arguments` reads.
-        count: how many batches there are; None where that is not known.
-        remarks: what to know about the model.
-        history: its measures over training, an epoch a record, where they are known.
+        model: the model, in evaluation mode.
+        batches: one input per call, in a form that `sparseout.batches.arguments` reads.
+        count: the number of batches; None if unknown.
+        remarks: remarks on the model to print.
+        history: the measures over training, one record per epoch, if known.
     """
 
     model: nn.Module
@@ -38,7 +38,7 @@ class Subject:
         """Call the model on one batch.
 
         Raises:
-            UserError: it cannot take it.
+            UserError: the model cannot run on the batch.
         """
         args, kwargs = arguments(self.model, batch)
         try:
@@ -48,7 +48,7 @@ class Subject:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
+    """Return the first line of an exception's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
