@@ -4,6 +4,8 @@ VENV := .venv
 OLDEST := .venv-oldest
 SPARSEOUT := $(VENV)/bin/sparseout
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/native/*.[ch])
+# Two processes with a thread each: the tensors of the tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
@@ -20,13 +22,13 @@ test: $(VENV)/.dev  ## lint, check the types, run the tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 25
+	$(PYTEST) --durations 25
 
 test-library: $(VENV)/.test  ## run the tests of the library alone, without the studies' dependencies
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/library src/sparseout $(ABOVE_THE_LIBRARY)
+	$(PYTEST) tests/library src/sparseout $(ABOVE_THE_LIBRARY)
 
 test-slow: $(VENV)/.dev  ## run all tests, including those that take minutes, with five times as many random examples
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m '' --hypothesis-profile thorough
+	$(PYTEST) -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/.test  ## run the tests of the library on the oldest supported torch, in .venv-oldest
 	$(OLDEST)/bin/python -m pytest tests/library src/sparseout $(ABOVE_THE_LIBRARY)
