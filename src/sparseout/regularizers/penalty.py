@@ -67,6 +67,7 @@ class Penalty(nn.Module, abc.ABC):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
+            self._end_call()
             return input
         if torch.compiler.is_compiling():
             if torch.is_grad_enabled():
@@ -81,6 +82,8 @@ class Penalty(nn.Module, abc.ABC):
             self._record(term)
         elif torch.is_grad_enabled():
             self._record(self._term(input))
+        else:
+            self._end_call()
         return input
 
     def extra_repr(self) -> str:
@@ -104,6 +107,11 @@ class Penalty(nn.Module, abc.ABC):
                     stacklevel=4,
                 )
         self._terms.append(term)
+
+    def _end_call(self) -> None:
+        """Forget the term of an earlier call, after one that has no term."""
+        if not self._is_watched and self._terms:
+            self._forget()
 
     def _recompute(self, input: Tensor) -> Tensor:
         """Run the call again in a backward pass, as activation checkpointing does: its term counts already."""
