@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseout.dial import Dial
 from sparseout.regularizers.k_winners import check_k, k_winners, number_of
-from sparseout.regularizers.penalty import check_dim
+from sparseout.regularizers.penalty import check_dim, is_recomputing
 
 MOMENTUM = 0.1  # weight of a batch's threshold in the running mean
 
@@ -85,7 +85,7 @@ class BatchKWinners(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
             output = batch_k_winners(input, self.k, self.dim)
-            if output is not input and torch._C._current_graph_task_id() == -1:  # a recomputed call does not count again
+            if output is not input and not is_recomputing():  # a recomputed call does not count again
                 self._observe(output.detach())
             return output
         known = self.threshold.isnan().logical_not()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import sys
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sparseout.checks import check_number
 from sparseout.dial import Dial
-from sparseout.regularizers.penalty import check_dim
+from sparseout.regularizers.penalty import check_dim, is_recomputing
 
 PERIOD = 1000  # vectors over which a duty cycle is averaged
 
@@ -46,8 +47,13 @@ def k_winners(input: Tensor, k: int | float, dim: int = -1, *, boost: Tensor | N
     kept = number_of(k, input.shape[dim])
     if kept >= input.shape[dim]:
         return input
-    output: Tensor = _Select.apply(input, kept, dim, boost)
-    return output
+    scores = input.detach()
+    if boost is not None:
+        shape = [1] * input.dim()
+        shape[dim] = -1
+        scores = scores * boost.to(input.dtype).reshape(shape)
+    winners = scores.topk(kept, dim, sorted=False).indices
+    return torch.where(torch.zeros_like(input, dtype=torch.bool).scatter_(dim, winners, True), input, 0)
 
 
 class KWinners(nn.Module):
@@ -55,7 +61,8 @@ class KWinners(nn.Module):
 
     With `boost_strength > 0`, units that won rarely win more easily: the selection weighs `x_j` with
     `w_j = exp(boost_strength (k/d - duty_j))`, where `duty_j` is the share of vectors in which unit `j` won, averaged over about
-    1000 vectors of training. It is the buffer `duty_cycle`. Boosting needs non-negative activations: apply a ReLU first.
+    1000 vectors of training. It is the buffer `duty_cycle`. Boosting needs non-negative activations: apply a ReLU first. With
+    activation checkpointing, a boosted layer must not run several times inside one checkpoint.
 
     Args:
         k: how many units to keep, as an integer, or as a fraction of the units. `SparsityTarget` moves it as a fraction.
@@ -100,6 +107,8 @@ class KWinners(nn.Module):
                 raise ValueError("units must be given with boost_strength, got None")
             self.register_buffer("duty_cycle", torch.zeros(units))
             self.register_buffer("vectors", torch.zeros((), dtype=torch.int64))
+        # Checkpoints run again in reverse order. A layer that runs several times in one checkpoint gets these in a wrong order.
+        self._boosts: collections.deque[Tensor] = collections.deque(maxlen=16)
 
     @property
     def k(self) -> int | float:
@@ -114,11 +123,19 @@ class KWinners(nn.Module):
         k = self.k if self.training or self.k_eval is None else self.k_eval
         if not self.boost_strength:
             return k_winners(input, k, self.dim)
-        density = number_of(k, input.shape[self.dim]) / max(input.shape[self.dim], 1)
-        output = k_winners(input, k, self.dim, boost=(self.boost_strength * (density - self.duty_cycle)).exp())
-        if self.training and torch._C._current_graph_task_id() == -1:  # a recomputed call does not count again
+        output = k_winners(input, k, self.dim, boost=self._boost(number_of(k, input.shape[self.dim]) / input.shape[self.dim]))
+        if self.training and not is_recomputing():
             self._count(output.detach())
         return output
+
+    def _boost(self, density: float) -> Tensor:
+        """Return the weights of the selection; for a call that a checkpoint computes again, those that it had."""
+        if is_recomputing() and self._boosts:
+            return self._boosts.pop()
+        boost = (self.boost_strength * (density - self.duty_cycle)).exp()
+        if self.training and not torch.compiler.is_compiling():
+            self._boosts.append(boost)
+        return boost
 
     @torch.no_grad()
     def _count(self, output: Tensor) -> None:
@@ -128,31 +145,13 @@ class KWinners(nn.Module):
         period = self.vectors.clamp(min(seen, PERIOD), max(seen, PERIOD)).clamp_min(1)
         self.duty_cycle.mul_(1 - seen / period).add_(won.sum(0) / period)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_boosts": collections.deque(maxlen=16)}
+
     def extra_repr(self) -> str:
         parts = [f"k={self.k:g}"] + ([f"dim={self.dim}"] if self.dim != -1 else [])
         parts += [f"k_eval={self.k_eval:g}"] if self.k_eval is not None else []
         return ", ".join(parts + ([f"boost_strength={self.boost_strength:g}"] if self.boost_strength else []))
-
-
-class _Select(torch.autograd.Function):
-    """Keep the winners; the indices alone are saved for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, k: int, dim: int, boost: Tensor | None) -> Tensor:
-        scores = input
-        if boost is not None:
-            shape = [1] * input.dim()
-            shape[dim] = -1
-            scores = input * boost.to(input.dtype).reshape(shape)
-        winners = scores.topk(k, dim, sorted=False).indices
-        ctx.dim = dim
-        ctx.save_for_backward(winners)
-        return torch.zeros_like(input).scatter_(dim, winners, input.gather(dim, winners))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (winners,) = ctx.saved_tensors
-        return torch.zeros_like(grad).scatter(ctx.dim, winners, grad.gather(ctx.dim, winners)), None, None, None
 
 
 def check_k(k: int | float, name: str = "k") -> int | float:

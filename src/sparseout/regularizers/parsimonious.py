@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseout.checks import check_integer, check_number
-from sparseout.regularizers.penalty import Penalty, vectors
+from sparseout.regularizers.penalty import Penalty, is_recomputing, vectors
 
 
 def parsimonious(input: Tensor, centres: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ class Parsimonious(Penalty):
         self._used: Tensor | None = None
 
     def value(self, input: Tensor) -> Tensor:
-        if torch._C._current_graph_task_id() != -1 and self._used is not None:  # a checkpoint computes the call again
+        if is_recomputing() and self._used is not None:  # a checkpoint computes the call again
             return parsimonious(input, self._used, self.dim)[0]
         with torch.no_grad():
             if len(vectors(input, self.dim)):
@@ -80,7 +80,7 @@ class Parsimonious(Penalty):
         self.centres.copy_(torch.where(self.centres.isnan(), x[places].to(self.centres.dtype), self.centres))
 
     def _move(self, x: Tensor, nearest: Tensor) -> None:
-        counts = torch.bincount(nearest, minlength=self.clusters).unsqueeze(1)
+        counts = x.new_zeros(self.clusters, 1).index_add_(0, nearest, x.new_ones(len(x), 1))
         means = torch.zeros_like(self.centres).index_add_(0, nearest, x) / counts.clamp_min(1)
         self.centres.copy_(torch.where(counts > 0, (1 - self.decay) * means + self.decay * self.centres, self.centres))
 

@@ -73,13 +73,13 @@ class Penalty(nn.Module, abc.ABC):
             if torch.is_grad_enabled():
                 self._record(self._term(input))
             return input
-        if torch._C._current_graph_task_id() != -1:
+        if is_recomputing():
             return self._recompute(input)
         if _is_in_reentrant_checkpoint():
             # The graph of this call is thrown away. The term is a leaf, whose gradient the recomputed call passes on.
             term = self._term(input).requires_grad_()
-            self._pending.append(term)
             self._record(term)
+            self._pending.append(term)
         elif torch.is_grad_enabled():
             self._record(self._term(input))
         else:
@@ -97,6 +97,8 @@ class Penalty(nn.Module, abc.ABC):
             return term
 
     def _record(self, term: Tensor) -> None:
+        if self._is_read:
+            self._forget()
         self._calls += 1
         if not self._is_watched:  # nothing tells one forward pass from the next, so only the last term is kept
             self._terms.clear()
@@ -109,8 +111,8 @@ class Penalty(nn.Module, abc.ABC):
         self._terms.append(term)
 
     def _end_call(self) -> None:
-        """Forget the term of an earlier call, after one that has no term."""
-        if not self._is_watched and self._terms:
+        """Forget the term of an earlier pass, after a call that has no term."""
+        if self._terms and (self._is_read or not self._is_watched):
             self._forget()
 
     def _recompute(self, input: Tensor) -> Tensor:
@@ -132,6 +134,7 @@ class Penalty(nn.Module, abc.ABC):
         self._terms: list[Tensor] = []
         self._pending: list[Tensor] = []
         self._calls = 0
+        self._is_read = False
 
     def _make_cell(self) -> None:
         # A compiled graph reads this tensor, so that it does not recompile when the strength changes.
@@ -140,7 +143,7 @@ class Penalty(nn.Module, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)  # a copy starts without terms, whose graph belongs to the original
-        return state | {"_terms": [], "_pending": [], "_calls": 0, "_is_watched": False}
+        return state | {"_terms": [], "_pending": [], "_calls": 0, "_is_read": False, "_is_watched": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -155,7 +158,7 @@ def penalty(model: nn.Module) -> Tensor:
     the losses. `DistributedDataParallel` averages their gradients over the ranks.
 
     The first call registers a hook on `model`, which forgets the terms when the next forward pass begins. Pass the module that
-    training calls.
+    training calls. If training calls parts of it instead, a new pass begins with the first call after the terms were read.
 
     Args:
         model: holds layers such as `sparseout.regularizers.L1`.
@@ -187,6 +190,12 @@ def penalty(model: nn.Module) -> Tensor:
                 "call penalty(model) once before training"
             )
     _watch(model, layers)
+    if not all(layer._is_read for layer in layers):  # a new pass has begun, in which these layers did not run
+        for layer in layers:
+            if layer._is_read:
+                layer._forget()
+    for layer in layers:
+        layer._is_read = True
     terms = [term for layer in layers for term in layer.terms]
     if not terms:
         return torch.zeros((), device=next((each.device for each in model.parameters()), None))
@@ -233,10 +242,15 @@ def _watch(model: nn.Module, layers: list[Penalty]) -> None:
 
 
 def _start_pass(model: nn.Module, inputs: Any) -> None:
-    if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:  # not in the backward pass of a checkpoint
+    if not is_recomputing():  # not in the backward pass of a checkpoint
         for module in model.modules():
             if isinstance(module, Penalty):
                 module._forget()
+
+
+def is_recomputing() -> bool:
+    """Return whether a backward pass runs, in which activation checkpointing computes a call again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _is_in_reentrant_checkpoint() -> bool:

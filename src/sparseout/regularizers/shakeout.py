@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ def shakeout(
     output = F.linear(input * r, weight, bias)
     if c == 0:
         return output
-    signs: Tensor = _Sign.apply(weight)
+    smooth = weight.tanh()
+    signs = weight.sign() + (smooth - smooth.detach())  # the value of the sign, and the derivative of tanh
     return output + c * F.linear(input * (r - 1), signs)
 
 
@@ -100,21 +101,6 @@ class Shakeout(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p:g}, c={self.c:g}"
-
-
-class _Sign(torch.autograd.Function):
-    """`sign(W)`, with the derivative of `tanh(W)`."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return weight.sign()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (weight,) = ctx.saved_tensors
-        result: Tensor = grad * (1 - weight.tanh().square())
-        return result
 
 
 def _check_p(p: float) -> float:
