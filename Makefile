@@ -30,7 +30,7 @@ figures: $(VENV)/installed  ## the README's study on MNIST; DATA=folder with mni
 questions: $(VENV)/installed  ## the paper's two questions, small enough for two cores, about two hours; DATA=folder with cifar10/ and ptb/
 	$(VENV)/bin/sparseout study image --dataset cifar10 $(if $(DATA),--data-dir $(DATA)) --train-images 500 --valid-images 1000 \
 		--batch-size 32 --epochs 100 --p 0.3 --q 1.5 2 2.5 --noise sparseout dropout none --seed 0 1 2 3 4 --out runs/image-cifar10
-	$(VENV)/bin/sparseout study language --dataset ptb $(if $(DATA),--data-dir $(DATA)) --train-tokens 50000 --hidden 200 --embedding 100 \
+	$(VENV)/bin/sparseout study language --dataset ptb $(if $(DATA),--data-dir $(DATA)) --train-tokens 50000 --hidden-size 200 --embedding-size 100 \
 		--epochs 24 --p 0.5 --p-hidden 0.5 --p-input 0 --p-weight 0 --p-embedding 0 --alpha 0 --beta 0 \
 		--q 1.5 2 2.5 --noise sparseout dropout none --seed 0 1 2 3 4 --out runs/language-ptb
 	for study in image-cifar10 language-ptb; do mkdir -p results/$$study; cp runs/$$study/results.jsonl runs/$$study/sparsity.png results/$$study; done
@@ -40,16 +40,16 @@ targets: $(VENV)/installed  ## five target sparsities in four networks, and what
 		--seed 0 1 2 --jobs 2 --out runs/targets/digits
 	$(VENV)/bin/sparseout study autoencoder --dataset mnist $(if $(DATA),--data-dir $(DATA)) --epochs 10 --q 0.3 1 2 4 \
 		--target-sparsity 0 0.39 0.52 0.64 0.77 0.90 --seed 0 1 2 --jobs 2 --out runs/targets/mnist
-	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --q-min 1 --q 1 2 3 \
+	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --target-q-min 1 --q 1 2 3 \
 		--target-sparsity 0 0.48 0.55 0.61 0.68 0.74 --seed 0 1 2 --jobs 2 --out runs/targets/english
 	$(VENV)/bin/sparseout study image --dataset cifar10 $(if $(DATA),--data-dir $(DATA)) --train-images 500 --valid-images 100 --batch-size 50 \
-		--epochs 160 --p 0.5 --q-min 1 --q 1 2 4 --target-sparsity 0 0.60 0.65 0.70 0.75 0.80 --seed 0 1 2 --jobs 2 --out runs/targets/cifar10
+		--epochs 160 --p 0.5 --target-q-min 1 --q 1 2 4 --target-sparsity 0 0.60 0.65 0.70 0.75 0.80 --seed 0 1 2 --jobs 2 --out runs/targets/cifar10
 	for study in digits mnist english cifar10; do mkdir -p results/targets/$$study; \
 		cp runs/targets/$$study/results.jsonl runs/targets/$$study/sparsity.png results/targets/$$study; done
 
 warmup: $(VENV)/installed  ## what a slow way to a target saves a language model, ten minutes on two cores
-	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --q-min 1 --q 1 2 3 \
-		--target-sparsity 0 0.55 0.68 --warmup 150 --ramp 450 --seed 0 1 2 --jobs 2 --out runs/warmup-english
+	$(VENV)/bin/sparseout study language $(ENGLISH) --epochs 10 --scale rms --target-q-min 1 --q 1 2 3 \
+		--target-sparsity 0 0.55 0.68 --target-warmup 150 --target-ramp 450 --seed 0 1 2 --jobs 2 --out runs/warmup-english
 	mkdir -p results/warmup-english
 	cp runs/warmup-english/results.jsonl runs/warmup-english/sparsity.png results/warmup-english
 

@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's own judgement, the closed form, and how they fail."""
+"""The estimators: the checks of scikit-learn, the closed form, and errors."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ STOCHASTIC = [SparseoutRegressor(method="stochastic", max_iter=20), SparseoutCla
 
 
 def order_matters(estimator):
-    """Minibatches of repeated samples are not those of weighted ones."""
+    """Minibatches differ between repeated and weighted samples."""
     checks = ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data")
     return dict.fromkeys(checks, "stochastic") if estimator.method == "stochastic" else {}
 
@@ -32,7 +32,7 @@ def order_matters(estimator):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([*REGRESSORS, SparseoutClassifier(), *STOCHASTIC], expected_failed_checks=order_matters)
-def test_scikit_learns_checks(estimator, check):
+def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
@@ -111,7 +111,7 @@ def test_the_fit_is_where_the_objective_has_no_slope(family):
         assert slope.abs().max() < 1e-6
 
 
-def test_without_noise_the_estimators_are_scikit_learns():
+def test_without_noise_the_estimators_agree_with_scikit_learn():
     X, y = data("gaussian")
     numpy.testing.assert_allclose(SparseoutRegressor(p=0, alpha=0.1, tol=1e-8).fit(X, y).coef_, Ridge(20.0).fit(X, y).coef_)
     X, y = data("poisson")
@@ -137,7 +137,7 @@ def test_sparse_features(classes):
     numpy.testing.assert_allclose(sparse.predict_proba(scipy.sparse.csr_array(X)), dense.predict_proba(X), atol=1e-6)
 
 
-def test_among_scikit_learns_tools():
+def test_pipelines_and_grid_search():
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     model = make_pipeline(StandardScaler().set_output(transform="pandas"), SparseoutClassifier(tol=1e-3))
     grid = {"sparseoutclassifier__p": [0.1, 0.3], "sparseoutclassifier__q": [1.0, 2.0]}
@@ -168,7 +168,7 @@ def test_a_stochastic_fit_repeats():
 
 def test_constant_features_and_separable_data():
     X = numpy.linspace(-1, 1, 40)[:, None] * [1.0, 0.0, 2.0] + [0.0, 3.0, 0.0]
-    with pytest.warns(ConvergenceWarning, match="features separate the samples"):
+    with pytest.warns(ConvergenceWarning, match="the features separate the samples"):
         model = SparseoutClassifier(p=0.2).fit(X, X[:, 0] > 0)
     assert numpy.isfinite(model.coef_).all()
     assert model.score(X, X[:, 0] > 0) == 1
@@ -202,12 +202,12 @@ ONES = numpy.ones(200)
         ({"family": "cauchy"}, {}, "family must be one of 'gaussian', 'poisson', 'gamma', got 'cauchy'"),
         ({"alpha": -1}, {}, "alpha must be a finite number of at least 0, got -1"),
         ({"max_iter": 0}, {}, "max_iter must be an integer of at least 1, got 0"),
-        ({"family": "poisson"}, {"y": -ONES}, "y must not be negative, nor 0 everywhere, for the family 'poisson'"),
-        ({"family": "poisson"}, {"y": 0 * ONES}, "y must not be negative, nor 0 everywhere, for the family 'poisson'"),
+        ({"family": "poisson"}, {"y": -ONES}, "y must be nonnegative and not all 0 for the family 'poisson'"),
+        ({"family": "poisson"}, {"y": 0 * ONES}, "y must be nonnegative and not all 0 for the family 'poisson'"),
         ({"family": "gamma"}, {"y": 0 * ONES}, "y must be positive for the family 'gamma', got a minimum of 0"),
         ({}, {"y": numpy.nan * ONES}, "Input y contains NaN"),
         ({}, {"X": numpy.inf * ONES[:, None]}, "Input X contains infinity"),
-        ({}, {"sample_weight": -ONES}, "sample_weight must not be negative, nor zero everywhere, got a minimum of -1"),
+        ({}, {"sample_weight": -ONES}, "sample_weight must be nonnegative and not all zero, got a minimum of -1"),
     ],
 )
 def test_bad_input(parameters, changed, message):
@@ -217,7 +217,7 @@ def test_bad_input(parameters, changed, message):
 
 
 def test_a_single_class():
-    with pytest.raises(ValueError, match="y must have two classes at least, got one class: 1.0"):
+    with pytest.raises(ValueError, match="y must have at least two classes, got one class: 1.0"):
         SparseoutClassifier().fit(ONES[:, None], ONES)
 
 

@@ -1,4 +1,4 @@
-"""Fits at the edges of float64, of separable samples and of heavy noise: right numbers, or one line that says what helps."""
+"""Fits at the limits of float64, of separable samples, and under strong noise give right numbers or a helpful error."""
 
 import itertools
 import warnings
@@ -48,7 +48,7 @@ def test_the_closed_form_holds_for_features_of_any_size(q, factor):
     X, y = data("gaussian")
     X = X * [1.0, factor, 1.0, factor]
     sizes = numpy.array([1.0, factor, 1.0, factor])
-    # Coefficients in units of 1 / size: |x|^q / size^2 stays within float64 here.
+    # Coefficients in units of 1 / size, in which |x|^q / size^2 stays within float64.
     scaled = X / sizes
     noise = 0.3 / 0.7 * (abs(scaled) ** q).sum(0) * sizes ** (q - 2)
     with numpy.errstate(over="ignore"):
@@ -78,7 +78,7 @@ def test_equal_weights_are_no_weights(weight):
     X, y = data("gaussian")
     expected = SparseoutRegressor(p=0.3).fit(X, y)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "overflow encountered in reduce", RuntimeWarning)  # scikit-learn's sum of them
+        warnings.filterwarnings("ignore", "overflow encountered in reduce", RuntimeWarning)  # scikit-learn sums the weights
         found = SparseoutRegressor(p=0.3).fit(X, y, numpy.full(len(y), weight))
     numpy.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-12)
 
@@ -96,30 +96,33 @@ def test_constant_targets_are_their_intercept(level):
     [
         (
             lambda X, y: SparseoutRegressor(q=20).fit(X * 1e200, y),
-            r"X must have \|X\|\^q within float64, got values up to .*e\+200 with q=20: scale the features",
+            r"X must have finite \|X\|\^q in float64, got \|X\| up to .*e\+200 with q=20: scale the features",
         ),
         (
             lambda X, y: SparseoutRegressor().fit(X * 1e-200, y * 1e200),
-            r"SparseoutRegressor found no finite coefficients, where \|X\| is up to .*e-200 and \|y\| up to .*e\+200: scale",
+            r"X and y must lead to finite coefficients, got \|X\| up to .*e-200 and \|y\| up to .*e\+200: scale",
         ),
         (lambda X, y: SparseoutRegressor().fit(X, y, numpy.full(len(y), numpy.inf)), "sample_weight contains infinity"),
         (lambda X, y: SparseoutRegressor().fit(X, y, numpy.full(len(y), numpy.nan)), "sample_weight contains NaN"),
         (lambda X, y: SparseoutRegressor().fit(X, abs(y) * numpy.inf), "Input y contains infinity"),
-        (lambda X, y: SparseoutClassifier().fit(X, y > 0, 1.0 * (y > 0)), "y must have two classes at least where sample_weight"),
+        (
+            lambda X, y: SparseoutClassifier().fit(X, y > 0, 1.0 * (y > 0)),
+            "y must have at least two classes among the samples",
+        ),
         (
             lambda X, y: SparseoutRegressor(family="poisson").fit(X, 1.0 * (y > 0), 1.0 * (y <= 0)),
-            "y must not be 0 everywhere that sample_weight is positive",
+            "y must not be 0 for all samples with positive weight",
         ),
     ],
 )
-def test_what_float64_or_the_weights_cannot_give_is_one_error(fit, message):
+def test_data_beyond_float64_and_invalid_weights_raise(fit, message):
     with pytest.raises(ValueError, match=message):
         fit(*data("gaussian"))
 
 
-def test_a_line_search_that_finds_no_step_says_what_helps():
+def test_a_failed_line_search_warns_with_advice():
     X, y = data("gamma")
-    with pytest.warns(ConvergenceWarning, match="no step lowers .* a log link lacks an intercept: scale them"):
+    with pytest.warns(ConvergenceWarning, match="no step lowers .* a log link has no intercept; scale"):
         SparseoutRegressor(family="gamma", fit_intercept=False).fit(X, y * 1e200)
 
 
@@ -136,12 +139,12 @@ def test_a_line_search_that_finds_no_step_says_what_helps():
     ],
     ids=["poisson", "gamma", "gaussian", "classes"],
 )
-def test_a_warm_start_from_nan_is_refused_by_name(estimator, targets, method):
+def test_a_warm_start_from_nan_raises(estimator, targets, method):
     X, y = data("gaussian")
     y = targets(y)
     model = estimator(method=method, warm_start=True, tol=1e-1, max_iter=100, alpha=0.1).fit(X, y)
     model.coef_ = model.coef_ * numpy.nan
-    with pytest.raises(ValueError, match="coef_ and intercept_ must be finite to start from with warm_start=True"):
+    with pytest.raises(ValueError, match="coef_ and intercept_ must be finite with warm_start=True"):
         model.fit(X, y)
 
 
@@ -172,7 +175,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("method", ["marginal", "stochastic"])
-def test_odd_data_is_refused(kind, method):
+def test_invalid_data_raises(kind, method):
     change, message = ODD[kind]
     with pytest.raises(ValueError, match=message):
         SparseoutRegressor(method=method).fit(*change(*data("gaussian")))
@@ -204,7 +207,7 @@ SEPARABLE = {
 @pytest.mark.parametrize("case", SEPARABLE)
 def test_separable_samples_warn_and_a_ridge_helps(case, p):
     kind, X, y = SEPARABLE[case]
-    with pytest.warns(ConvergenceWarning, match="features separate the samples: its minimum lies at infinity; alpha > 0 gives"):
+    with pytest.warns(ConvergenceWarning, match="the minimum lies at infinity; use alpha > 0"):
         kind(p=p).fit(X, y)
     kind(p=p, alpha=1e-2).fit(X, y)
 
@@ -232,7 +235,7 @@ def test_the_stochastic_fit_of_a_log_link_holds_under_heavy_noise(family):
         coef = torch.from_numpy(model.coef_)
         return expected_loss(torch.from_numpy(X), torch.from_numpy(y), coef, 0.5, 0.5, family, model.intercept_).value.item()
 
-    least = loss("marginal")  # of the second order: the exact expectation may be lower elsewhere
+    least = loss("marginal")  # the minimum to second order; the exact expected loss may be lower elsewhere
     assert loss("stochastic", tol=0, max_iter=60, random_state=0) < least + 0.05 * abs(least)
 
 
@@ -241,7 +244,7 @@ def test_the_stochastic_fit_stops_when_its_largest_change_is_small():
     X, y = data("gaussian")
     X = X * [1.0, 1e-3, 1e-3, 1e-3]
     options = {"p": 0.1, "q": 2.0, "method": "stochastic", "fit_intercept": False, "random_state": 0}
-    # In the problem's units every feature counts alike, whatever its size.
+    # In units of the problem all features have the same scale.
     units = ((X**2).mean(0) * (1 + 0.1 / 0.9)) ** 0.5
     averages = [SparseoutRegressor(**options, tol=0, max_iter=n).fit(X, y).coef_ * units for n in range(1, 13)]
     changes = [abs(b - a) / abs(b).max() for a, b in itertools.pairwise(averages)]

@@ -1,4 +1,4 @@
-"""Coefficients along p and q."""
+"""Coefficient paths over p and q."""
 
 import numpy
 import pytest
@@ -56,9 +56,9 @@ def test_the_plot_has_a_line_a_coefficient():
 @pytest.mark.parametrize(
     ("grids", "message"),
     [
-        ({}, "exactly one of p_grid and q_grid must be given"),
-        ({"p_grid": [0.5], "q_grid": [1.0]}, "exactly one of p_grid and q_grid must be given"),
-        ({"q_grid": []}, "q_grid must be a sequence of numbers, one at least"),
+        ({}, "exactly one of p_grid and q_grid must be given, got none"),
+        ({"p_grid": [0.5], "q_grid": [1.0]}, "exactly one of p_grid and q_grid must be given, got both"),
+        ({"q_grid": []}, "q_grid must be a non-empty sequence of numbers, got shape"),
         ({"p_grid": [1.0]}, r"p must be a drop probability in \[0, 1\), got 1.0"),
     ],
 )

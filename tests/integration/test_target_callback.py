@@ -1,4 +1,4 @@
-"""A sparsity target in `transformers`' Trainer, on a small BERT that trains for real."""
+"""A sparsity target in the Trainer of `transformers`, on a small BERT in training."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ TARGETS = dict(zip(LAYERS, (0.63, 0.7), strict=True))
 
 
 class Course(TrainerCallback):
-    """Keeps the `q` of the driven layers as each step begins, by how many were taken before, and the logs that it sees."""
+    """Records the `q` of the controlled layers before each step, by its number, and all logs."""
 
     def __init__(self):
         self.q, self.logs = {}, []
@@ -38,7 +38,7 @@ class Course(TrainerCallback):
 
 
 class Evaluating(Trainer):
-    """Keeps the draws of an evaluation's loader, which decide nothing, out of those of training."""
+    """Keeps the evaluation loader from drawing from the generator of training."""
 
     def evaluate(self, *args, **settings):
         with torch.random.fork_rng([]):
@@ -87,13 +87,13 @@ def test_the_targets_are_reached(tmp_path):
     assert callback.target.steps == 400
     assert course.q[100] == (2.0, 2.0)
     assert len(set(course.q[399])) == 2
-    undriven = [module.q for name, module in run.model.named_modules() if isinstance(module, Sparseout) and name not in LAYERS]
-    assert set(undriven) == {2.0}
+    others = [module.q for name, module in run.model.named_modules() if isinstance(module, Sparseout) and name not in LAYERS]
+    assert set(others) == {2.0}
 
 
 @pytest.mark.parametrize("restored_by_the_trainer", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_trainer, tmp_path):
-    loader = [{"input_ids": torch.arange(32).reshape(4, 8)}]  # which JSON could not hold
+    loader = [{"input_ids": torch.arange(32).reshape(4, 8)}]  # which JSON cannot hold
 
     def run(folder, **settings):
         callback = target_callback(TARGETS, every=2, loader=loader)
@@ -120,7 +120,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(restored_by_the_train
 def test_a_resumed_run_with_another_target_aims_at_that_and_says_so(tmp_path):
     trained(tmp_path, steps=4, save_strategy="steps", save_steps=2)
     callback = target_callback(TARGETS | {LAYERS[0]: 0.5}, every=2)
-    words = rf"goes on with its own target=\{{'{LAYERS[0]}': 0.5\}} \(saved: \{{'{LAYERS[0]}': 0.63\}}\)"
+    words = rf"continues with its own target=\{{'{LAYERS[0]}': 0.5\}} \(saved: \{{'{LAYERS[0]}': 0.63\}}\)"
     with pytest.warns(UserWarning, match=words):
         trained(tmp_path, callback=callback, resume=str(tmp_path / "checkpoint-2"), steps=4, save_strategy="steps", save_steps=2)
     assert callback.target.target == TARGETS | {LAYERS[0]: 0.5}
@@ -205,7 +205,7 @@ def test_nothing_is_left_on_the_model_and_training_may_go_on(tmp_path):
     assert course.q[0] == q != (2.0, 2.0)
 
 
-def test_a_run_without_a_target_may_go_on_with_one(tmp_path):
+def test_a_run_without_a_target_can_resume_with_one(tmp_path):
     run = trainer(tmp_path, steps=4, save_strategy="steps", save_steps=2)
     run.train()
     callback = target_callback(TARGETS)
@@ -218,7 +218,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
         target_callback(0.5, evry=2)
     with pytest.raises(ValueError, match=r"a sparsity in \(0, 1\), got 2"):
         trainer(tmp_path, target_callback(2)).train()
-    with pytest.raises(ValueError, match="a Trainer takes one target_callback, got 2: give it a mapping from layers to targets"):
+    with pytest.raises(ValueError, match="callbacks must hold one target_callback, got 2: pass it a mapping"):
         trainer(tmp_path, target_callback(0.4), target_callback(0.5)).train()
 
 

@@ -1,4 +1,4 @@
-"""What a swap says of Hugging Face models without running them is what `check_swap` sees when it runs them."""
+"""On Hugging Face models, a swap finds in the source code the same dropout that `check_swap` finds by running them."""
 
 import pytest
 import torch
@@ -34,14 +34,14 @@ MODELS = {
     "vit": (ViTModel, ViTConfig(**IMAGE)),
 }
 UNCALLED = {
-    "bert": "BertSelfAttention never calls it: it reads its p, which goes on setting plain dropout",
-    "distilbert": "DistilBertSelfAttention never calls it: it reads its p, which goes on setting plain dropout",
-    "gpt2": "GPT2Attention calls it in some settings, and in others reads its p, which goes on setting plain dropout",
+    "bert": "BertSelfAttention never calls it, and reads its p for functional dropout",
+    "distilbert": "DistilBertSelfAttention never calls it, and reads its p for functional dropout",
+    "gpt2": "GPT2Attention calls it in some settings, and in others reads its p for functional dropout",
 }
 FUNCTIONAL = {
-    "llama": "LlamaAttention hands its attention_dropout=0.1 to attention_interface",
-    "t5": "T5Attention hands its dropout=0.1 to attention_interface",
-    "vit": "ViTAttention hands its attention_dropout=0.2 to attention_interface",
+    "llama": "LlamaAttention passes its attention_dropout=0.1 to attention_interface",
+    "t5": "T5Attention passes its dropout=0.1 to attention_interface",
+    "vit": "ViTAttention passes its attention_dropout=0.2 to attention_interface",
 }
 
 
@@ -52,7 +52,7 @@ def example(name):
     return {"input_ids": tokens, "labels": tokens} if name == "t5" else {"input_ids": tokens}
 
 
-@pytest.mark.filterwarnings("ignore:the model was not changed:UserWarning")
+@pytest.mark.filterwarnings("ignore:the model is unchanged:UserWarning")
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_swap_lists_apart_what_the_check_sees_never_run(name, attention):
@@ -72,6 +72,6 @@ def test_a_swap_lists_apart_what_the_check_sees_never_run(name, attention):
 
 def test_a_class_that_a_llama_does_not_have_gets_the_one_that_it_has():
     kind, config = MODELS["llama"]
-    message = r"no nn.SiLU in the model; closest: SiLUActivation \(transformers.activations\), e.g. layers.0.mlp.act_fn$"
+    message = r"the model has no nn.SiLU; closest: SiLUActivation \(transformers.activations\), e.g. layers.0.mlp.act_fn$"
     with pytest.warns(UserWarning, match=message):
         sparseout.insert_after(kind(config), nn.SiLU, q=1.5, p=0.1)

@@ -1,4 +1,8 @@
-"""A network with two Sparseout layers, and steps that a `SparsityTarget` measures."""
+"""Small helpers: a network with two Sparseout layers, steps that a `SparsityTarget` measures, and ways to copy a model."""
+
+import copy
+import io
+import pickle
 
 import torch
 from torch import nn
@@ -12,8 +16,18 @@ def network(activation=nn.ReLU, width=8):
 
 
 def take(model, target: SparsityTarget, steps: int = 1, factor: float = 1.0, rows: int = 16):
-    """Call the model, and `step()`, so many times; nothing is learned."""
+    """Call the model and `step()` `steps` times, without training."""
     for step in range(steps):
         torch.manual_seed(step)
         model(factor * torch.randn(rows, 4))
         target.step()
+
+
+def through_a_file(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model)), "torch.save": through_a_file}

@@ -1,4 +1,4 @@
-"""`check_swap` sees what runs, and leaves no trace."""
+"""`check_swap` finds the layers and the dropout calls that run, and leaves no trace."""
 
 import random
 
@@ -95,10 +95,10 @@ def test_dropout_that_still_runs_is_found(module, found):
     assert list(checked.dropout) == found
     assert check_swap(nn.Sequential(Sparseout(), model[0]), X).ok != bool(found)
     for name, function, p in found:
-        assert f"  {name}: {function} still drops out, p={p}" in str(checked).splitlines()
+        assert f"  {name}: still calls {function} with p={p}" in str(checked).splitlines()
 
 
-def test_packed_sequences_are_seen_through():
+def test_dropout_in_a_packed_sequence_is_found():
     packed = nn.utils.rnn.pack_sequence([X[0]])
     assert check_swap(nn.LSTM(8, 8, 2, dropout=0.3), (packed,)).dropout == (("", "lstm", 0.3),)
 
@@ -107,10 +107,10 @@ def test_a_call_that_repeats_is_named_once():
     model = Functional(lambda x: F.dropout(F.dropout(x, 0.3), 0.3))
     checked = check_swap(model, X)
     assert checked.dropout == (("", "dropout", 0.3),)
-    assert "  the model: dropout still drops out, p=0.3" in str(checked).splitlines()
+    assert "  the model: still calls dropout with p=0.3" in str(checked).splitlines()
 
 
-def test_a_swap_that_reads_3d_input_in_another_way_is_named():
+def test_a_swap_that_interprets_a_3d_input_differently_is_named():
     model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Dropout2d(0.1))
     assert check_swap(sparseout.swap_dropout(model, 1.5).model, X).reinterpreted == ("1",)
     assert check_swap(sparseout.swap_dropout(model, 1.5, mapping={nn.Dropout2d: Sparseout1d}).model, X).ok
@@ -118,7 +118,7 @@ def test_a_swap_that_reads_3d_input_in_another_way_is_named():
     assert check_swap(image, X[None]).ok
 
 
-def test_both_readings_of_a_shape_are_said():
+def test_both_interpretations_of_a_shape_are_shown():
     model = sparseout.swap_dropout(nn.Sequential(nn.Dropout2d(0.0)), 1.5, scale="rms", p=1.0).model
     before = model[0].running_rms.clone()
     assert str(check_swap(model, X)).splitlines() == [
@@ -130,7 +130,7 @@ def test_both_readings_of_a_shape_are_said():
 
 
 class OtherShapes(sparseout.Sparseout3d):
-    """Takes every shape, and shares a draw along all dimensions but the first two."""
+    """Accepts every shape, and shares draws along all dimensions except the first two."""
 
     def _shared_dims_of(self, input):
         return tuple(range(2, input.dim()))
@@ -150,7 +150,7 @@ class OtherShapes(sparseout.Sparseout3d):
         (nn.Dropout3d, 5, None),
     ],
 )
-def test_a_reading_is_compared_with_what_torch_does_for_each_number_of_dimensions(kind, dims, reading):
+def test_interpretations_are_compared_for_each_number_of_dimensions(kind, dims, reading):
     model = sparseout.swap_dropout(nn.Sequential(kind(0.1)), 1.5, mapping={kind: OtherShapes}).model
     checked = check_swap(model, torch.ones((2,) * dims))
     assert checked.readings == (() if reading is None else (reading,))
@@ -158,7 +158,7 @@ def test_a_reading_is_compared_with_what_torch_does_for_each_number_of_dimension
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_compiled_model_is_seen_through():
+def test_a_compiled_model_is_checked():
     model = sparseout.swap_dropout(Unused(), 1.5).model
     compiled = torch.compile(model, backend="eager")
     compiled(X)
@@ -171,7 +171,7 @@ def test_a_compiled_model_is_seen_through():
 
 
 class Everything(nn.Module):
-    """Draws from every generator, and has statistics."""
+    """Draws from every generator, and has buffers."""
 
     def __init__(self):
         super().__init__()
@@ -191,7 +191,7 @@ class Everything(nn.Module):
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_and_the_random_states_are_given_back(fails, training):
+def test_the_model_and_the_random_states_are_restored(fails, training):
     model = Everything().train(training)
     model.frozen.eval()
     model.fails = fails
@@ -217,7 +217,7 @@ def test_the_model_and_the_random_states_are_given_back(fails, training):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_loaders_list():
+def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_batch():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -228,7 +228,7 @@ def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_loaders_list():
 
     for example in (X, (X,), {"a": X, "b": X}, [X, torch.arange(4)]):
         assert check_swap(Two(), example).ok
-    words = "example must be a tensor, a tuple of arguments or a dict of them, or a DataLoader's list, got int"
+    words = "example must be a tensor, a tuple or dict of arguments, or a batch of a DataLoader, got int"
     with pytest.raises(TypeError, match=words):
         check_swap(Two(), 7)
     with pytest.raises(TypeError, match="model must be"):
@@ -237,7 +237,7 @@ def test_an_example_is_a_tensor_a_tuple_a_dict_or_a_loaders_list():
 
 def test_a_lazy_model_is_refused_and_stays_lazy():
     model = nn.Sequential(nn.LazyLinear(3), Sparseout())
-    with pytest.raises(ValueError, match="model must know its shapes, got one with lazy modules"):
+    with pytest.raises(ValueError, match="model must have no uninitialized lazy modules, got"):
         check_swap(model, X)
     assert isinstance(model[0], nn.LazyLinear)
     model(X)

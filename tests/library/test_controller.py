@@ -1,4 +1,4 @@
-"""The controller against plants that answer as networks do: a slow lag of unknown slope, with noise and drift."""
+"""The controller on plants that respond like networks: a slow lag of unknown slope, with noise and drift."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SAMPLES = 400
 class Plant:
     """`lag dh/dt = 0.45 + slope (2 - q) - h`, for the `q` of `delay` samples ago.
 
-    Its balance comes back from `drift` at first, where `h` begins, and creeps by so much over all samples, ever more slowly;
-    `h` wanders besides, as an optimizer's weights do.
+    The balance starts at an offset of `drift`, which decays, and changes by `creep` over all samples, ever more slowly. `h` also
+    does a random walk of scale `wander`, like the weights under an optimizer.
     """
 
     slope: float
@@ -32,22 +32,22 @@ class Plant:
     delay: int = 0
 
     def run(self, target: float) -> tuple[list[float], Controller]:
-        """What it does under the controller, whose samples are noisy."""
+        """Return the path of `h` under a controller that sees noisy samples, and the controller."""
         draws, controller = random.Random(0), Controller(2.0, 0.3, 4.0)
-        h, wandering, path, dials = 0.45 + self.drift, 0.0, [], [2.0] * (self.delay + 1)
+        h, wandering, path, outputs = 0.45 + self.drift, 0.0, [], [2.0] * (self.delay + 1)
         for sample in range(SAMPLES):
-            balance = 0.45 + self.slope * (2 - dials[-1 - self.delay]) + self.drift * math.exp(-sample / 30)
+            balance = 0.45 + self.slope * (2 - outputs[-1 - self.delay]) + self.drift * math.exp(-sample / 30)
             balance += self.creep * math.log1p(20 * sample / SAMPLES) / math.log(21)
             h += (balance - h) / (self.lag * (1 + sample / SAMPLES))
             wandering = 0.93 * wandering + self.wander * draws.gauss(0, math.sqrt(1 - 0.93**2))
             path.append(h + wandering)
             controller.observe(path[-1] + draws.gauss(0, self.noise))
-            controller.steer(target)
-            dials.append(controller.dial)
+            controller.update(target)
+            outputs.append(controller.output)
         return path, controller
 
 
-# They may swing without end, and on one side of their target alone.
+# Without a limit on the gain these oscillate, or stay on one side of their targets.
 SWINGING = Plant(slope=0.3, lag=2, noise=0.0005, drift=-0.2, delay=5)
 SWAYING = Plant(slope=0.3, lag=12, noise=0.002, drift=-0.1, wander=0.002, delay=5)
 
@@ -64,38 +64,38 @@ SWAYING = Plant(slope=0.3, lag=12, noise=0.002, drift=-0.1, wander=0.002, delay=
         wander=st.floats(0, 0.002),
         delay=st.integers(0, 5),
     ),
-    way=st.floats(-0.8, 0.8),
+    distance=st.floats(-0.8, 0.8),
 )
-@example(plant=SWINGING, way=0.8)
-@example(plant=SWAYING, way=0.8)
-def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, way):
-    target = 0.45 + plant.creep + plant.slope * (1.7 if way > 0 else 2) * way
+@example(plant=SWINGING, distance=0.8)
+@example(plant=SWAYING, distance=0.8)
+def test_a_target_within_the_reach_of_q_is_reached_and_held(plant, distance):
+    target = 0.45 + plant.creep + plant.slope * (1.7 if distance > 0 else 2) * distance
     path, _ = plant.run(target)
     assert max(abs(h - target) for h in path[-SAMPLES // 5 :]) < 0.02
 
 
-def test_steps_grow_while_an_error_stays():
-    controller, dials = Controller(2.0, 0.3, 100.0), []
+def test_steps_grow_while_an_error_persists():
+    controller, outputs = Controller(2.0, 0.3, 100.0), []
     for _ in range(100):
         controller.observe(0.47)
-        controller.steer(0.45)
-        dials.append(controller.dial)
-    assert dials[-1] - dials[-2] > 2 * (dials[1] - dials[0])
+        controller.update(0.45)
+        outputs.append(controller.output)
+    assert outputs[-1] - outputs[-2] > 2 * (outputs[1] - outputs[0])
 
 
 @pytest.mark.parametrize("target", [0.05, 0.95])
 def test_a_target_beyond_the_reach_of_q_leaves_it_at_its_bound_and_does_not_wind_up(target):
     _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(target)
-    assert controller.dial == (0.3 if target > 0.5 else 4.0)
+    assert controller.output == (0.3 if target > 0.5 else 4.0)
     assert controller.at_bound > SAMPLES / 2
-    for _ in range(60):  # the target comes within reach: the dial leaves the bound within a few samples
+    for _ in range(60):  # the target comes within reach: the output leaves the bound within a few samples
         controller.observe(0.62 if target > 0.5 else 0.25)
-        controller.steer(0.45)
-    assert 0.3 < controller.dial < 4.0 or controller.dial == (4.0 if target > 0.5 else 0.3)
+        controller.update(0.45)
+    assert 0.3 < controller.output < 4.0 or controller.output == (4.0 if target > 0.5 else 0.3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_leaves_the_controller_as_it_was(value):
+def test_a_measurement_that_is_not_finite_changes_no_other_field(value):
     _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(0.5)
     before = dataclasses.asdict(controller)
     assert not controller.observe(value)
@@ -105,7 +105,7 @@ def test_what_is_no_number_leaves_the_controller_as_it_was(value):
     assert controller.measured == controller.smoothed
 
 
-def test_what_is_not_measured_for_a_horizon_is_not_known():
+def test_after_a_horizon_without_a_measurement_the_value_is_nan():
     controller = Controller(2.0, 0.3, 4.0)
     assert math.isnan(controller.measured)
     controller.observe(0.5)
@@ -117,39 +117,40 @@ def test_what_is_not_measured_for_a_horizon_is_not_known():
     assert (controller.samples, controller.smoothed) == (1, 0.5)
 
 
-def test_only_samples_in_a_row_count_as_time_at_a_bound():
+def test_only_consecutive_samples_count_as_time_at_a_bound():
     controller, counts = Controller(0.5, 0.3, 4.0), []
     for target in (*[0.9] * 50, 0.1, *[0.9] * 5):
         controller.observe(0.5)
-        controller.steer(target)
+        controller.update(target)
         counts.append(controller.at_bound)
     assert counts == [*range(1, 51), 0, 0, 0, 1, 2, 3]
 
 
-def test_a_controller_goes_on_from_its_fields():
+def test_a_controller_continues_from_its_fields():
     _, controller = Plant(slope=0.1, lag=10, noise=0.002, drift=0.1).run(0.5)
     copy = Controller(**dataclasses.asdict(controller))
     for each in (controller, copy):
         each.observe(0.47)
-        each.steer(0.5)
+        each.update(0.5)
     assert copy == controller
 
 
 @pytest.mark.parametrize("change", [0.0, 0.05, 0.2])
-def test_the_pace_is_seen_through_noise(change):
-    """Of a value that changes by `change log(samples)`, which is `change` in as many samples as there were."""
+def test_the_drift_is_estimated_despite_noise(change):
+    """A value `change log(samples)` drifts by about `change` whenever the number of samples grows by the factor e."""
     draws, controller = random.Random(0), Controller(2.0, 0.3, 4.0)
     for sample in range(1, SAMPLES):
         controller.observe(0.3 + change * math.log(sample) + draws.gauss(0, 0.01))
         if sample > SAMPLES / 4:
-            assert controller.pace == pytest.approx(change, rel=0.35, abs=0.02)
+            assert controller.drift == pytest.approx(change, rel=0.35, abs=0.02)
 
 
-def test_a_correction_leaves_the_pace_as_it_is():
+def test_a_shift_leaves_the_drift_as_it_is():
     controller = Controller(2.0, 0.3, 4.0)
     for sample in range(1, SAMPLES):
         controller.observe(0.3 + 0.1 * math.log(sample))
-    pace, trend, now = controller.pace, controller.trend, controller.now
-    controller.correct(0.05)
-    assert (controller.pace, controller.trend) == (pytest.approx(pace), trend)
-    assert controller.now == pytest.approx(now + 0.05) == pytest.approx(0.35 + 0.1 * math.log(SAMPLES - 1), abs=0.001)
+    drift, trend, before = controller.drift, controller.trend, controller.lag_corrected
+    controller.shift(0.05)
+    assert (controller.drift, controller.trend) == (pytest.approx(drift), trend)
+    assert controller.lag_corrected == pytest.approx(before + 0.05)
+    assert controller.lag_corrected == pytest.approx(0.35 + 0.1 * math.log(SAMPLES - 1), abs=0.001)

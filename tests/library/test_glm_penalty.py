@@ -1,4 +1,4 @@
-"""The theorem: the noise's expected loss, exactly and to second order, in every family."""
+"""The expected loss under the noise, exact and to second order, in every family."""
 
 import math
 
@@ -16,7 +16,7 @@ EXPONENTIAL = ("poisson", "gamma")
 
 
 def problem(family, samples=7, features=5, scale=0.4, seed=0):
-    """Features with zeros and both signs, targets in the family's domain, coefficients and intercept; all in float64."""
+    """Return features with zeros and both signs, targets of the family, coefficients and intercepts, all in float64."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -40,7 +40,7 @@ def clean_loss(X, y, coef, intercept, family):
 
 
 def slope(x, y):
-    """Of the line through points on log-log axes."""
+    """Return the slope of the regression line through points on log-log axes."""
     x, y = torch.tensor(x, dtype=torch.float64).log(), torch.stack(y).log()
     x, y = x - x.mean(), y - y.mean()
     return (x @ y / x.square().sum()).item()
@@ -91,13 +91,13 @@ def test_draws_agree_with_the_exact_expectation(family):
 
 
 def _spread(X, y, coef, b, family):
-    """Standard deviation of a mean over 200 draws, from 100 such means."""
+    """Return the standard deviation of a mean over 200 draws, estimated from 100 such means."""
     means = [expected_loss(X, y, coef, 0.4, 1.5, family, b, method="monte_carlo", draws=200).value for _ in range(100)]
     return torch.stack(means).std().item()
 
 
 def _error(family, p, t, intercept):
-    """How far the quadratic form lies from the exact expectation, with the coefficients times `t`."""
+    """Return the error of the second-order approximation, for coefficients multiplied by `t`."""
     X, y, coef, _ = problem(family, seed=3)
     coef = t * coef.abs() * torch.where(X.mean(0) > 0, 1, -1)
     exact = expected_loss(X, y, coef, p, 1.5, family, intercept, method="enumeration").value
@@ -233,10 +233,10 @@ X, COEF, Y = torch.ones(4, 3), torch.ones(3), torch.zeros(4)
     [
         ({"X": [[1.0]]}, TypeError, "X must be a floating-point torch.Tensor, got list"),
         ({"X": X[0]}, ValueError, r"X must be \(samples, features\) .* got \(3,\)"),
-        ({"X": X[:0]}, ValueError, r"X must be \(samples, features\) with a sample at least, .* got \(0, 3\)"),
+        ({"X": X[:0]}, ValueError, r"X must be \(samples, features\) with at least one sample, .* got \(0, 3\)"),
         ({"coef": COEF[:2]}, ValueError, r"coef must be \(3,\) for the family 'gaussian', got \(2,\)"),
         ({"family": "multinomial"}, ValueError, r"coef must be \(classes, 3\) for the family 'multinomial', got \(3,\)"),
-        ({"coef": COEF.double()}, TypeError, "coef must be of the dtype of X, torch.float32, got torch.float64"),
+        ({"coef": COEF.double()}, TypeError, "coef must have the dtype of X, torch.float32, got torch.float64"),
         ({"p": 1.0}, ValueError, r"p must be a drop probability in \[0, 1\), got 1.0"),
         ({"p": math.nan}, ValueError, r"p must be a drop probability in \[0, 1\), got nan"),
         ({"q": -1.0}, ValueError, "q must be a finite norm of at least 0, got -1.0"),
@@ -251,8 +251,8 @@ def test_arguments_out_of_range(function, arguments, error, message):
         function(**{"X": X, "coef": COEF, "p": 0.5, "q": 1.0, "family": "gaussian", "y": Y, **arguments})
 
 
-def test_what_each_function_refuses_beyond_that():
-    with pytest.raises(ValueError, match="y must be given for the family 'gamma'"):
+def test_arguments_that_only_one_function_refuses():
+    with pytest.raises(ValueError, match="y must be a torch.Tensor for the family 'gamma'.* got None"):
         penalty(X, COEF, 0.5, 1.0, "gamma")
     with pytest.raises(ValueError, match="reduction must be one of 'mean', 'none', got 'sum'"):
         penalty(X, COEF, 0.5, 1.0, "gaussian", reduction="sum")
@@ -262,7 +262,7 @@ def test_what_each_function_refuses_beyond_that():
         expected_loss(torch.ones(4, 21), Y, torch.ones(21), 0.5, 1.0, "bernoulli", method="enumeration")
     with pytest.raises(ValueError, match="draws must be an integer of at least 2, got 1"):
         expected_loss(X, Y, COEF, 0.5, 1.0, "bernoulli", method="monte_carlo", draws=1)
-    with pytest.raises(ValueError, match="X must be dense"):
+    with pytest.raises(ValueError, match="X must be dense, got torch.sparse_coo"):
         expected_loss(X.to_sparse(), Y, COEF, 0.5, 1.0, "bernoulli")
-    with pytest.raises(ValueError, match="y must hold the numbers of 2 classes, 0 to 1"):
+    with pytest.raises(ValueError, match="y must hold class indices from 0 to 1, got values from 2 to 2"):
         expected_loss(X, Y + 2, torch.ones(2, 3), 0.5, 1.0, "multinomial")

@@ -1,10 +1,10 @@
-"""What surgery refuses: one line that names the argument, before anything is changed."""
+"""Invalid arguments of surgery: an error of one line names the argument, and the model is unchanged."""
 
 import math
 
 import pytest
 import torch
-from test_surgery import LockedDropout, tree
+from surgery_models import LockedDropout, tree
 from torch import nn
 
 import sparseout
@@ -23,13 +23,13 @@ class Exact(Sparseout):
         ({"p": 1.5}, ValueError, "p must be a drop probability"),
         ({"q": math.nan}, ValueError, "q must be"),
         ({"model": torch.ones(2)}, TypeError, r"model must be a torch\.nn\.Module, got Tensor"),
-        ({"model": nn.Dropout()}, ValueError, "model must hold the dropout to be swapped, got a Dropout itself"),
-        ({"where": 5}, TypeError, "where must be a name pattern or a function of name and module, got 5"),
+        ({"model": nn.Dropout()}, ValueError, "model must contain the dropout modules, got a Dropout itself"),
+        ({"where": 5}, TypeError, "where must be a pattern of names or a function of name and module, got 5"),
         ({"mapping": [nn.Dropout]}, TypeError, "mapping must be a dict .* got list"),
-        ({"mapping": {"Dropout": Sparseout}}, TypeError, "mapping must lead from classes .* got 'Dropout'"),
-        ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must lead from classes"),
-        ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must lead from classes"),
-        ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be given, because LockedDropout has no attribute p"),
+        ({"mapping": {"Dropout": Sparseout}}, TypeError, "mapping must be a dict .* got 'Dropout'"),
+        ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must be a dict from module classes to layers"),
+        ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must be a dict from module classes to layers"),
+        ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be a number, because LockedDropout has no p"),
         ({"scale": 0}, ValueError, "scale must be 'rms' or a positive finite number, got 0"),
         ({"scale": "mean"}, TypeError, "scale must be 'rms' or a positive finite number, got 'mean'"),
         (
@@ -37,11 +37,11 @@ class Exact(Sparseout):
             ValueError,
             "gradient must be 'detached' with scale='rms'",
         ),
-        ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must lead to layers of Sparseout, got ReLU"),
+        ({"mapping": {LockedDropout: lambda old: nn.ReLU()}}, TypeError, "mapping must give Sparseout layers, got ReLU"),
     ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, message, inplace):
+def test_an_invalid_swap_raises_and_changes_nothing(arguments, error, message, inplace):
     model = nn.Sequential(nn.Dropout(), LockedDropout(0.1))
     before = tree(model)
     with pytest.raises(error, match=message):
@@ -52,7 +52,7 @@ def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, mess
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"kind": "ReLU"}, TypeError, "kind must be a class of modules or a tuple of them, got 'ReLU'"),
+        ({"kind": "ReLU"}, TypeError, "kind must be a module class or a tuple of module classes, got 'ReLU'"),
         ({"kind": (nn.ReLU, torch.relu)}, TypeError, "kind must be"),
         ({"q": -1}, ValueError, "q must be"),
         ({"p": None}, TypeError, "p must be"),
@@ -61,7 +61,7 @@ def test_a_bad_swap_is_refused_before_anything_is_changed(arguments, error, mess
         ({"model": None}, TypeError, "model must be"),
     ],
 )
-def test_a_bad_insertion_is_refused(arguments, error, message):
+def test_an_invalid_insertion_raises(arguments, error, message):
     with pytest.raises(error, match=message):
         sparseout.insert_after(**{"model": nn.Sequential(nn.ReLU()), "kind": nn.ReLU, "q": 1.0, "p": 0.1, **arguments})
 
@@ -82,8 +82,8 @@ NEW = r"report\['changes'\]\[0\]\['new'\]"
     ("report", "message"),
     [
         ({}, r"report\['action'\] must be one of 'swap', 'insert', got None"),
-        (5, "report must be a SwapReport or what its to_dict.. gave, got 5"),
-        ([with_change()], "report must be a SwapReport or what its to_dict"),
+        (5, "report must be a SwapReport or the result of its to_dict.., got 5"),
+        ([with_change()], "report must be a SwapReport or the result of its to_dict"),
         (None, "report must be"),
         ({"action": "explode", "changes": []}, r"report\['action'\] must be one of 'swap', 'insert', got 'explode'"),
         ({"action": ["swap"], "changes": []}, r"report\['action'\] must be"),
@@ -98,11 +98,11 @@ NEW = r"report\['changes'\]\[0\]\['new'\]"
         (with_change(name=0), r"report\['changes'\]\[0\]\['name'\] must be a string, got 0"),
         (with_change(name=["0"]), r"report\['changes'\]\[0\]\['name'\] must be a string"),
         (with_change(old=None), r"report\['changes'\]\[0\]\['old'\] must be a string, got None"),
-        (with_change(new=[1]), f"{NEW} must be a dict with 'layer' and its settings, got "),
+        (with_change(new=[1]), f"{NEW} must be a dict with 'layer' and the settings of the layer, got "),
         (with_change(new={"p": 0.5}), rf"{NEW}\['layer'\] must be one of 'Sparseout', .*, got None"),
         (with_settings(layer="os.system"), rf"{NEW}\['layer'\] must be one of 'Sparseout', .*, got 'os.system'"),
         (with_settings(layer=["Sparseout"]), rf"{NEW}\['layer'\] must be one of"),
-        (with_settings(p=7), f"{NEW} must be a Sparseout's settings, .*: p must be a drop probability in .*, got 7"),
+        (with_settings(p=7), f"{NEW} must hold valid settings of Sparseout: p must be a drop probability in .*, got 7"),
         (with_settings(p=math.nan), f"{NEW} .*: p must be a drop probability in .*, got nan"),
         (with_settings(p="0.5"), f"{NEW} .*: p must be .*, got '0.5'"),
         (with_settings(q=None), f"{NEW} .*: q must be .*, got None"),
@@ -116,24 +116,24 @@ NEW = r"report\['changes'\]\[0\]\['new'\]"
         (with_settings(command=7), f"{NEW} .*unexpected keyword argument 'command'"),
         (
             {"action": "swap", "changes": with_change()["changes"] * 2},
-            r"report\['changes'\]\[1\]\['name'\] must differ .* got '0' again",
+            r"report\['changes'\]\[1\]\['name'\] must be unique, got '0' again",
         ),
-        (with_change(name="9"), "report does not fit model: it changed a .*Dropout at '9', and there is nothing"),
-        (with_change(name="1"), "report does not fit model: .* there is a torch.nn.modules.activation.ReLU"),
+        (with_change(name="9"), "report must fit model, but it changes .*Dropout at '9', and model has nothing there"),
+        (with_change(name="1"), "report must fit model, .* model has torch.nn.modules.activation.ReLU there"),
         (
             {**with_change(name="1", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
-            "'1' has an inserted layer already",
+            "'1' already has an inserted layer",
         ),
         (
             {**with_change(name="3", old="torch.nn.modules.activation.ReLU"), "action": "insert"},
-            "'3' has an attribute 'sparseout' of its own",
+            "'3' has its own attribute 'sparseout'",
         ),
-        (with_change(name="2", old="torch.nn.modules.linear.Linear"), "a swap at '2' would lose what the .*Linear there holds"),
+        (with_change(name="2", old="torch.nn.modules.linear.Linear"), "a swap at '2' would lose the contents of .*Linear"),
         (with_change(name="", old="torch.nn.modules.container.Sequential"), "a swap at '' would lose"),
     ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_report_that_does_not_fit_is_refused_before_anything_is_changed(report, message, inplace):
+def test_an_invalid_report_raises_and_changes_nothing(report, message, inplace):
     model = nn.Sequential(nn.Dropout(), nn.ReLU(), nn.Linear(1, 1), nn.ReLU())
     sparseout.insert_after(model, nn.ReLU, q=1.0, p=0.1, where="1", inplace=True)
     model[3].sparseout = "mine"

@@ -1,4 +1,4 @@
-"""A swap says at once which of its layers may never be called, and where a model drops out without a module; nothing is run."""
+"""A swap reads the source code of the model for layers that may never be called and for dropout without a module."""
 
 import functools
 
@@ -11,8 +11,8 @@ from torch.nn.functional import dropout as plain
 import sparseout
 
 X = torch.ones(2, 4, 8)
-NEVER = "never calls it: it reads its p, which goes on setting plain dropout"
-SOMETIMES = "calls it in some settings, and in others reads its p, which goes on setting plain dropout"
+NEVER = "never calls it, and reads its p for functional dropout"
+SOMETIMES = "calls it in some settings, and in others reads its p for functional dropout"
 
 
 def attend(x, p):
@@ -147,7 +147,7 @@ class Forgotten(Holder):
 
 
 class Outer(nn.Module):
-    """Calls the dropout of a module that it holds."""
+    """Calls the dropout of its submodule."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +179,7 @@ def test_a_dropout_that_is_called_is_not_listed_apart(kind):
     report = sparseout.swap_dropout(nn.Sequential(kind()), 1.5)
     assert len(report.changes) == 1
     assert report.uncalled == ()
-    if kind is not Forwarded:  # whose calls of forward run no hooks, by which the check sees
+    if kind is not Forwarded:  # a call of forward runs no hooks, so the check cannot see it
         assert sparseout.check_swap(report.model, X).never_ran == ()
 
 
@@ -195,27 +195,29 @@ def test_a_dropout_that_is_called_is_not_listed_apart(kind):
         (Forgotten, "no code of Forgotten calls it"),
     ],
 )
-def test_a_dropout_that_may_never_be_called_is_listed_apart_from_what_was_swapped(kind, reason):
+def test_a_dropout_that_may_never_be_called_is_listed_apart(kind, reason):
     report = sparseout.swap_dropout(nn.Sequential(kind(), Called()), 1.5)
     assert report.uncalled == (("0.drop", reason),)
     assert str(report).splitlines() == [
-        "1 swapped in a copy: use what is returned (report.model), or inplace=True",
+        "1 swapped in a copy: use report.model, or pass inplace=True",
         "  1.drop: Dropout(p=0.1, inplace=False) -> Sparseout(p=0.1, q=1.5)",
-        "1 swapped where the layer may never be called: run check_swap",
+        "1 swapped, but may never be called: run check_swap",
         f"  0.drop: {reason}",
     ]
     assert report.to_dict()["uncalled"] == [{"name": "0.drop", "reason": reason}]
     assert sparseout.check_swap(report.model, X).never_ran == ("0.drop",)
 
 
-def test_code_that_cannot_be_read_is_said():
+def test_code_that_cannot_be_read_is_named():
     scope = {"Holder": Holder}
     exec("class Hidden(Holder):\n    def forward(self, x):\n        return self.drop(x)", scope)
     report = sparseout.swap_dropout(nn.Sequential(scope["Hidden"]()), 1.5)
-    assert report.uncalled == (("0.drop", "the code of Hidden cannot be read"),)
+    assert report.uncalled == (("0.drop", "the source code of Hidden cannot be read"),)
     replaced = Called()
     replaced.forward = functools.partial(Called.forward, replaced)
-    assert dict(sparseout.swap_dropout(nn.Sequential(replaced), 1.5).uncalled) == {"0.drop": "the code of Called cannot be read"}
+    assert dict(sparseout.swap_dropout(nn.Sequential(replaced), 1.5).uncalled) == {
+        "0.drop": "the source code of Called cannot be read"
+    }
 
 
 def test_a_forward_that_was_replaced_is_read():
@@ -225,7 +227,7 @@ def test_a_forward_that_was_replaced_is_read():
 
 
 class Rates(nn.Module):
-    """Drops out by functions, with probabilities of its own."""
+    """Calls dropout functions with its own probabilities."""
 
     def __init__(self, forward, **rates):
         super().__init__()
@@ -240,14 +242,15 @@ def rates(function):
 @pytest.mark.parametrize(
     ("forward", "calls"),
     [
-        (lambda: Drops.own, ["hands its rate=0.2 to dropout"]),
-        (lambda: Drops.configured, ["hands its config.rate=0.3 to dropout"]),
-        (lambda: Drops.attention, ["hands its rate=0.2 to scaled_dot_product_attention"]),
-        (lambda: Drops.by_an_interface, ["hands its rate=0.2 to interface"]),
+        (lambda: Drops.own, ["passes its rate=0.2 to dropout"]),
+        (lambda: Drops.configured, ["passes its config.rate=0.3 to dropout"]),
+        (lambda: Drops.attention, ["passes its rate=0.2 to scaled_dot_product_attention"]),
+        (lambda: Drops.by_an_interface, ["passes its rate=0.2 to interface"]),
         (lambda: Drops.constant, ["calls dropout with p=0.1"]),
         (lambda: Drops.default, ["calls dropout with p=0.5"]),
-        (lambda: Drops.imported, ["hands its rate=0.2 to dropout"]),
+        (lambda: Drops.imported, ["passes its rate=0.2 to dropout"]),
         (lambda: Drops.in_a_function, ["calls dropout with p=0.25"]),
+        (lambda: Drops.one_variable, ["passes its rate=0.2 to dropout1d", "passes its rate=0.2 to dropout"]),
         (lambda: Drops.nothing, []),
     ],
 )
@@ -283,6 +286,11 @@ class Drops:
 
     def in_a_function(self, x):
         return helper(x)
+
+    def one_variable(self, x):
+        p = self.rate
+        x = F.dropout1d(x, p)
+        return F.dropout(x, p)
 
     def nothing(self, x):
         x = F.dropout(F.dropout(x, self.none), self.rate, training=False)

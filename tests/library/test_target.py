@@ -1,4 +1,4 @@
-"""SparsityTarget on small networks that train for real."""
+"""SparsityTarget on small networks in training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import distributed, nn
 
 import sparseout
 from sparseout import Probe, Sparseout, SparsityTarget
+from sparseout.control.controller import Controller
 
 
 class Trained:
-    """A deep autoencoder of random images, a batch a step."""
+    """An autoencoder of random images that trains on one batch per step."""
 
     def __init__(self, noises: int = 2, p: float = 0.5, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -59,7 +60,7 @@ def test_different_targets_for_different_layers_are_reached_together():
     assert trained.model[2].q != trained.model[5].q
 
 
-def test_the_mean_is_driven_by_one_q():
+def test_the_mean_is_controlled_by_one_q():
     trained = Trained()
     target = SparsityTarget(trained.model, 0.5, mean=True, loader=[trained.data])
     trained.step(target, 1600)
@@ -70,7 +71,7 @@ def test_the_mean_is_driven_by_one_q():
 
 
 @pytest.mark.parametrize(("measure", "wanted"), [("zeros", 0.6), ("gini", 0.7)])
-def test_other_measures_are_driven_too(measure, wanted):
+def test_other_measures_can_be_controlled(measure, wanted):
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, wanted, measure=measure)
     trained.step(target, 2000)
@@ -79,7 +80,7 @@ def test_other_measures_are_driven_too(measure, wanted):
     assert getattr(probe.summary()["2"], measure) == pytest.approx(wanted, abs=0.02)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_numbers():
+def test_a_run_resumes_from_its_checkpoint_to_the_same_numbers():
     whole = Trained()
     target = SparsityTarget(whole.model, (0.42, 0.6), every=4, warmup=50, ramp=100, loader=[whole.data])
     whole.step(target, 203)
@@ -104,7 +105,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_numbers():
     assert [resumed.model[i].q for i in (2, 5)] == [whole.model[i].q for i in (2, 5)] != [2.0, 2.0]
 
 
-def test_a_target_out_of_reach_ends_in_one_warning_a_layer_that_says_what_was_reached():
+def test_a_target_out_of_reach_causes_one_warning_per_layer():
     trained = Trained(noises=1, p=0.1)
     target = SparsityTarget(trained.model, 0.97, every=2)
     with warnings.catch_warnings(record=True) as caught:
@@ -115,13 +116,13 @@ def test_a_target_out_of_reach_ends_in_one_warning_a_layer_that_says_what_was_re
     assert trained.model[2].q == 0.3
     (warning,) = caught
     assert warning.filename == __file__
-    for words in ("hoyer target 0.97 in 2 is beyond what q in [0.3, 4] reached here", "raise p (now 0.1)"):
+    for words in ("hoyer target 0.97 in 2 is out of reach: q in [0.3, 4] reached", "raise p (now 0.1)"):
         assert words in str(warning.message)
     assert str(reach) in repr(target.report())
     assert all(torch.isfinite(parameter).all() for parameter in trained.model.parameters())
 
 
-def test_p_goes_on_where_q_is_at_its_bound():
+def test_p_moves_while_q_is_at_its_bound():
     trained = Trained(noises=1, p=0.1)
     target = SparsityTarget(trained.model, 0.7, p=(0.0, 0.9))
     trained.step(target, 2000)
@@ -129,22 +130,25 @@ def test_p_goes_on_where_q_is_at_its_bound():
     assert trained.measured()["2"] == pytest.approx(0.7, abs=0.02)
 
 
-def test_the_layers_are_dropout_while_warming_up_and_the_aim_moves_along_the_ramp():
+def test_the_layers_are_dropout_in_the_warm_up_and_the_setpoint_moves_along_the_ramp(monkeypatch):
     trained = Trained(noises=1)
     trained.model[2].q = 1.0
     target = SparsityTarget(trained.model, 0.55, every=1, warmup=30, ramp=200)
     for _ in range(30):
         assert trained.model[2].q == 2.0
         trained.step(target)
-    begin = target.report()["2"].measured
-    trained.step(target)
-    assert target._aim("2") == pytest.approx(begin, abs=0.02)
-    trained.step(target, 200)
-    assert target._aim("2") == 0.55
+    setpoints = []
+    update = Controller.update
+    monkeypatch.setattr(Controller, "update", lambda self, setpoint: setpoints.append(setpoint) or update(self, setpoint))
+    start = target.report()["2"].measured
+    trained.step(target, 201)
+    assert setpoints[0] == pytest.approx(start, abs=0.02)
+    assert setpoints[100] == pytest.approx((setpoints[0] + 0.55) / 2)
+    assert setpoints[200] == 0.55
     assert trained.model[2].q < 2
 
 
-def test_layers_that_measure_in_their_own_unit_reach_the_target_too():
+def test_layers_with_a_running_scale_reach_the_target():
     trained = Trained(noises=1)
     trained.model[2].scale = "rms"
     target = SparsityTarget(trained.model, 0.6)
@@ -154,7 +158,7 @@ def test_layers_that_measure_in_their_own_unit_reach_the_target_too():
     assert 0 < trained.model[2].running_rms != 1
 
 
-def test_only_one_step_in_every_is_watched():
+def test_only_every_nth_step_is_measured():
     trained = Trained(noises=1)
     target = SparsityTarget(trained.model, 0.5, every=3)
     watched = []
@@ -185,7 +189,7 @@ def test_an_evaluation_leaves_the_modes_and_the_generator_as_they_were():
     target.step()
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in trained.model] == [False] + [True] * 6
-    assert any(target._bias.values())
+    assert any(target.state_dict()["bias"].values())
 
 
 def test_a_target_may_change_while_training():
@@ -204,15 +208,15 @@ LAYER = nn.Sequential(nn.Linear(4, 4), Sparseout())
     ("model", "target", "arguments", "words"),
     [
         (LAYER, 1.0, {}, "target must be a sparsity in (0, 1), got 1.0"),
-        (LAYER, {"9": 0.5}, {}, "target['9'] matches no Sparseout layer, of which there are '1'"),
+        (LAYER, {"9": 0.5}, {}, "target['9'] must match one of the layers, '1'"),
         (LAYER, {}, {}, "target must name at least one layer, got an empty mapping"),
         (LAYER, 0.5, {"measure": "rms"}, "measure must be one of 'hoyer', 'zeros', 'gini', got 'rms'"),
-        (LAYER, 0.5, {"layers": "0"}, "layers must be Sparseout layers, got 0 of type Linear"),
-        (LAYER, 0.5, {"q": (3.0, 1.0)}, "q must be (low, high) with low < high, got (3.0, 1.0)"),
-        (LAYER, 0.5, {"p": (0.6, 0.9)}, "p must hold the 0.5 that 1 has, got (0.6, 0.9)"),
+        (LAYER, 0.5, {"layers": "0"}, "layers must have a dial, such as Sparseout layers, got 0 of type Linear"),
+        (LAYER, 0.5, {"bounds": (3.0, 1.0)}, "bounds must be (low, high) with low < high, got (3.0, 1.0)"),
+        (LAYER, 0.5, {"p": (0.6, 0.9)}, "p must be bounds that hold p=0.5 of 1, got (0.6, 0.9)"),
         (LAYER, 0.5, {"every": 0}, "every must be an integer of at least 1, got 0"),
-        (nn.Sequential(Sparseout(gradient="exact")), 0.5, {}, "gradient must be 'detached' to drive q, got 'exact' in 0"),
-        (nn.Linear(2, 2), 0.5, {}, "matches no module"),
+        (nn.Sequential(Sparseout(gradient="exact")), 0.5, {}, "gradient must be 'detached' to control q, got 'exact' in 0"),
+        (nn.Linear(2, 2), 0.5, {}, "model must have a layer with a dial, such as Sparseout, got a"),
     ],
 )
 def test_bad_input_is_one_clear_line(model, target, arguments, words):

@@ -1,8 +1,7 @@
-"""What happens to a model with a SparsityTarget over a day: it is saved, copied, exported, compiled, and driven again."""
+"""A model with a SparsityTarget is saved, copied, exported, compiled and controlled again."""
 
 import copy
 import gc
-import io
 import math
 import pickle
 import warnings
@@ -10,7 +9,7 @@ import weakref
 
 import pytest
 import torch
-from small import network, take
+from small import COPIES, network, take
 from torch import nn
 
 from sparseout import Sparseout, SparsityTarget
@@ -28,33 +27,24 @@ def attached(steps=4):
 
 
 def goes_on(model, target):
-    """Whether the target measures the model, and moves its q, as one that nothing happened to."""
+    """Whether the target measures and controls the model like one that was left alone."""
     twin, other = attached()
-    for each, driver in ((model, target), (twin, other)):
-        take(each, driver, 3)
+    for each, its_target in ((model, target), (twin, other)):
+        take(each, its_target, 3)
     return target.state_dict() == other.state_dict() and model[2].q == twin[2].q
 
 
 # Saved, copied, exported and compiled with the hooks of a measured step on the model
 
 
-def saved(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize(
-    "copied", [saved, lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["save", "pickle", "deepcopy"]
-)
-def test_a_copy_keeps_its_q_and_nobody_measures_it(copied):
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_keeps_its_q_and_is_not_measured(copied):
     model, target = attached()
     q = model[2].q
     twin = copied(model)
     assert twin[2].q == q != 2.0
     twin(100 * X)
-    take(twin, SparsityTarget(twin, 0.6, every=1), 0)  # another may drive the copy
+    take(twin, SparsityTarget(twin, 0.6, every=1), 0)  # another can control the copy
     assert goes_on(model, target)
     assert model[2].q != q
     assert twin[2].q == q
@@ -85,9 +75,9 @@ def test_it_is_compiled_as_one_graph():
     assert math.isfinite(target.report()["2"].measured)
 
 
-def test_what_runs_no_layer_before_the_first_step_is_named():
+def test_a_first_step_without_a_forward_pass_is_named():
     target = SparsityTarget(network(), 0.6)
-    with pytest.warns(UserWarning, match="no Sparseout layer ran in training mode .* after the model is compiled") as caught:
+    with pytest.warns(UserWarning, match="no controlled layer ran in training mode .* after the model is compiled") as caught:
         target.step()
     assert caught[0].filename == __file__
     model = network().eval()
@@ -111,26 +101,26 @@ def test_a_second_target_for_a_layer_is_refused_by_the_layers_name_and_changes_n
     target = SparsityTarget(model, {"5": 0.6})
     model[2].q = 1.3
     for again, layer in ((model, "5"), (nn.Sequential(model[2], model[5]), "1"), (model[5], "the model")):
-        with pytest.raises(ValueError, match=rf"and {layer} has one already: call stop\(\) on that one first, or delete it"):
-            SparsityTarget(again, 0.5, warmup=9, q=(3.0, 4.0))
+        with pytest.raises(ValueError, match=rf"but {layer} already has one: call its stop\(\) first, or delete it"):
+            SparsityTarget(again, 0.5, warmup=9, bounds=(3.0, 4.0))
     assert (model[2].q, model[5].q) == (1.3, 2.0)
-    other = SparsityTarget(model, {"2": 0.5})  # which nobody drives
+    other = SparsityTarget(model, {"2": 0.5})  # which has no SparsityTarget
     assert (other.layers, target.layers) == (("2",), ("5",))
 
 
-def test_stop_lets_another_drive():
+def test_stop_lets_another_take_over():
     model = network()
     first = SparsityTarget(model, 0.6)
     first.stop()
     second = SparsityTarget(model, 0.6)
     first.stop()
-    with pytest.raises(ValueError, match="has one already"):
+    with pytest.raises(ValueError, match="already has one"):
         SparsityTarget(model, 0.6)
     second.stop()
     SparsityTarget(model, 0.6)
 
 
-def test_a_target_that_is_deleted_lets_another_drive_at_once():
+def test_deleting_a_target_lets_another_take_over_at_once():
     model = network()
     gc.disable()
     try:
@@ -144,7 +134,7 @@ def test_a_target_that_is_deleted_lets_another_drive_at_once():
         gc.enable()
 
 
-def test_a_model_that_is_deleted_is_kept_by_nobody():
+def test_nothing_keeps_a_deleted_model_alive():
     model = network()
     dead = weakref.ref(model[2])
     target = SparsityTarget(model, 0.6)
@@ -154,18 +144,18 @@ def test_a_model_that_is_deleted_is_kept_by_nobody():
     assert dead() is None
 
 
-def test_a_notebook_cell_that_runs_twice_says_what_to_do():
+def test_a_notebook_cell_can_run_again_after_stop():
     model = network()
     cell = "target = SparsityTarget(model, 0.6)"
     names = {"SparsityTarget": SparsityTarget, "model": model}
     exec(cell, names)
-    with pytest.raises(ValueError, match=r"layers must be driven by one SparsityTarget at a time, and 2 has one already"):
+    with pytest.raises(ValueError, match=r"layers must have no other SparsityTarget, but 2 already has one"):
         exec(cell, names)
     exec("target.stop()\n" + cell, names)
     assert names["target"].steps == 0
 
 
-def test_a_target_that_was_stopped_stays_so_until_a_state_is_loaded():
+def test_a_stopped_target_stays_stopped_until_a_state_is_loaded():
     model, target = attached()
     state, q = target.state_dict(), model[2].q
     target.stop()
@@ -173,14 +163,14 @@ def test_a_target_that_was_stopped_stays_so_until_a_state_is_loaded():
     assert (target.state_dict(), model[2].q) == (state, q)
     assert not model[2]._forward_pre_hooks
     other = SparsityTarget(model, 0.6)
-    with pytest.raises(ValueError, match="has one already"):
+    with pytest.raises(ValueError, match="already has one"):
         target.load_state_dict(state)
     other.stop()
     target.load_state_dict(state)
     assert goes_on(model, target)
 
 
-def test_a_layer_with_two_names_is_driven_once():
+def test_a_layer_with_two_names_is_controlled_once():
     layer = Sparseout()
     target = SparsityTarget(nn.Sequential(nn.Linear(4, 4), layer, layer), 0.6)
     assert target.layers == ("1",)

@@ -43,8 +43,8 @@ def test_the_interval_of_the_paired_difference_covers_the_truth_as_often_as_it_s
     trials, records = 1000, []
     for trial in range(trials):  # each a study of its own in all but the correction
         common, dropout, other = generator.normal(size=(3, 5))  # what a seed shares is far larger than what differs
-        records += [record(2.0, seed, 10 * common[seed] + dropout[seed], hidden=trial) for seed in range(5)]
-        records += [record(1.0, seed, 10 * common[seed] + other[seed], hidden=trial) for seed in range(5)]
+        records += [record(2.0, seed, 10 * common[seed] + dropout[seed], hidden_size=trial) for seed in range(5)]
+        records += [record(1.0, seed, 10 * common[seed] + other[seed], hidden_size=trial) for seed in range(5)]
     found = compared(records)
     assert len(found) == trials
     covered = sum(comparison.difference.low <= 0 <= comparison.difference.high for comparison in found)

@@ -77,19 +77,19 @@ def test_what_varies_beside_q_sets_curves_apart():
 
 
 def test_settings_without_q_are_told_apart_too():
-    none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden=hidden) for hidden in (64, 256)]
-    sparse = [record(1.0, 0, 0.5, hidden=64)]
+    none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden_size=size) for size in (64, 256)]
+    sparse = [record(1.0, 0, 0.5, hidden_size=64)]
     assert [curve.label for curve in curves_of(settings([*sparse, *none]))] == [
         "Sparseout",
-        "no noise, hidden 256",
-        "no noise, hidden 64",
+        "no noise, hidden_size 256",
+        "no noise, hidden_size 64",
     ]
 
 
 def driven(target, seed, achieved, out_of_reach=False, **changes):
     course = {"q": [2.0, 1.5, 1.25], "measured": [0.5, 0.7, achieved or 0.0]}
     control = {"achieved": achieved, "q": 1.25, "settled": 0.3 + seed / 10, "out_of_reach": out_of_reach, "course": course}
-    settings = {"target_sparsity": target, "measure": "hoyer", "q_min": 0.3, "q_max": 4.0}
+    settings = {"target_sparsity": target, "target_measure": "hoyer", "target_q_min": 0.3, "target_q_max": 4.0}
     run = f"target{target}{seed}"
     return record(2.0, seed, achieved, run=run, control=control, **settings, **changes)
 
@@ -156,7 +156,7 @@ def test_the_figure_and_the_page_of_driven_runs(records, tmp_path, visit):
         assert shown == ([True, False] if axis == "q" else [True])
     assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(curves_of(settings(records)))
     names = page.locator("h2:text('The same in all runs with a target') + * dt").all_inner_texts()
-    assert names == ["measure", "q_min", "q_max"]
+    assert names == ["target_measure", "target_q_min", "target_q_max"]
 
 
 def test_the_finding_says_whether_sparseness_falls():

@@ -10,7 +10,7 @@ from sparseout.report.table import _reach
 
 def targeted(*achieved):
     runs = [{"control": {"achieved": value, "settled": 0.3, "out_of_reach": False}} for value in achieved]
-    return Setting({"noise": "sparseout", "target_sparsity": 0.5, "measure": "hoyer"}, runs)
+    return Setting({"noise": "sparseout", "target_sparsity": 0.5, "target_measure": "hoyer"}, runs)
 
 
 def at_q(q, hoyer):

@@ -16,7 +16,7 @@ from sparseout.studies.data import mnist
 from sparseout.training.folders import RunFolder, read_lines
 
 RECORD = ["study", "run", "q", "p", "seed", "gradient", "noise", "threads", "precision"]
-RECORD += ["dataset", "hidden", "epochs", "batch_size", "lr"]
+RECORD += ["dataset", "hidden_size", "epochs", "batch_size", "lr"]
 RECORD += ["test_loss", "hoyer", "zeros", "rms", "layers", "seconds", "provenance"]
 
 # The paper's design: Hoyer sparseness on MNIST after 4 epochs, by q.
@@ -38,7 +38,7 @@ def numbers(record):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    return out, study(out, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden=32)
+    return out, study(out, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden_size=32)
 
 
 def test_a_run_leaves_its_records(finished):
@@ -77,7 +77,7 @@ def test_the_weights_are_those_that_were_measured(finished):
     out, records = finished
     images = mnist.load("digits")
     for record in records:
-        config = AutoencoderConfig(q=record["q"], seed=record["seed"], epochs=6, hidden=32)
+        config = AutoencoderConfig(q=record["q"], seed=record["seed"], epochs=6, hidden_size=32)
         model = Autoencoder(64, 32, config.noise_layer())
         model.load_state_dict(load_file(out / config.folder / "weights.safetensors"))
         assert evaluate(model, images)["hoyer"] == pytest.approx(record["hoyer"], rel=1e-6)
@@ -86,18 +86,18 @@ def test_the_weights_are_those_that_were_measured(finished):
 def test_a_complete_run_is_not_run_again(finished, monkeypatch):
     out, records = finished
     monkeypatch.setattr(RunFolder, "open", lambda self: pytest.fail("a complete run was opened"))
-    assert study(out, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden=32) == records
+    assert study(out, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden_size=32) == records
 
 
 def test_a_run_repeats_to_the_same_numbers(finished, tmp_path):
     _, records = finished
-    again = study(tmp_path, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden=32)
+    again = study(tmp_path, q=(1.0, 2.0), seed=(0, 1), epochs=6, hidden_size=32)
     assert list(map(numbers, again)) == list(map(numbers, records))
 
 
 def test_no_noise_and_p_0_train_alike_and_dropout_differs(tmp_path):
     none, zero, dropout, two = (
-        study(tmp_path / name, epochs=3, hidden=16, **settings)[0]
+        study(tmp_path / name, epochs=3, hidden_size=16, **settings)[0]
         for name, settings in {
             "none": {"noise": "none"},
             "zero": {"p": 0.0, "q": 1.0},
@@ -110,7 +110,7 @@ def test_no_noise_and_p_0_train_alike_and_dropout_differs(tmp_path):
 
 
 def test_one_hidden_unit_has_no_hoyer_sparseness(tmp_path):
-    (record,) = study(tmp_path, epochs=1, hidden=1)
+    (record,) = study(tmp_path, epochs=1, hidden_size=1)
     assert record["hoyer"] is None
     assert (tmp_path / "report.html").exists()
 

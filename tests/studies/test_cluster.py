@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-GRID = {"q": (1.0, 1.5, 2.0, 2.5), "seed": tuple(range(10)), "hidden": (16,), "epochs": (15,)}
+GRID = {"q": (1.0, 1.5, 2.0, 2.5), "seed": tuple(range(10)), "hidden_size": (16,), "epochs": (15,)}
 
 
 def numbers(out):
@@ -77,7 +77,7 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
 
 
 def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
-    configs = STUDY.grid({"q": (1.0,), "seed": (0, 1), "hidden": (16,), "epochs": (1,)})
+    configs = STUDY.grid({"q": (1.0,), "seed": (0, 1), "hidden_size": (16,), "epochs": (1,)})
     place = RunOptions(tmp_path, device="cpu")
     broken = tmp_path / configs[0].folder / "checkpoint.safetensors"
     broken.parent.mkdir()

@@ -12,7 +12,7 @@ from made import summary
 from sparseout.cli.main import main
 from sparseout.studies.autoencoder import AutoencoderConfig
 
-FAST = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "32", "--epochs", "40"]
+FAST = ["--q", "1", "2", "--seed", "0", "1", "--hidden-size", "32", "--epochs", "40"]
 
 
 def start(*arguments, **options):
@@ -170,7 +170,7 @@ def test_a_missing_extra_prints_the_line_that_installs_it(monkeypatch, capsys):
 
 
 def test_a_run_that_diverged_is_in_the_table_and_the_report(tmp_path, capsys):
-    flags = ["--q", "2", "--seed", "0", "--hidden", "8", "--epochs", "1", "--lr", "1e30", "--device", "cpu"]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "8", "--epochs", "1", "--lr", "1e30", "--device", "cpu"]
     assert main(["study", "autoencoder", *flags, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "results.jsonl").read_text())["test_loss"] is None
     assert (tmp_path / "report.html").exists()

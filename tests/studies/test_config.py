@@ -28,14 +28,14 @@ CHANGED = {
     "target_sparsity": 0.6,
     "scale": "rms",
     "dataset": "mnist",
-    "hidden": 64,
+    "hidden_size": 64,
     "epochs": 3,
     "batch_size": 32,
     "lr": 0.01,
 }
 
 
-TARGET_FIELDS = {"measure": "zeros", "q_min": 1.0, "q_max": 3.0, "warmup": 8, "ramp": 16}
+TARGET_FIELDS = {"target_measure": "zeros", "target_q_min": 1.0, "target_q_max": 3.0, "target_warmup": 8, "target_ramp": 16}
 
 
 def test_every_setting_changes_the_name():
@@ -51,11 +51,11 @@ def test_what_a_target_ignores_is_not_in_the_name():
     for noise in ("none", "dropout"):
         assert AutoencoderConfig(noise=noise, target_sparsity=0.6, scale="rms").run == AutoencoderConfig(noise=noise).run
     assert not {"target_sparsity", "scale", *TARGET_FIELDS} & set(AutoencoderConfig().to_dict())
-    assert AutoencoderConfig(target_sparsity=0.6, measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
+    assert AutoencoderConfig(target_sparsity=0.6, target_measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
 
 
 def test_the_name_is_the_same_in_every_process_and_version():
-    assert AutoencoderConfig().run == "c769a449e60f"
+    assert AutoencoderConfig().run == "f29e93e6eb5c"
 
 
 def test_what_the_noise_ignores_is_not_in_the_name():
@@ -102,10 +102,10 @@ def test_the_grid_has_each_combination_once():
         ({"gradient": "x"}, "gradient must be one of 'detached', 'exact', got 'x'"),
         ({"noise": "x"}, "noise must be one of"),
         ({"dataset": "x"}, "dataset must be one of 'digits', 'mnist', got 'x'"),
-        ({"warmup": -1}, "warmup must be an integer of at least 0, got -1"),
-        ({"ramp": 0.5}, "ramp must be an integer, got 0.5"),
+        ({"target_warmup": -1}, "target_warmup must be an integer of at least 0, got -1"),
+        ({"target_ramp": 0.5}, "target_ramp must be an integer, got 0.5"),
         ({"threads": 0}, "threads must be an integer of at least 1, got 0"),
-        ({"hidden": 0}, "hidden must be"),
+        ({"hidden_size": 0}, "hidden_size must be"),
         ({"epochs": -3}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
@@ -121,7 +121,7 @@ def test_a_bad_setting_is_named(settings, message):
 def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
     grids = []
     monkeypatch.setattr(study, "execute", lambda configs, *_: grids.append(configs) or ([], []))
-    config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden=17, lr=0.02)
+    config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden_size=17, lr=0.02)
     program, *arguments = shlex.split(config.command)
     assert program == "sparseout"
     monkeypatch.chdir(tmp_path)

@@ -30,7 +30,7 @@ def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
 
 @pytest.mark.parametrize(("measure", "target"), [("hoyer", 0.6), ("zeros", 0.7)])
 def test_the_target_is_reached_on_the_test_data(measure, target, tmp_path):
-    record, history = run(tmp_path, epochs=60, target_sparsity=target, measure=measure)
+    record, history = run(tmp_path, epochs=60, target_sparsity=target, target_measure=measure)
     control = record["control"]
     assert record[measure] == control["achieved"] == pytest.approx(target, abs=0.02)
     assert history[-1]["q"] == control["q"] != 2
@@ -42,7 +42,7 @@ def test_the_target_is_reached_on_the_test_data(measure, target, tmp_path):
 
 
 def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
-    record, _ = run(tmp_path, IMAGE, epochs=12, batch_size=32, valid_images=237, target_sparsity=0.6, q_min=1.0)
+    record, _ = run(tmp_path, IMAGE, epochs=12, batch_size=32, valid_images=237, target_sparsity=0.6, target_q_min=1.0)
     layers = [layer["hoyer"] for layer in record["layers"].values()]
     assert len(layers) == 3
     assert record["control"]["achieved"] == pytest.approx(sum(layers) / 3)
@@ -51,8 +51,8 @@ def test_the_mean_over_a_networks_layers_is_driven_by_one_q(tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
 def test_a_resumed_run_is_bit_identical(stop, tmp_path, monkeypatch):
-    settings = {"epochs": 2, "batch_size": 50, "hidden": 16, "target_sparsity": 0.6, "scale": "rms"}  # 29 steps an epoch
-    settings |= {"warmup": 10, "ramp": 30}
+    settings = {"epochs": 2, "batch_size": 50, "hidden_size": 16, "target_sparsity": 0.6, "scale": "rms"}  # 29 steps an epoch
+    settings |= {"target_warmup": 10, "target_ramp": 30}
     expected, history = run(tmp_path / "whole", **settings)
     left, original = stop, AutoencoderLearner.update
 
@@ -79,7 +79,7 @@ def test_q_is_2_while_it_warms_up_and_then_comes_the_ramp(tmp_path):
     steps = 29  # of an epoch
     settings = {"epochs": 60, "batch_size": 50, "target_sparsity": 0.7}
     at_once, _ = run(tmp_path / "at once", **settings)
-    slowly, history = run(tmp_path / "slowly", warmup=10 * steps, ramp=20 * steps, **settings)
+    slowly, history = run(tmp_path / "slowly", target_warmup=10 * steps, target_ramp=20 * steps, **settings)
     assert [record["q"] for record in history[:10]] == [2.0] * 10
     assert history[-1]["q"] < 2
     measured = slowly["control"]["course"]["measured"]
@@ -87,14 +87,14 @@ def test_q_is_2_while_it_warms_up_and_then_comes_the_ramp(tmp_path):
     assert measured[20] < 0.64  # halfway up
     assert at_once["control"]["course"]["measured"][20] == pytest.approx(0.7, abs=0.03)
     assert slowly["control"]["achieved"] == pytest.approx(0.7, abs=0.02)
-    assert (slowly["warmup"], slowly["ramp"]) == (290, 580)
-    assert "warmup" not in at_once
-    assert "--warmup 290 --ramp 580" in slowly["provenance"]["command"]
+    assert (slowly["target_warmup"], slowly["target_ramp"]) == (290, 580)
+    assert "target_warmup" not in at_once
+    assert "--target-warmup 290 --target-ramp 580" in slowly["provenance"]["command"]
 
 
 def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):
-    with pytest.warns(UserWarning, match=r"hoyer target 0.9 in the mean is beyond what q in \[2, 3\] reached here"):
-        record, _ = run(tmp_path, epochs=120, hidden=32, target_sparsity=0.9, q_min=2.0, q_max=3.0)
+    with pytest.warns(UserWarning, match=r"hoyer target 0.9 in the mean is out of reach: q in \[2, 3\] reached"):
+        record, _ = run(tmp_path, epochs=120, hidden_size=32, target_sparsity=0.9, target_q_min=2.0, target_q_max=3.0)
     assert record["control"]["out_of_reach"]
     assert record["control"]["settled"] == 1
     assert record["control"]["q"] == 2
@@ -102,7 +102,7 @@ def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):
 
 
 def test_a_run_without_a_target_has_no_trace_of_one(tmp_path):
-    record, history = run(tmp_path, epochs=1, hidden=8)
+    record, history = run(tmp_path, epochs=1, hidden_size=8)
     assert "control" not in record
     assert "q" not in history[0]
 
@@ -142,10 +142,13 @@ def test_a_network_that_becomes_nan_has_settled_nowhere_and_reached_nothing():
     ("flags", "message"),
     [
         (["--target-sparsity", "1.2"], r"target_sparsity must be a sparsity in \(0, 1\), or 0 for none, got 1.2"),
-        (["--target-sparsity", "0.5", "--measure", "gini"], r"measure must be one of 'hoyer', 'zeros', got 'gini'"),
-        (["--target-sparsity", "0.5", "--q-max", "-1"], r"q_max must be a finite norm of at least 0, got -1"),
-        (["--target-sparsity", "0.5", "--q-min", "inf"], r"q_min must be a finite norm of at least 0, got inf"),
-        (["--target-sparsity", "0.5", "--q-min", "3", "--q-max", "2"], r"q_min must be below q_max, got 3 and 2"),
+        (["--target-sparsity", "0.5", "--target-measure", "gini"], r"target_measure must be one of 'hoyer', 'zeros', got 'gini'"),
+        (["--target-sparsity", "0.5", "--target-q-max", "-1"], r"target_q_max must be a finite norm of at least 0, got -1"),
+        (["--target-sparsity", "0.5", "--target-q-min", "inf"], r"target_q_min must be a finite norm of at least 0, got inf"),
+        (
+            ["--target-sparsity", "0.5", "--target-q-min", "3", "--target-q-max", "2"],
+            r"target_q_min must be below target_q_max, got 3 and 2",
+        ),
         (["--scale", "rms", "--gradient", "exact"], r"gradient must be 'detached' with scale='rms', got 'exact'"),
         (["--scale", "2"], r"scale must be one of '1', 'rms', got '2'"),
         (["--target-sparsity", "0.5", "--gradient", "exact"], r"gradient must be 'detached' with target_sparsity, got 'exact'"),

@@ -19,7 +19,7 @@ from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderL
 from sparseout.training import engine
 from sparseout.training.folders import RunFolder, read_lines
 
-SMALL = {"q": (1.5,), "epochs": (3,), "hidden": (16,), "batch_size": (300,)}  # 5 steps an epoch
+SMALL = {"q": (1.5,), "epochs": (3,), "hidden_size": (16,), "batch_size": (300,)}  # 5 steps an epoch
 
 
 def attempt(out, checkpoint_minutes=10.0, tensorboard=False, **axes):

@@ -61,12 +61,12 @@ def run(capsys, *arguments):
 
 
 def config(seed, **settings):
-    return AutoencoderConfig(seed=seed, hidden=4, epochs=1, **settings)
+    return AutoencoderConfig(seed=seed, hidden_size=4, epochs=1, **settings)
 
 
 def driven():
     """A run with a target, which has every field."""
-    found = config(0, target_sparsity=0.5, warmup=3, scale="rms")
+    found = config(0, target_sparsity=0.5, target_warmup=3, scale="rms")
     course = {"q": [1.5] * 65, "measured": [0.5] * 65}
     control = {"achieved": 0.5, "q": 1.5, "settled": 0.2, "out_of_reach": False, "course": course}
     return summary(found, control=control, valid_loss=0.2, best_epoch=1, perplexity=1.2, accuracy=0.5)
@@ -98,9 +98,9 @@ def test_a_field_of_another_type_leaves_its_run_out_by_name(place, tmp_path, cap
     write_study(tmp_path, [config(seed) for seed in range(2)])
     names = {}
     for number, value in enumerate([None, *VALUES]):
-        made = config(0, target_sparsity=0.5, warmup=3 + number, scale="rms")
+        made = config(0, target_sparsity=0.5, target_warmup=3 + number, scale="rms")
         settings = {**made.to_dict(), "run": made.run}
-        record = driven() | {name: settings[name] for name in ("run", "warmup")}
+        record = driven() | {name: settings[name] for name in ("run", "target_warmup")}
         folder = tmp_path / made.folder
         folder.mkdir()
         names[folder.name] = (value, record)
@@ -133,7 +133,7 @@ def test_garbage_in_a_runs_file_leaves_that_run_out_by_name(file, tmp_path, caps
             folder.mkdir()
         (folder / file).unlink(missing_ok=True)
         (folder / file).write_bytes(content) if content is not None else (folder / file).mkdir()
-    arguments = ["--hidden", "4", "--epochs", "1", "--q", "2", "--seed", *range(len(damaged) + 1)]
+    arguments = ["--hidden-size", "4", "--epochs", "1", "--q", "2", "--seed", *range(len(damaged) + 1)]
     dry = run(capsys, "study", "autoencoder", "--out", tmp_path, "--dry-run", *arguments)
     for code, out, err in (run(capsys, "results", tmp_path, "--runs"), *([dry] if file != "failure.json" else [])):
         assert code == 0
@@ -207,7 +207,7 @@ def test_garbage_in_a_runs_epochs_leaves_its_history_out_by_name(tmp_path):
         assert f"{tmp_path / folder / 'metrics.jsonl'}, line " in reason
 
 
-NAMES = ("q", "seed", "hidden", "dataset", "noise", "scale")
+NAMES = ("q", "seed", "hidden_size", "dataset", "noise", "scale")
 WRONG = ("[[1]]", "{a = 1}", "[{a = 1}]", "1979-05-27", "0x" + "f" * 5000, "1e400", "nan", '""', "[true, []]")
 TABLES = [f'study = "autoencoder"\n{name} = {value}\n' for name in NAMES for value in WRONG]
 SWEEPS = [
@@ -243,9 +243,8 @@ def test_garbage_in_a_sweeps_file_is_refused_by_name(content, tmp_path, capsys):
 def trained(tmp_path_factory):
     """A study of two runs that were trained."""
     out = tmp_path_factory.mktemp("trained")
-    assert (
-        main(["study", "autoencoder", "--q", "1", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]) == 0
-    )
+    flags = ["--q", "1", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
     return out
 
 
@@ -293,14 +292,14 @@ def test_a_damaged_run_is_refused_by_name_and_the_study_is_evaluated_without_it(
 def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, capsys):
     """Of four runs one has a damaged summary, one another run's folder in its place, one a checkpoint that is none."""
     out = shutil.copytree(trained, tmp_path / "study")
-    configs = {q: AutoencoderConfig(q=q, hidden=4, epochs=1) for q in (1.0, 2.0, 3.0, 4.0, 5.0)}
+    configs = {q: AutoencoderConfig(q=q, hidden_size=4, epochs=1) for q in (1.0, 2.0, 3.0, 4.0, 5.0)}
     (out / configs[1.0].folder / "summary.json").write_bytes(b"{")
     (out / configs[2.0].folder).rename(out / configs[3.0].folder)
     (out / configs[4.0].folder).mkdir()
     save_checkpoint(out / configs[4.0].folder / "checkpoint.safetensors", configs[4.0].run, {"at": {"epoch": []}, "learner": 3})
     (out / "backup of q5").mkdir()
     (out / "backup of q5" / "summary.json").write_text(json.dumps(summary(configs[5.0])))
-    flags = ["--seed", "0", "--hidden", "4", "--epochs", "1", "--out", out, "--device", "cpu"]
+    flags = ["--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", out, "--device", "cpu"]
     code, printed, err = run(capsys, "study", "autoencoder", "--q", *map(int, configs), *flags)
     assert code == 1
     assert f"Failed: {configs[1.0].folder}: {out / configs[1.0].folder / 'summary.json'} cannot be read as JSON" in printed
@@ -321,7 +320,7 @@ def test_a_sweep_names_what_is_damaged_and_runs_the_others(trained, tmp_path, ca
 def test_the_page_says_which_epochs_are_left_out(trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "<b>study")
     (run_folder,) = out.glob("q1-*")
-    flags = ["--q", "1", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]
+    flags = ["--q", "1", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", str(out)]
     assert main(["study", "autoencoder", *flags]) == 0
     assert "left-out" not in (out / "report.html").read_text()
     (run_folder / "metrics.jsonl").write_text("[]\n")
@@ -401,7 +400,7 @@ def test_garbage_in_a_probes_history_is_refused_by_its_line(line, tmp_path):
 def test_a_grid_of_more_runs_than_any_machine_has_is_refused_at_once(tmp_path, capsys):
     file = tmp_path / "sweep.toml"
     axis = ", ".join(map(str, range(1, 201)))
-    file.write_text(f'study = "autoencoder"\nq = 1\nseed = [{axis}]\nhidden = [{axis}]\nepochs = [{axis}]\n')
+    file.write_text(f'study = "autoencoder"\nq = 1\nseed = [{axis}]\nhidden_size = [{axis}]\nepochs = [{axis}]\n')
     code, _, err = run(capsys, "sweep", file, "--dry-run", "--out", tmp_path / "out")
     assert (code, err) == (2, f"sparseout: {file}: a sweep takes at most 1,000,000 runs, got 8,000,000\n")
 

@@ -25,7 +25,7 @@ def run(capsys, *arguments):
 
 
 def config(seed=0, **settings):
-    return AutoencoderConfig(seed=seed, hidden=4, epochs=1, **settings)
+    return AutoencoderConfig(seed=seed, hidden_size=4, epochs=1, **settings)
 
 
 def view(out):
@@ -98,7 +98,7 @@ def test_a_run_of_another_study_is_left_out(tmp_path):
 def trained(tmp_path_factory):
     """A trained run."""
     out = tmp_path_factory.mktemp("trained")
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", str(out)]
     assert main(["study", "autoencoder", *flags]) == 0
     return next(out.glob("q2-*"))
 
@@ -109,7 +109,7 @@ def edit(folder, file, **changes):
 
 def exchange_weights(folder):
     other = folder.parent.parent / "other"
-    flags = ["--q", "2", "--seed", "1", "--hidden", "4", "--epochs", "1", "--out", str(other)]
+    flags = ["--q", "2", "--seed", "1", "--hidden-size", "4", "--epochs", "1", "--out", str(other)]
     assert main(["study", "autoencoder", *flags]) == 0
     shutil.copy(next(other.glob("*/weights.safetensors")), folder / "weights.safetensors")
 
@@ -167,7 +167,7 @@ def test_a_setting_that_came_after_a_run_has_its_default(trained, tmp_path, caps
 def test_names_are_printed_as_they_are(name, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained.parent, tmp_path / name)
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", name]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", name]
     code, out, _ = run(capsys, "study", "autoencoder", *flags)
     assert code == 0
     assert f"Report: {name}/report.html\nFigure: {name}/sparsity.png\n" in out

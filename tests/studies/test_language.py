@@ -24,12 +24,12 @@ from sparseout.training.folders import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {"layers": 2, "hidden": 8, "embedding": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
+SMALL = {"num_layers": 2, "hidden_size": 8, "embedding_size": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
 
 
 # Settings with which so little text is learned from.
-LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden": 16, "embedding": 16, "p": 0.1, "p_hidden": 0.1, "alpha": 0, "beta": 0}
-LEARNS |= {"p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
+LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden_size": 16, "embedding_size": 16, "p": 0.1, "p_hidden": 0.1}
+LEARNS |= {"alpha": 0, "beta": 0, "p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
 
 
 def learner(corpus, **settings):
@@ -124,7 +124,7 @@ def test_the_objective_is_cross_entropy_with_ar_and_tar(corpus):
 def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
     penalties = []
     for p in (0.0, 1.0):
-        run = learner(corpus, noise="dropout", where="output", p=p, beta=0.0)
+        run = learner(corpus, noise="dropout", noise_layers="output", p=p, beta=0.0)
         run.start_epoch(1)
         run.network.train()
         penalties.append(run.loss(0).penalty.item())
@@ -256,8 +256,10 @@ class TestAveraging:
             return [layer.hoyer for layer in probe.summary().layers], logits
 
     @pytest.mark.parametrize("averaging", [False, True])
-    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus):
-        run = learner(corpus, target_sparsity=0.5)
+    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus, monkeypatch):
+        run, calls = learner(corpus, target_sparsity=0.5), []
+        forward = run.evaluated_forward
+        monkeypatch.setattr(run, "evaluated_forward", lambda inputs: calls.append(inputs) or forward(inputs))
         run.averaged = language.average(run.network)
         with torch.no_grad():
             for weight in run.averaged.module.parameters():
@@ -272,7 +274,11 @@ class TestAveraging:
         assert found == wanted
         assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
         assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
-        assert run.control.target._inputs._forward == run.evaluated_forward
+        calls.clear()
+        run.start_epoch(1)
+        run.network.train()
+        run.update(0)  # at its first step a target evaluates
+        assert calls
 
     def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
         run, kept = learner(corpus), []
@@ -331,7 +337,8 @@ from sparseout.studies import language, text
 generator = torch.Generator().manual_seed(0)
 words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]
 corpus = text.index(words[:800], words[800:1100], words[1100:])
-config = language.LanguageConfig(layers=2, hidden=8, embedding=6, batch_size=4, bptt=10, noise="none", p_input=0, p_embedding=0,
+config = language.LanguageConfig(num_layers=2, hidden_size=8, embedding_size=6, batch_size=4, bptt=10, noise="none",
+                                 p_input=0, p_embedding=0,
     p_weight=0)
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)
@@ -389,7 +396,7 @@ def test_bf16_trains(corpus):
     [
         ({"bptt": 4}, "bptt must be an integer of at least 5, got 4"),
         ({"p_weight": 1.5}, r"p_weight must be a drop probability in \[0, 1\], got 1.5"),
-        ({"where": "input"}, "where must be one of 'hidden', 'output', 'both', got 'input'"),
+        ({"noise_layers": "input"}, "noise_layers must be one of 'hidden', 'output', 'both', got 'input'"),
         ({"alpha": -1}, "alpha must be a number of at least 0, got -1"),
         ({"clip": 0}, "clip must be a positive number, got 0"),
         ({"train_tokens": -1}, "train_tokens must be an integer of at least 0, got -1"),

@@ -314,7 +314,7 @@ def test_a_model_that_is_not_on_this_machine(lines, capsys):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    arguments = ["study", "autoencoder", "--q", "1", "--seed", "0", "--hidden", "32", "--epochs", "3", "--out", str(out)]
+    arguments = ["study", "autoencoder", "--q", "1", "--seed", "0", "--hidden-size", "32", "--epochs", "3", "--out", str(out)]
     assert main(arguments) == 0
     return next(out.glob("q1*"))
 
@@ -350,7 +350,7 @@ def test_a_run_that_is_none(damage, study, tmp_path, capsys, monkeypatch):
         "config": lambda: (folder / "config.json").write_text("{"),
         "settings": lambda: (folder / "config.json").write_text(json.dumps({**settings, "p": 7})),
         "another study": lambda: (folder / "config.json").write_text(json.dumps({**settings, "study": "other"})),
-        "of another size": lambda: (folder / "config.json").write_text(json.dumps({**settings, "hidden": 33})),
+        "of another size": lambda: (folder / "config.json").write_text(json.dumps({**settings, "hidden_size": 33})),
     }
     changes[damage]()
     messages = {

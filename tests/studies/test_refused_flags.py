@@ -66,7 +66,7 @@ def test_an_output_folder_that_cannot_be(out, message, tmp_path, capsys, monkeyp
 
 def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--batch-size", "1437", "--device", "cpu"]
     assert main(["study", "autoencoder", *flags, "--out", "[red]x[/red] :smile:"]) == 0
     assert "Report: [red]x[/red] :smile:/report.html" in capsys.readouterr().out
 
@@ -76,10 +76,10 @@ def test_a_folder_called_like_markup_is_shown_as_it_is(tmp_path, capsys, monkeyp
     [
         (
             "autoencoder",
-            ["--hidden", "1000000000"],
-            "hidden of 1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
+            ["--hidden-size", "1000000000"],
+            "hidden_size of 1000000000 needs about 1,032 GB for weights and gradients: cpu has ",
         ),
-        ("autoencoder", ["--hidden", "2147483647"], "hidden of 2147483647 needs about "),
+        ("autoencoder", ["--hidden-size", "2147483647"], "hidden_size of 2147483647 needs about "),
         ("image", ["--width", "2147483647"], "depth of 10 and width of 2147483647 needs more memory than any machine has: "),
     ],
 )
@@ -90,19 +90,19 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_made(study, f
 
 
 def test_a_language_model_that_does_not_fit(corpus):
-    sizes = "layers of 3 and hidden of 1000000 and embedding of 400 needs about "
+    sizes = "num_layers of 3 and hidden_size of 1000000 and embedding_size of 400 needs about "
     with pytest.raises(UserError, match=f"^{sizes}"):
-        memory.check_memory(STUDIES["language"], LanguageConfig(hidden=10**6), corpus, torch.device("cpu"))
+        memory.check_memory(STUDIES["language"], LanguageConfig(hidden_size=10**6), corpus, torch.device("cpu"))
 
 
 def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
-    study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden=16)
+    study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden_size=16)
     data = study.load(config, None)
     needed = 8 * (64 * 16 + 16 + 16 * 64 + 64)
     monkeypatch.setattr(memory, "_memory", lambda _: needed)
     memory.check_memory(study, config, data, torch.device("cpu"))
     monkeypatch.setattr(memory, "_memory", lambda _: needed - 1)
-    with pytest.raises(UserError, match="hidden of 16 needs about 0 GB"):
+    with pytest.raises(UserError, match="hidden_size of 16 needs about 0 GB"):
         memory.check_memory(study, config, data, torch.device("cpu"))
 
 
@@ -135,7 +135,8 @@ def test_a_flag_of_another_command(arguments, message, capsys):
 def trained(tmp_path_factory):
     """A study of one run."""
     out = tmp_path_factory.mktemp("trained")
-    assert main(["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--out", str(out)]) == 0
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
     return out
 
 
@@ -205,7 +206,7 @@ def test_a_file_system_that_fails_in_its_own_way_is_named(capsys):
 def test_a_folder_in_a_files_place_is_found_before_anything_is_trained(name, tmp_path, capsys):
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     (tmp_path / name).mkdir()
-    flags = ["--q", "2", "--seed", "0", "--hidden", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    flags = ["--q", "2", "--seed", "0", "--hidden-size", "4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
     line = refused(capsys, "study", "autoencoder", *flags)
     assert line == f"--out must be a folder that can be written: {tmp_path / name} is a folder, not a file"
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", name}

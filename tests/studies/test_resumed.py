@@ -16,7 +16,7 @@ from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
 from sparseout.training import engine
 from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
 
-AXES = {"q": (1.5,), "epochs": (3,), "hidden": (4,), "batch_size": (300,)}
+AXES = {"q": (1.5,), "epochs": (3,), "hidden_size": (4,), "batch_size": (300,)}
 RUN = STUDY.grid(AXES)[0]
 
 

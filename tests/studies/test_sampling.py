@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model(corpus):
-    return language.model(LanguageConfig(layers=2, hidden=8, embedding=6, batch_size=4, bptt=10), corpus)
+    return language.model(LanguageConfig(num_layers=2, hidden_size=8, embedding_size=6, batch_size=4, bptt=10), corpus)
 
 
 def test_the_likeliest_word_at_a_low_temperature(corpus):

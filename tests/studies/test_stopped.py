@@ -17,7 +17,7 @@ from sparseout.runs.options import RunOptions
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.training.folders import StudyFolder
 
-STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden", "64", "--epochs", "400", "--device", "cpu"]
+STUDY_FLAGS = ["--q", "1", "2", "--seed", "0", "1", "--hidden-size", "64", "--epochs", "400", "--device", "cpu"]
 
 
 def start(*arguments, command=("-m", "sparseout")):
@@ -147,7 +147,7 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-ONE = ["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden", "64", "--epochs", "1", "--device", "cpu"]
+ONE = ["study", "autoencoder", "--q", "2", "--seed", "0", "--hidden-size", "64", "--epochs", "1", "--device", "cpu"]
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_a_file_asks_for_its_grid_and_is_kept_with_the_results(alone):
     ]
 
 
-GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden": (16,), "epochs": (2,)}
+GRID = {"q": (1.0, 2.0), "seed": (0, 1), "hidden_size": (16,), "epochs": (2,)}
 
 
 def test_several_processes_find_the_same_numbers(alone, tmp_path):
@@ -233,7 +233,7 @@ def children_of(process):
 
 @pytest.mark.slow
 def test_killed_and_stopped_in_several_processes_it_ends_with_the_same_numbers(tmp_path):
-    flags = ["--q", "1", "2", "--seed", "0", "1", "2", "--hidden", "64", "--epochs", "60", "--device", "cpu"]
+    flags = ["--q", "1", "2", "--seed", "0", "1", "2", "--hidden-size", "64", "--epochs", "60", "--device", "cpu"]
     arguments = ["study", "autoencoder", *flags, "--out", tmp_path / "out", "--jobs", "2"]
     process = start(*arguments)
     wait_for(tmp_path / "out", 2)
@@ -282,7 +282,7 @@ def hooked(self, place):
     threading.Thread(target=shoot, args=(self,), daemon=True).start()
 executors.Processes.__init__ = hooked
 if __name__ == "__main__":
-    configs = STUDY.grid({{"seed": (0, 1), "epochs": (60,), "hidden": (64,)}})
+    configs = STUDY.grid({{"seed": (0, 1), "epochs": (60,), "hidden_size": (64,)}})
     place = RunOptions(Path({str(tmp_path)!r}), device="cpu")
     records, failures = execute(configs, place, executors.SweepOptions(jobs=2), Console(quiet=True))
     print(len(records), [failure.reason for failure in failures])

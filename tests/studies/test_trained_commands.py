@@ -7,7 +7,8 @@ import pytest
 
 from sparseout.cli.main import main
 
-LANGUAGE = ["--train-tokens", "3000", "--layers", "1", "--hidden", "8", "--embedding", "8", "--epochs", "1", "--batch-size", "4"]
+LANGUAGE = ["--train-tokens", "3000", "--num-layers", "1", "--hidden-size", "8", "--embedding-size", "8", "--epochs", "1"]
+LANGUAGE += ["--batch-size", "4"]
 
 
 def run(capsys, *arguments):
@@ -19,9 +20,8 @@ def run(capsys, *arguments):
 @pytest.fixture(scope="module")
 def autoencoders(tmp_path_factory):
     out = tmp_path_factory.mktemp("autoencoders") / "study"
-    assert (
-        main(["study", "autoencoder", "--q", "1", "2", "--seed", "0", "--epochs", "2", "--hidden", "16", "--out", str(out)]) == 0
-    )
+    flags = ["--q", "1", "2", "--seed", "0", "--epochs", "2", "--hidden-size", "16", "--out", str(out)]
+    assert main(["study", "autoencoder", *flags]) == 0
     return out
 
 

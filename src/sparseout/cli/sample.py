@@ -80,7 +80,7 @@ def generate(
     Raises:
         UserError: length or temperature is out of its range, or the prompt has a word that is unknown to a model without `<unk>`.
 
-    >>> network = AWDLSTM(words=3, embedding=4, hidden=4, noises=[torch.nn.Identity()])
+    >>> network = AWDLSTM(vocabulary_size=3, embedding_size=4, hidden_size=4, noises=[torch.nn.Identity()])
     >>> generate(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
     '\\nb a\\na\\n\\nb'
     """

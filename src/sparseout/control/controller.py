@@ -1,132 +1,148 @@
-"""The controller of one dial: moves `q` until what is measured is what was asked for, knowing nothing of the network."""
+"""A feedback controller with one output. It sees measurements and setpoints, and knows nothing of the network."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 
-SLOPE = 0.15  # sparseness that one unit of q changes, to begin with: about what an autoencoder shows
-SHARE = 0.05  # of the samples so far, that make the horizon: a network changes ever more slowly as it trains
-SHORTEST = 12  # samples of the horizon
-SWING = 3  # horizons: an error that changes sides sooner asks for smaller steps
-PATIENCE = 1.5  # horizons: one that stays on one side for longer, and would stay there, asks for larger ones
-CLOSE = 0.005  # an error that asks for neither
-FAR = 0.1  # an error ahead that is taken for one already
-GAINS = (0.5, 8.0)
+SLOPE = 0.15  # assumed fall of the sparsity per unit of q, as in an autoencoder; `gain` corrects it
+HORIZON_FRACTION = 0.05  # horizon per sample so far: a network changes more slowly the longer it trains
+MIN_HORIZON = 12  # samples
+SWING_HORIZONS = 3  # an error that changes its sign sooner lowers the gain
+PATIENCE_HORIZONS = 1.5  # an error that keeps its sign for longer raises the gain
+DEADBAND = 0.005  # smaller errors leave the gain alone
+LARGE_ERROR = 0.1  # predicted errors above this count as present ones
+GAIN_BOUNDS = (0.5, 8.0)
 
 
 @dataclasses.dataclass
 class Controller:
-    """`dial <- dial + K (h - target + T dh/dt)`, within bounds: it moves as long as `h`, a horizon `T` ahead, would miss.
+    """`output <- output + K (h - setpoint + T dh/dt)`, clipped to `[low, high]`, for a measured value `h` and a horizon `T`.
 
-    It is a proportional-integral controller in its velocity form: what is kept is the dial itself, inside its bounds, so that
-    nothing winds up while it lies against one. The network answers as a slow, drifting lag of unknown slope and delay. `h` is
-    smoothed over a quarter of `T`, `T` grows with the samples, and `K = gain / (slope T)`: the gain halves when the error changes
-    its sign within three horizons, as in an oscillation, and grows where it stays on one side for one and a half, and would stay.
+    This is a proportional-integral controller in velocity form. Its only integrator is the clipped output, so nothing winds up
+    at a bound. The network is modelled as a slow, drifting lag of unknown slope and delay, whose `h` falls as the output rises.
+    `h` is smoothed over a quarter of `T`, and `T` grows with the number of samples. The step size is `K = gain / (slope T)`. The
+    gain halves if the error changes its sign within three horizons, as in an oscillation. It grows by half if the error keeps
+    its sign for one and a half horizons and is predicted to keep it.
 
     Attributes:
-        dial: the value to set: more of it makes the measured value fall.
-        low, high: its bounds.
-        samples: how many were taken.
-        finite: the last value was a number.
-        absent: for how many samples there has been no value.
-        smoothed, trend: the measured value and its change a sample, both smoothed.
-        past: the measured value, smoothed over a quarter of all samples.
-        pace: its change in as many samples as there were, as the last half of them goes.
-        gain: of the steps, relative to the slope that is assumed at first.
-        side, since: sign of the last error that was not small, and for how many samples it has been that.
-        stuck: for how many samples, since the gain grew, the error has been on one side and would be, while the dial was free.
-        at_bound: for how many samples in a row the dial has lain against a bound that keeps it from its target.
+        output: the value to apply.
+        low, high: bounds of `output`.
+        samples: number of finite measurements.
+        finite: whether the last measurement was finite.
+        missing: number of consecutive samples without a measurement.
+        smoothed: running mean of the measurements over a quarter of the horizon.
+        trend: running mean of the change of `smoothed` per sample.
+        lowest, highest: the range of `smoothed` so far.
+        long_mean: running mean of the measurements over the last quarter of all samples.
+        drift: the drift over the next `samples` samples, extrapolated from the recent half.
+        gain: step size relative to the assumed slope.
+        error_sign: sign of the last error outside the deadband.
+        since_sign_change: samples since `error_sign` changed.
+        one_sided: consecutive samples since the last rise of the gain with a persistent error and the output off its bounds.
+        at_bound: consecutive samples in which a bound kept the output from the setpoint.
     """
 
-    dial: float
+    output: float
     low: float
     high: float
     samples: int = 0
     finite: bool = True
-    absent: int = 0
+    missing: int = 0
     smoothed: float = math.nan
+    lowest: float = math.nan
+    highest: float = math.nan
     trend: float = 0.0
-    past: float = math.nan
-    pace: float = 0.0
+    long_mean: float = math.nan
+    drift: float = 0.0
     gain: float = 2.0
-    side: int = 0
-    since: int = 0
-    stuck: int = 0
+    error_sign: int = 0
+    since_sign_change: int = 0
+    one_sided: int = 0
     at_bound: int = 0
 
     def observe(self, measured: float | None) -> bool:
-        """Take a sample into account, and leave the dial alone; None is one without a value. Return whether it was a number.
+        """Record a sample without changing the output, and return whether it is a finite number.
 
-        What is not a number leaves all but `finite` and `absent` as it was.
+        None means that nothing was measured. None, NaN and infinity change `missing` and `finite` alone.
         """
         if measured is None:
-            self.absent += 1
+            self.missing += 1
             return False
-        self.absent, self.finite = 0, math.isfinite(measured)
+        self.missing, self.finite = 0, math.isfinite(measured)
         if not self.finite:
             return False
         self.samples += 1
         before = measured if math.isnan(self.smoothed) else self.smoothed
-        self.smoothed = before + self.share * (measured - before)
-        self.trend += self.share * (self.smoothed - before - self.trend)
-        quarter = 4 / max(4, self.samples)
-        self.past = self.smoothed if self.samples == 1 else self.past + quarter * (self.smoothed - self.past)
-        self.pace += quarter * (4 * (self.smoothed - self.past) - self.pace)
+        self.smoothed = before + self.smoothing * (measured - before)
+        self._widen_range()
+        self.trend += self.smoothing * (self.smoothed - before - self.trend)
+        weight = 4 / max(4, self.samples)
+        self.long_mean = self.smoothed if self.samples == 1 else self.long_mean + weight * (self.smoothed - self.long_mean)
+        self.drift += weight * (4 * (self.smoothed - self.long_mean) - self.drift)
         return True
 
-    def correct(self, by: float) -> None:
-        """Take into account that what was measured is wrong by so much."""
-        self.smoothed += by
-        self.past += by
+    def shift(self, offset: float) -> None:
+        """Add `offset` to all past measurements, to correct a bias."""
+        self.smoothed += offset
+        self.long_mean += offset
+        self._widen_range()
 
-    def steer(self, target: float) -> None:
-        """Move the dial by one step."""
-        error = self.smoothed - target
-        ahead = error + self.horizon * self.trend
-        self._adapt(error, ahead)
-        wanted = self.dial + self.gain / (SLOPE * self.horizon) * ahead
-        self.dial = min(self.high, max(self.low, wanted))
-        held = (wanted < self.low and self.smoothed < target) or (wanted > self.high and self.smoothed > target)
-        self.at_bound = self.at_bound + 1 if held else 0
+    @property
+    def responds(self) -> bool:
+        """Whether the measured value has moved since the first sample."""
+        return not self.highest - self.lowest < 2 * DEADBAND
+
+    def update(self, setpoint: float) -> None:
+        """Move the output by one step toward `setpoint`."""
+        error = self.smoothed - setpoint
+        predicted = error + self.horizon * self.trend
+        self._adapt_gain(error, predicted)
+        wanted = self.output + self.gain / (SLOPE * self.horizon) * predicted
+        self.output = min(self.high, max(self.low, wanted))
+        blocked = (wanted < self.low and self.smoothed < setpoint) or (wanted > self.high and self.smoothed > setpoint)
+        self.at_bound = self.at_bound + 1 if blocked else 0
 
     @property
     def measured(self) -> float:
-        """The smoothed value; NaN before the first, where the last was not a number, and after a horizon without one."""
-        return self.smoothed if self.finite and self.absent <= self.horizon else math.nan
+        """The smoothed value; NaN before the first measurement, after one that is not finite, and after a horizon without any."""
+        return self.smoothed if self.finite and self.missing <= self.horizon else math.nan
 
     @property
     def horizon(self) -> float:
         """`T`, in samples."""
-        return max(SHORTEST, SHARE * self.samples)
+        return max(MIN_HORIZON, HORIZON_FRACTION * self.samples)
 
     @property
-    def share(self) -> float:
-        """Of the newest sample in what is smoothed."""
+    def smoothing(self) -> float:
+        """The weight of the newest sample in the running means: the inverse of a quarter of the horizon."""
         return 4 / self.horizon
 
     @property
-    def now(self) -> float:
-        """The smoothed value, less the lag of its smoothing."""
-        return self.smoothed + (1 / self.share - 1) * self.trend
+    def lag_corrected(self) -> float:
+        """The smoothed value, extrapolated over the lag of its smoothing."""
+        return self.smoothed + (1 / self.smoothing - 1) * self.trend
 
-    def _adapt(self, error: float, ahead: float) -> None:
-        """Larger steps where the target is not coming nearer while the dial is free to move, smaller ones after a quick swing."""
-        stays = error * (error + ahead) > 0  # its sign is what it will be in half a horizon
-        free = self.low < self.dial < self.high
-        self.stuck = self.stuck + 1 if stays and free and abs(error) >= CLOSE else 0
-        if self.stuck > PATIENCE * self.horizon:
-            self._scale(1.5)
-            self.stuck = 0
-        self.since += 1
-        swing = ahead if abs(ahead) > FAR else error
-        if abs(swing) < CLOSE:
+    def _widen_range(self) -> None:
+        self.lowest, self.highest = min(self.smoothed, self.lowest), max(self.smoothed, self.highest)  # NaN comes second
+
+    def _adapt_gain(self, error: float, predicted: float) -> None:
+        """Raise the gain while the error persists and the output is off its bounds; lower it after a quick change of sign."""
+        persists = error * (error + predicted) > 0  # the sign of the error in half a horizon
+        free = self.low < self.output < self.high
+        self.one_sided = self.one_sided + 1 if persists and free and abs(error) >= DEADBAND else 0
+        if self.one_sided > PATIENCE_HORIZONS * self.horizon:
+            self._scale_gain(1.5)
+            self.one_sided = 0
+        self.since_sign_change += 1
+        effective = predicted if abs(predicted) > LARGE_ERROR else error
+        if abs(effective) < DEADBAND:
             return
-        side = 1 if swing > 0 else -1
-        if side != self.side:
-            if self.side and self.since < SWING * self.horizon:
-                self._scale(0.5)
-            self.side, self.since = side, 0
+        sign = 1 if effective > 0 else -1
+        if sign != self.error_sign:
+            if self.error_sign and self.since_sign_change < SWING_HORIZONS * self.horizon:
+                self._scale_gain(0.5)
+            self.error_sign, self.since_sign_change = sign, 0
 
-    def _scale(self, factor: float) -> None:
-        self.gain = min(GAINS[1], max(GAINS[0], self.gain * factor))
+    def _scale_gain(self, factor: float) -> None:
+        self.gain = min(GAIN_BOUNDS[1], max(GAIN_BOUNDS[0], self.gain * factor))

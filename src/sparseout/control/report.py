@@ -1,4 +1,4 @@
-"""How far a layer is from its sparsity target, and what to do where it is out of reach."""
+"""Reports on how far layers are from their sparsity targets, with advice for targets that are out of reach."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import dataclasses
 import math
 from typing import Literal
 
+from sparseout.metrics import TOLERANCE
 from sparseout.records.tables import number, plain_table
 
-NO_ZEROS = 1e-4  # a fraction of zeros at most: some activation functions underflow to 0 now and then
-SMALL, LARGE = 0.5, 2.0  # magnitudes, relative to the scale, that are far from 1
-STRONG = 4.0  # odds of a drop: those of Dropout with p = 0.8
-WEAK = 0.25  # of the odds that Dropout with the same p has
+NO_ZEROS = 1e-4  # fractions up to this count as no zeros: some activation functions occasionally underflow to 0
+SMALL_RMS, LARGE_RMS = 0.5, 2.0  # relative to the scale
+STRONG_ODDS = 4.0  # odds of a drop under Dropout with p = 0.8
+WEAK_RATIO = 0.25  # of the noise variance to the variance under Dropout with the same p
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """A layer, or the mean of all, and its target.
+    """A layer, or the mean over all layers, and its target.
 
     Attributes:
-        layer: its name.
-        label: what to call it.
-        measure: what is measured.
-        target, measured: of the measure. `measured` is NaN before the first measurement, where the last one was not a number (of
-            activations with a NaN or Inf, or Hoyer sparseness of a single unit), and where the layer has not run for long.
-        q, p: of the layer now.
-        missed: it is not within 0.02 of its target, or not measured.
-        out_of_reach: it lies still, with `q` at its bound.
-        bounds: of `q`.
-        at_bound: `q`, and `p` where it is driven, lies at the bound that keeps it from its target.
-        rms: root mean square of the layer's input in the last measurement; NaN before.
-        scale: of the layer.
-        p_bounds: of `p`; None where it is not driven.
+        layer: name of the layer, or `"mean"`.
+        label: the layer as messages name it.
+        measure: name of the measure.
+        target, measured: values of the measure. `measured` is NaN before the first measurement, after one that is not finite
+            (NaN or Inf in the activations, or the Hoyer sparseness of a single unit), and if the layer has not run for a horizon
+            of the controller, which is at least twelve measured steps.
+        name, value: the number that is controlled, `"q"` for Sparseout, and its current value.
+        p: current `p` of a Sparseout layer; None for other layers.
+        out_of_reach: whether the target is missed and the measured value has stalled with the number at a bound, or did not
+            respond to it.
+        responds: whether the measured value moved while the number moved to its bound.
+        bounds: bounds of the number.
+        sparser: the direction of the number that makes activations sparser, `"up"` or `"down"`.
+        at_bound: whether a bound of `q`, or of `p` if it is controlled, keeps the layer from its target.
+        rms: root mean square of the layer's input in the last measurement; NaN before the first.
+        scale: `scale` of a Sparseout layer; None for other layers.
+        p_bounds: bounds of `p`; None if `p` is not controlled.
     """
 
     layer: str
@@ -39,24 +44,26 @@ class LayerReport:
     measure: str
     target: float
     measured: float
-    q: float
-    p: float
-    missed: bool
+    name: str
+    value: float
+    p: float | None
     out_of_reach: bool
+    responds: bool
     bounds: tuple[float, float]
+    sparser: Literal["up", "down"]
     at_bound: bool
     rms: float
-    scale: float | Literal["rms"]
+    scale: float | Literal["rms"] | None
     p_bounds: tuple[float, float] | None
 
     @property
     def reached(self) -> bool:
-        """Whether what is measured is within 0.02 of the target."""
-        return not self.missed
+        """Whether the measured value is within 0.02 of the target. False if nothing was measured."""
+        return abs(self.target - self.measured) <= TOLERANCE
 
     @property
     def state(self) -> str:
-        """`"not measured"`, `"reached"`, `"out of reach"`, `"at its bound"` or `"on its way"`."""
+        """One of `"not measured"`, `"reached"`, `"out of reach"`, `"at its bound"` and `"on its way"`."""
         if math.isnan(self.measured):
             return "not measured"
         if self.reached:
@@ -66,69 +73,83 @@ class LayerReport:
     def __str__(self) -> str:
         text = f"{self.measure} target {self.target:g} in {self.label}"
         low, high = self.bounds
+        number = f"{self.name} = {self.value:.3g}"
         if self.state == "out of reach":
-            return f"{text} is beyond what q in [{low:g}, {high:g}] reached here ({self.measured:.3f}): {self._advice()}"
+            saturated = "" if self.responds else ", where it is saturated: it has not moved"
+            reached = f"{self.name} in [{low:g}, {high:g}] reached {self.measured:.3f}{saturated}"
+            return f"{text} is out of reach: {reached}; {self._advice()}"
         if self.state == "at its bound":
-            return f"{text}: q is at its bound {self.q:.3g}, at {self.measured:.3f}: {self._advice()}"
+            return f"{text}: {number} is at its bound, with {self.measured:.3f} measured; {self._advice()}"
         if self.state == "not measured":
-            return f"{text}: not measured: it did not run in training, or its {self.measure} was not a number"
-        return f"{text}: {self.state}, at {self.measured:.3f} with q = {self.q:.3g}"
+            return f"{text}: not measured, because the layer did not run in training mode or its {self.measure} was not finite"
+        return f"{text}: {self.state}, with {self.measured:.3f} measured at {number}"
 
     def _advice(self) -> str:
-        """What helps where `q` is at its bound."""
+        """Return the changes that help while the number is at a bound."""
         sparser = self.measured < self.target
         if sparser and self.measure == "zeros" and self.measured <= NO_ZEROS:
             return "its activations are never exactly 0, as after Tanh, GELU or SiLU: use measure='hoyer'"
-        size = 1.0 if self.scale == "rms" else self.rms / self.scale
-        if 0 < size < SMALL or LARGE < size < math.inf:
-            factor = size ** (self.q - 2)  # of the noise's odds, to those of Dropout
-            odds = factor * self.p / (1 - self.p) if self.p < 1 else math.inf
-            kind = f"its activations are {'small' if size < SMALL else 'large'} (RMS {self.rms:.2g})"
-            like = f"Dropout with p = {odds / (1 + odds) if odds < math.inf else 1:.2g}"
-            if odds >= STRONG and factor > 1:
+        if self.p is None or self.scale is None:
+            more = f"widen the bounds of {self.name}, train longer" if self.responds else "choose another regularizer"
+            return f"{more}, or choose another target"
+        return self._advice_for_sparseout(sparser, self.p, self.scale)
+
+    def _advice_for_sparseout(self, sparser: bool, p: float, scale: float | Literal["rms"]) -> str:
+        """Return the changes that help a Sparseout layer, whose noise may be too strong or too weak."""
+        size = 1.0 if scale == "rms" else self.rms / scale
+        if 0 < size < SMALL_RMS or LARGE_RMS < size < math.inf:
+            ratio = size ** (self.value - 2)  # of the noise variance to the variance under Dropout with the same p
+            odds = ratio * p / (1 - p) if p < 1 else math.inf
+            kind = f"its activations are {'small' if size < SMALL_RMS else 'large'} (RMS {self.rms:.2g})"
+            dropout = f"Dropout with p = {odds / (1 + odds) if odds < math.inf else 1:.2g}"
+            if odds >= STRONG_ODDS and ratio > 1:
                 bound = "raise the lower" if sparser else "lower the upper"
                 return (
-                    f"{kind}, where q = {self.q:.3g} is noise as strong as {like}, from which little is learned: "
+                    f"{kind}, so noise with q = {self.value:.3g} is as strong as {dropout} and prevents learning: "
                     f"use scale='rms', or {bound} bound of q"
                 )
-            if factor <= WEAK:
-                return f"{kind}, where q = {self.q:.3g} is noise as weak as {like}: use scale='rms', or {self._more_p(sparser)}"
+            if ratio <= WEAK_RATIO:
+                remedy = f"use scale='rms', or {self._change_p(sparser)}"
+                return f"{kind}, so noise with q = {self.value:.3g} is as weak as {dropout}: {remedy}"
         widen = "widen the bounds of q, " if not sparser or self.bounds[0] else ""
-        return f"{self._more_p(sparser)}, {widen}train longer, or aim elsewhere"
+        return f"{self._change_p(sparser)}, {widen}train longer, or choose another target"
 
-    def _more_p(self, sparser: bool) -> str:
+    def _change_p(self, sparser: bool) -> str:
         if self.p_bounds:
             return f"raise the upper bound of p (now {self.p:g})" if sparser else f"lower the lower bound of p (now {self.p:g})"
-        return f"{'raise' if sparser else 'lower'} p (now {self.p:g}) or let it move with p=(low, high)"
+        return f"{'raise' if sparser else 'lower'} p (now {self.p:g}) or control it with p=(low, high)"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TargetReport:
-    """The layers and their targets. Printing it shows a table, and what helps where `q` is at its bound."""
+    """The reports of all controlled layers. Its text is a table, with advice for each layer whose number is at a bound."""
 
     layers: tuple[LayerReport, ...]
 
     def __getitem__(self, layer: str) -> LayerReport:
-        """The entry of a layer, or `"mean"`."""
+        """Return the report of a layer by name, or the report of the `"mean"`."""
         found = {entry.layer: entry for entry in self.layers}
         if layer not in found:
-            raise KeyError(f"{layer!r} is none of {', '.join(map(repr, found))}")
+            raise KeyError(f"layer must be one of {', '.join(map(repr, found))}, got {layer!r}")
         return found[layer]
 
     @property
     def reached(self) -> bool:
-        """Whether every layer was measured, and is within 0.02 of its target."""
+        """Whether every layer was measured and is within 0.02 of its target."""
         return all(entry.reached for entry in self.layers)
 
     def __repr__(self) -> str:
+        has_p = any(entry.p is not None for entry in self.layers)
+        names = list(dict.fromkeys(entry.name for entry in self.layers))
         rows = [
             [
                 *(entry.label, entry.state, number(entry.target)),
                 number(None if math.isnan(entry.measured) else entry.measured),
-                *(number(entry.q), number(entry.p)),
+                *(number(entry.value if entry.name == name else None) for name in names),
+                *([number(entry.p)] if has_p else []),
             ]
             for entry in self.layers
         ]
-        header = ["layer", "state", "target", self.layers[0].measure, "q", "p"]
+        header = ["layer", "state", "target", self.layers[0].measure, *names, *(["p"] if has_p else [])]
         at_bound = (str(entry) for entry in self.layers if entry.state in ("at its bound", "out of reach"))
         return "\n".join([plain_table(header, rows), *at_bound])

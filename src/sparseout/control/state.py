@@ -1,4 +1,4 @@
-"""The state of a `SparsityTarget`, as it is saved and as it is read: what does not fit is refused by the name of its field."""
+"""The saved state of a `SparsityTarget`. Reading it checks every field and names the one that is wrong."""
 
 from __future__ import annotations
 
@@ -9,63 +9,65 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sparseout.control.controller import GAINS, Controller
-from sparseout.control.goals import MEASURES, Bounds, Settings, check_target
+from sparseout.control.controller import GAIN_BOUNDS, Controller
+from sparseout.control.settings import CONTROLLED_MEASURES, Bounds, Settings, check_target
+from sparseout.dial import Dial
 
-LARGEST = 1e6  # magnitude of a saved number: far above any that a run has, far below where arithmetic overflows
-MOST = 2**53  # of a saved count
-_OF_SETTINGS = ("low", "high")  # what a controller has from the settings
+MAX_NUMBER = 1e6  # magnitude of a saved number: far above all real values, far below overflow
+MAX_COUNT = 2**53
+_FROM_SETTINGS = ("low", "high")  # fields of a controller that the settings determine
 
 
 @dataclasses.dataclass
 class State:
-    """All that the steps of a `SparsityTarget` change, and what it was built with.
+    """The state of a `SparsityTarget`: its arguments, and everything that its steps change.
 
     Attributes:
-        settings: its arguments.
-        asked: the targets that it was built with.
-        targets: those that it has now: its `target` may be set.
-        steps: how many were taken.
-        controllers: of each target.
-        bias: what the last evaluations found beyond what training measures.
-        begin: what was measured where the ramp began.
-        rms: of the layers' inputs in the last measurement.
-        warned: layers whose target was said to be out of reach.
+        settings: the arguments other than the targets.
+        requested: the targets that the `target` argument gave.
+        targets: the current targets, which setting `SparsityTarget.target` changes.
+        steps: number of steps so far.
+        controllers: the controller of each target.
+        bias: running mean of the sparsity in evaluation minus the sparsity in training.
+        ramp_start: the measured sparsity at the start of the ramp.
+        rms: root mean square of each layer's input in the last measurement.
+        warned: names of the layers that an out-of-reach warning has named.
     """
 
     settings: Settings
-    asked: dict[str, float]
+    requested: dict[str, float]
     targets: dict[str, float]
     steps: int
     controllers: dict[str, Controller]
     bias: dict[str, float]
-    begin: dict[str, float]
+    ramp_start: dict[str, float]
     rms: dict[str, float]
     warned: set[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """In numbers, strings, lists and dictionaries that JSON can hold."""
+        """Return the state as numbers, strings, lists and dictionaries, which JSON can hold."""
         state = dataclasses.asdict(self) | {"warned": sorted(self.warned)}
         for controller in state["controllers"].values():
-            for name in _OF_SETTINGS:
+            for name in _FROM_SETTINGS:
                 del controller[name]
-        for name in ("q", "p"):
+        for name in ("bounds", "p"):
             bounds = state["settings"][name]
             state["settings"][name] = bounds and list(bounds)
         return state
 
     @classmethod
-    def read(cls, data: Any, names: Collection[str]) -> State:
-        """The state that `to_dict` gave, of a `SparsityTarget` whose targets have these `names`.
+    def read(cls, data: Any, dials: Mapping[str, Dial]) -> State:
+        """Read the result of `to_dict` for a `SparsityTarget` whose targets have the names and the `dials` given.
 
         Raises:
-            ValueError: `data` is something else.
+            ValueError: a field of `data` is missing, unknown or out of range.
         """
+        names = list(dials)
         fields = _Field("", data).items([field.name for field in dataclasses.fields(cls)])
         settings = _settings(fields["settings"])
-        driven = fields["targets"].value
-        if isinstance(driven, Mapping) and set(driven) != set(names):
-            raise ValueError(f"state_dict must be for {reprlib.repr(list(names))}, got one for {reprlib.repr(list(driven))}")
+        controlled = fields["targets"].value
+        if isinstance(controlled, Mapping) and set(controlled) != set(names):
+            raise ValueError(f"state_dict must be for {reprlib.repr(list(names))}, got one for {reprlib.repr(list(controlled))}")
 
         def by_layer(part: str, optional: bool = False) -> dict[str, _Field]:
             items = fields[part].items(() if optional else names, names)
@@ -73,118 +75,124 @@ class State:
 
         warned = fields["warned"]
         if not isinstance(warned.value, list) or not all(isinstance(name, str) and name in names for name in warned.value):
-            raise warned.wrong("a list of names of layers that are driven")
+            raise warned.error("a list of names of controlled layers")
         return cls(
             settings=settings,
-            asked={name: each.target() for name, each in by_layer("asked").items()},
+            requested={name: each.target() for name, each in by_layer("requested").items()},
             targets={name: each.target() for name, each in by_layer("targets").items()},
             steps=fields["steps"].count(),
-            controllers={name: _controller(each, settings) for name, each in by_layer("controllers").items()},
+            controllers={name: _controller(each, settings, dials[name]) for name, each in by_layer("controllers").items()},
             bias={name: each.number() for name, each in by_layer("bias").items()},
-            begin={name: each.number() for name, each in by_layer("begin", optional=True).items()},
+            ramp_start={name: each.number() for name, each in by_layer("ramp_start", optional=True).items()},
             rms={name: each.number(0.0, sys.float_info.max) for name, each in by_layer("rms", optional=True).items()},
             warned=set(warned.value),
         )
 
 
 class _Field(NamedTuple):
-    """A part of what is read, and the keys that lead to it."""
+    """A value in the saved state, and the keys that lead to it."""
 
     path: str
     value: Any
 
-    def wrong(self, allowed: str) -> ValueError:
-        """The error to raise."""
+    def error(self, allowed: str) -> ValueError:
+        """Return the error for a value that is not `allowed`."""
         got = " ".join(reprlib.repr(self.value).split())
         return ValueError(f"state_dict must {f'have {allowed} at {self.path}' if self.path else f'be {allowed}'}, got {got}")
 
-    def items(self, required: Collection[str], possible: Collection[str] = ()) -> dict[str, _Field]:
-        """Those of a mapping that has the required keys, and no others but the possible ones."""
+    def items(self, required: Collection[str], optional: Collection[str] = ()) -> dict[str, _Field]:
+        """Return the items of a mapping that has all `required` keys, and no others except `optional` ones."""
         if not isinstance(self.value, Mapping):
-            raise self.wrong("a mapping")
-        place = f" at {self.path}" if self.path else ""
+            raise self.error("a mapping")
+        where = f" at {self.path}" if self.path else ""
         for key in required:
             if key not in self.value:
-                raise ValueError(f"state_dict must have an item {key!r}{place}, got none")
+                raise ValueError(f"state_dict must have an item {key!r}{where}, got none")
         for key in self.value:
-            if key not in required and key not in possible:
-                raise ValueError(f"state_dict must have no other items than it is saved with, got {reprlib.repr(key)}{place}")
+            if key not in required and key not in optional:
+                raise ValueError(f"state_dict must have no unknown items, got {reprlib.repr(key)}{where}")
         return {key: _Field(f"{self.path}[{key!r}]", value) for key, value in self.value.items()}
 
-    def number(self, low: float = -LARGEST, high: float = LARGEST) -> float:
-        """A number from `low` to `high`."""
+    def number(self, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
+        """Return a number from `low` to `high`."""
         value = self.value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise self.wrong(f"a number in [{low:g}, {high:g}]")
+            raise self.error(f"a number in [{low:g}, {high:g}]")
         return float(value)
 
-    def number_or_nan(self, missing: bool) -> float:
-        """A number; NaN if it is missing."""
-        if not missing:
+    def running_mean(self, samples: int) -> float:
+        """Return a number, or NaN if there are no `samples`."""
+        if samples:
             return self.number()
         if not isinstance(self.value, float) or not math.isnan(self.value):
-            raise self.wrong("NaN, as there was no sample")
+            raise self.error("NaN, because there is no sample,")
         return math.nan
 
     def target(self) -> float:
-        """A sparsity."""
+        """Return a sparsity."""
         try:
             return check_target(self.value)
         except (TypeError, ValueError):
-            raise self.wrong("a sparsity in (0, 1)") from None
+            raise self.error("a sparsity in (0, 1)") from None
 
     def count(self, low: int = 0) -> int:
-        """An integer of at least `low`."""
+        """Return an integer of at least `low`."""
         value = self.value
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
-            raise self.wrong(f"an integer of at least {low}")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_COUNT:
+            raise self.error(f"an integer in [{low}, 2**53]")
         return value
 
-    def bounds(self, high: float) -> Bounds:
-        """Two numbers from 0 to `high`, of which the first is the lower."""
+    def boolean(self) -> bool:
+        """Return True or False."""
+        if not isinstance(self.value, bool):
+            raise self.error("True or False")
+        return self.value
+
+    def bounds(self, low: float, high: float) -> Bounds:
+        """Return two numbers from `low` to `high` in ascending order."""
         if not isinstance(self.value, (list, tuple)) or len(self.value) != 2:
-            raise self.wrong("[low, high]")
-        lower, upper = (_Field(f"{self.path}[{i}]", value).number(0.0, high) for i, value in enumerate(self.value))
+            raise self.error("[low, high]")
+        lower, upper = (_Field(f"{self.path}[{i}]", value).number(low, high) for i, value in enumerate(self.value))
         if not lower < upper:
-            raise self.wrong("[low, high] with low < high")
+            raise self.error("[low, high] with low < high")
         return lower, upper
 
 
 def _settings(field: _Field) -> Settings:
     items = field.items([each.name for each in dataclasses.fields(Settings)])
-    if not isinstance(items["measure"].value, str) or items["measure"].value not in MEASURES:
-        raise items["measure"].wrong(f"one of {', '.join(map(repr, MEASURES))}")
-    if not isinstance(items["mean"].value, bool):
-        raise items["mean"].wrong("True or False")
+    measure = items["measure"].value
+    if not isinstance(measure, str) or measure not in CONTROLLED_MEASURES:
+        raise items["measure"].error(f"one of {', '.join(map(repr, CONTROLLED_MEASURES))}")
     return Settings(
-        measure=items["measure"].value,
-        mean=items["mean"].value,
-        q=items["q"].bounds(sys.float_info.max),
-        p=None if items["p"].value is None else items["p"].bounds(1.0),
+        measure=measure,
+        mean=items["mean"].boolean(),
+        bounds=None if items["bounds"].value is None else items["bounds"].bounds(-sys.float_info.max, sys.float_info.max),
+        p=None if items["p"].value is None else items["p"].bounds(0.0, 1.0),
         every=items["every"].count(1),
         warmup=items["warmup"].count(),
         ramp=items["ramp"].count(),
     )
 
 
-def _controller(field: _Field, settings: Settings) -> Controller:
-    items = field.items([each.name for each in dataclasses.fields(Controller) if each.name not in _OF_SETTINGS])
-    low, high = settings.dial
-    counts = {name: items[name].count() for name in ("samples", "absent", "since", "stuck", "at_bound")}
-    if not isinstance(items["finite"].value, bool):
-        raise items["finite"].wrong("True or False")
-    if items["side"].count(-1) > 1:
-        raise items["side"].wrong("-1, 0 or 1")
+def _controller(field: _Field, settings: Settings, dial: Dial) -> Controller:
+    items = field.items([each.name for each in dataclasses.fields(Controller) if each.name not in _FROM_SETTINGS])
+    low, high = settings.output_bounds(dial)
+    counts = {name: items[name].count() for name in ("samples", "missing", "since_sign_change", "one_sided", "at_bound")}
+    error_sign = items["error_sign"].count(-1)
+    if error_sign > 1:
+        raise items["error_sign"].error("-1, 0 or 1")
     return Controller(
-        dial=items["dial"].number(low, high),
+        output=items["output"].number(low, high),
         low=low,
         high=high,
-        finite=items["finite"].value,
-        side=items["side"].value,
-        gain=items["gain"].number(*GAINS),
+        finite=items["finite"].boolean(),
+        error_sign=error_sign,
+        gain=items["gain"].number(*GAIN_BOUNDS),
         trend=items["trend"].number(),
-        pace=items["pace"].number(),
-        smoothed=items["smoothed"].number_or_nan(not counts["samples"]),
-        past=items["past"].number_or_nan(not counts["samples"]),
+        drift=items["drift"].number(),
+        smoothed=items["smoothed"].running_mean(counts["samples"]),
+        long_mean=items["long_mean"].running_mean(counts["samples"]),
+        lowest=items["lowest"].running_mean(counts["samples"]),
+        highest=items["highest"].running_mean(counts["samples"]),
         **counts,
     )

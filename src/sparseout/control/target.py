@@ -1,4 +1,4 @@
-"""Drive the Sparseout layers of a model to a desired sparsity."""
+"""`SparsityTarget`: adjust `q`, or another number, until a model has the sparsity that the user asks for."""
 
 from __future__ import annotations
 
@@ -9,61 +9,78 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from sparseout.checks import check_choice, check_count, check_p, check_q
-from sparseout.control import drivers
+from sparseout.checks import check_choice, check_count, check_p
+from sparseout.control import ownership
 from sparseout.control.controller import Controller
-from sparseout.control.goals import MEAN, MEASURES, Settings, Targets, check_bounds, check_layers, resolve
-from sparseout.control.inputs import Found, Inputs
+from sparseout.control.input_probe import InputProbe, Measured
 from sparseout.control.report import NO_ZEROS, LayerReport, TargetReport
+from sparseout.control.settings import (
+    CONTROLLED_MEASURES,
+    MEAN,
+    Settings,
+    Targets,
+    check_bounds,
+    check_layers,
+    check_number_bounds,
+    resolve_targets,
+)
 from sparseout.control.state import State
+from sparseout.dial import Dial
+from sparseout.layers import Sparseout
 from sparseout.metrics import TOLERANCE
 from sparseout.probe.selection import Layers
 
-EVALUATE = 10  # samples between two evaluations
-WEIGHT = 0.25  # of the newest evaluation in the difference between evaluation and training
-LONGEST = 100  # samples against a bound, at least, before that is worth a warning
+EVALUATION_INTERVAL = 10  # samples from one evaluation to the next
+EVALUATION_WEIGHT = 0.25  # of the newest evaluation in the bias
+MIN_SAMPLES_AT_BOUND = 100  # before a target counts as out of reach
 
 
 class SparsityTarget:
-    """Moves the `q` of Sparseout layers until `S(x) = target` for their clean inputs `x`; see `Probe` for `S`.
+    """Adjusts the `q` of Sparseout layers until `S(x) = target` for their clean inputs `x`. `Probe` defines `S`.
 
-    Call `step()` after each step of the optimizer. In one step of `every` the layers' inputs are measured, and a controller of
-    each layer moves its `q`: down where the activations are to be sparser, up where they are to be denser. `state_dict()` and
-    `load_state_dict()` save and restore it, with the layers' `q`, and `p` where it is driven. Where several processes train, each
-    has a `SparsityTarget`, all measure together, and all set the same `q`.
+    Call `step()` after each optimizer step. Every `every`-th step is a sample: the layers are measured, and a controller for each
+    layer moves its `q`, down for sparser activations and up for denser ones. `state_dict()` and `load_state_dict()` save and
+    restore the controllers and the layers' `q`, and their `p` if it is controlled. In distributed training each process has a
+    `SparsityTarget`; the measurements are pooled, so all processes set the same `q`.
 
-    A layer has one `SparsityTarget` at a time, until that is stopped or deleted. The model may be saved and copied meanwhile: a
-    copy keeps the `q` that it has, and nobody measures or drives it. A `SparsityTarget` itself is neither copied nor pickled.
+    Any layer with a `dial` is controlled in the same way: `q` stands for the number that its dial names, such as the `strength`
+    of a penalty or the `k` of `KWinners`. The layers of `sparseout.regularizers` have one, and so can a module of your own. `x`
+    is then the output of the layer. If the output has noise in training, pass a `loader`.
+
+    A layer has at most one `SparsityTarget`, until that one is stopped or deleted. The model can be saved and copied at any time:
+    the copy keeps its current `q`, and is neither measured nor controlled. A `SparsityTarget` itself cannot be copied or pickled.
 
     Args:
-        model: holds the Sparseout layers; the module that training calls.
-        target: in (0, 1): one for each layer, or `(first, last)` for targets that change evenly along the layers, or a mapping
-            from names or patterns to targets, which drives these layers alone.
+        model: the module that the training loop calls. It holds the layers.
+        target: a sparsity in (0, 1) for every layer; `(first, last)` for targets that change linearly from the first layer to the
+            last; or a mapping from layer names or patterns to targets, which controls only these layers.
         measure: `"hoyer"`, `"zeros"` or `"gini"`.
-        layers: which Sparseout layers: names, patterns, types or predicates, as a `Probe` takes them. Default: all.
-        mean: drive the mean over the layers to one target, by one `q` for all.
-        q: the bounds that `q` is kept in.
-        p: the bounds of `p`, which moves on where `q` is at its bound: up for sparser activations, down for denser ones. Default:
-            `p` stays as it is.
-        every: measure one step in so many; the first is one.
-        warmup: steps at first in which the layers are Dropout, with `q = 2`.
-        ramp: steps after them in which what is aimed at goes evenly from what was measured to the target.
-        loader: batches to run in evaluation mode now and then, so that the sparsity without noise is what reaches the target. Its
-            first ones are used, until they have as many vectors as a training step or more.
-        forward: how the model is called on one of these batches. Default: as `sparseout.batches.arguments` reads it, so that the
-            labels of `(inputs, labels)` are left out, and a model of two inputs takes both of `(first, second)`.
+        layers: the layers to control, as names, patterns, types or predicates: see `Probe`. Default: all that have a dial.
+        mean: control the mean over the layers with a single `q`, instead of each layer with its own.
+        bounds: bounds of `q`. Default: those of the layer's dial, which are `(0.3, 4.0)` for Sparseout.
+        p: bounds of the `p` of Sparseout layers. While `q` is at a bound, `p` moves too: up for sparser activations, down for
+            denser ones. Default: `p` stays constant.
+        every: measure every N-th step, starting with the first.
+        warmup: number of initial steps in which the layers are Dropout, with `q = 2`; other layers have the number at which they
+            act least.
+        ramp: number of steps after the warm-up in which the setpoint moves linearly from the measured sparsity to the target.
+        loader: batches for occasional evaluations, so that the sparsity without noise reaches the target. Each evaluation uses
+            the first batches that hold at least as many vectors as a training step.
+        forward: function that calls the model on a batch of `loader`. Default: `sparseout.batches.arguments` reads the batch. It
+            leaves out the labels of `(inputs, labels)`, and passes both items of `(first, second)` to a model with two inputs.
 
     Attributes:
-        layers: names of the layers that are driven, in the order of registration.
-        steps: how many were taken.
+        layers: names of the controlled layers, in the order of registration.
+        steps: number of steps so far.
+        every: see above.
 
     Raises:
-        TypeError, ValueError: an argument is out of its range, or there is no such Sparseout layer, or one has
-            `gradient="exact"`, whose sparsity rises and falls with `q`, or another `SparsityTarget` drives one.
+        TypeError, ValueError: an argument is invalid, `layers` selects no layer with a dial, a layer is controlled already,
+            or a layer has `gradient="exact"`, under which sparsity is not monotonic in `q`.
 
     Warns:
-        UserWarning: nothing was measured in the first step, or `measure="zeros"` where no activation is 0, or a target is out of
-            reach: once a layer.
+        UserWarning: no layer ran before the first step; `measure="zeros"`, but no activation of a layer is 0; or a target is out
+            of reach. Each warning appears once per layer.
 
     >>> import torch
     >>> from sparseout import Sparseout
@@ -88,7 +105,7 @@ class SparsityTarget:
         measure: str = "hoyer",
         layers: Layers = None,
         mean: bool = False,
-        q: tuple[float, float] = (0.3, 4.0),
+        bounds: tuple[float, float] | None = None,
         p: tuple[float, float] | None = None,
         every: int = 8,
         warmup: int = 0,
@@ -96,237 +113,247 @@ class SparsityTarget:
         loader: Iterable[Any] | None = None,
         forward: Callable[[Any], Any] | None = None,
     ) -> None:
+        check_choice("measure", measure, CONTROLLED_MEASURES)
+        self._inputs = InputProbe(model, layers, measure, loader, forward)
+        check_layers(self._inputs.layers, bool(mean), p is not None)
         self._settings = Settings(
-            measure=check_choice("measure", measure, MEASURES),
+            measure=measure,
             mean=bool(mean),
-            q=check_bounds("q", q, check_q),
+            bounds=check_number_bounds(bounds, self._inputs.layers),
             p=None if p is None else check_bounds("p", p, check_p),
             every=check_count("every", every, 1),
             warmup=check_count("warmup", warmup, 0),
             ramp=check_count("ramp", ramp, 0),
         )
         self.every, self.steps = every, 0
-        self._inputs = Inputs(model, layers, measure, loader, forward)
-        check_layers(self._inputs.layers)
-        self._asked = resolve(target, list(self._inputs.layers), mean)
-        self._targets = dict(self._asked)
+        self._requested = resolve_targets(target, list(self._inputs.layers), mean)
+        self._targets = dict(self._requested)
         self._modules = {name: module for name, module in self._inputs.layers.items() if mean or name in self._targets}
         self.layers = tuple(self._modules)
-        self._own_p = {name: module.p for name, module in self._modules.items()}
-        for name, own in self._own_p.items():
+        self._initial_p = {name: module.p for name, module in self._modules.items()} if p else {}
+        for name, own in self._initial_p.items():
             if p and not p[0] <= own <= p[1]:
-                raise ValueError(f"p must hold the {own:g} that {name or 'the model'} has, got {p}")
-        low, high = self._settings.q
-        self._controllers = {
-            name: Controller(min(max(self._start(name), low), high), *self._settings.dial) for name in self._targets
-        }
+                raise ValueError(f"p must be bounds that hold p={own:g} of {name or 'the model'}, got {p}")
+        self._controllers = {name: self._new_controller(name) for name in self._targets}
         self._bias = dict.fromkeys(self._targets, 0.0)
-        self._begin: dict[str, float] = {}
+        self._ramp_start: dict[str, float] = {}
         self._rms: dict[str, float] = {}
         self._warned: set[str] = set()
-        drivers.claim(self._modules, self)
-        self._begin_to_drive()
+        ownership.claim(self._modules, self)
+        self._take_control()
 
     @property
     def target(self) -> dict[str, float]:
-        """The target of each layer, or of the mean. May be set, in any of the forms that the argument takes."""
+        """The current target of each layer, or of the mean. It can be set, in any form of the `target` argument."""
         return dict(self._targets)
 
     @target.setter
     def target(self, target: Targets) -> None:
-        targets = resolve(target, list(self._modules), self._settings.mean)
+        targets = resolve_targets(target, list(self._modules), self._settings.mean)
         if set(targets) != set(self._targets):
-            raise ValueError(f"target must name the same layers as before, {', '.join(self._targets)}, got {', '.join(targets)}")
+            raise ValueError(f"target must name the controlled layers, {', '.join(self._targets)}, got {', '.join(targets)}")
         self._warned -= {name for name in targets if targets[name] != self._targets[name]}
         self._targets = targets
 
     def step(self) -> None:
-        """Call after each step of the optimizer: in one of `every`, take what was measured into account and set `q`."""
+        """Count an optimizer step; in every `every`-th step, update the controllers and set `q`."""
         if self._stopped:
             return
         if self.steps % self.every == 0:
-            self._take(*self._inputs.take())
+            self._update(*self._inputs.take())
         self.steps += 1
         if self.steps % self.every == 0:
             self._inputs.start()
 
     def stop(self) -> None:
-        """End the training: nothing is measured from here on, `step` does nothing, and the layers keep their `q`.
+        """Stop measuring and controlling. The layers keep their `q`, and `step` does nothing from now on.
 
-        Another `SparsityTarget` may drive them then; this one goes on with `load_state_dict`.
+        Another `SparsityTarget` can then control the layers. `load_state_dict` starts this one again.
         """
         self._stopped = True
         self._inputs.stop()
-        drivers.release(self._modules, self)
+        ownership.release(self._modules, self)
 
     def report(self) -> TargetReport:
-        """How far each layer is: its target, what is measured, `q`, and whether the target is out of reach."""
-        return TargetReport(tuple(self._reach(name) for name in self._targets))
+        """Return the target, the measured sparsity and the `q` of each layer, and whether the target is out of reach."""
+        return TargetReport(tuple(self._layer_report(name) for name in self._targets))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `step` changes, in numbers, lists and dictionaries that JSON can hold: save it after `step()`."""
+        """Return everything that `step` changes, as data that JSON can hold. Call it after `step()`."""
         return State(
             settings=self._settings,
-            asked=self._asked,
+            requested=self._requested,
             targets=self._targets,
             steps=self.steps,
             controllers=self._controllers,
             bias=self._bias,
-            begin=self._begin,
+            ramp_start=self._ramp_start,
             rms=self._rms,
             warned=self._warned,
         ).to_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where a `SparsityTarget` of the same layers was, to the same numbers, and set their `q`, and `p` if driven.
+        """Resume from the state of a `SparsityTarget` of the same layers, with the same numbers as without the interruption.
 
-        The arguments of this one win over those of the saved one. Where it was built with the same `target`, a `target` that was
-        set in between is restored; where with another, that is what it aims at from here on. Within other bounds of `q` and `p`,
-        these are as near as they can be to what they were.
+        It restores the layers' `q`, and their `p` if it is controlled. Arguments override saved values. A target that was set
+        during training is restored if the `target` argument equals the saved one. If the bounds of `q` and `p` differ, the saved
+        values are clipped to the new bounds.
 
         Raises:
-            ValueError: `state_dict` is not that of a `SparsityTarget` of these layers and this `measure`, or another
-                `SparsityTarget` drives one of them. Nothing is changed then.
+            ValueError: `state_dict` is not the state of a `SparsityTarget` of these layers and this `measure`, or another
+                `SparsityTarget` controls a layer. Nothing changes in this case.
 
         Warns:
-            UserWarning: an argument differs from the saved one: the message has both.
+            UserWarning: an argument differs from its saved value. The message has both.
         """
-        state = State.read(state_dict, list(self._targets))
+        state = State.read(state_dict, {name: self._module(name).dial for name in self._targets})
         new, old = self._settings, state.settings
         for name in ("measure", "mean"):
             if getattr(new, name) != getattr(old, name):
-                raise ValueError(f"state_dict must be of {name}={getattr(new, name)!r}, got one of {name}={getattr(old, name)!r}")
-        other = {k: v for k, v in self._asked.items() if v not in (state.asked[k], state.targets[k])}
-        changes = [f"target={other} (saved: { ({k: state.targets[k] for k in other}) })"] if other else []
-        changes += new.changes(old)
-        if changes:
-            warnings.warn(f"this SparsityTarget goes on with its own {', '.join(changes)}", stacklevel=2)
-        drivers.claim(self._modules, self)
+                raise ValueError(f"state_dict must have {name}={getattr(new, name)!r}, got {name}={getattr(old, name)!r}")
+        own = {k: v for k, v in self._requested.items() if v not in (state.requested[k], state.targets[k])}
+        differences = [f"target={own} (saved: { ({k: state.targets[k] for k in own}) })"] if own else []
+        differences += new.differences(old)
+        if differences:
+            warnings.warn(f"this SparsityTarget continues with its own {', '.join(differences)}", stacklevel=2)
+        ownership.claim(self._modules, self)
         self.steps, self._controllers, self._bias = state.steps, state.controllers, state.bias
-        self._targets = state.targets | other
-        self._begin, self._rms, self._warned = state.begin, state.rms, state.warned - set(other)
+        self._targets = state.targets | own
+        self._ramp_start, self._rms, self._warned = state.ramp_start, state.rms, state.warned - set(own)
         if new != old:
-            for controller in self._controllers.values():
-                controller.dial = new.fit(controller.dial, old)
-                controller.low, controller.high = new.dial
-        self._begin_to_drive()
+            for name, controller in self._controllers.items():
+                dial = self._module(name).dial
+                controller.output = new.convert_output(controller.output, old, dial)
+                controller.low, controller.high = new.output_bounds(dial)
+        self._take_control()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "a SparsityTarget cannot be copied or pickled: keep it outside of the model, save its state_dict(), and build "
-            "another for a copy of the model"
+            "a SparsityTarget cannot be copied or pickled: keep it outside of the model, save its state_dict(), and create "
+            "a new one for a copy of the model"
         )
 
-    def _begin_to_drive(self) -> None:
-        """Set the layers as the dials say, and measure if the next step is one of those that are."""
+    def _take_control(self) -> None:
+        """Apply the controllers' outputs, and start measuring if the next step is a sample."""
         self._stopped = False
-        self._set()
+        self._apply_outputs()
         self._inputs.stop()
         if self.steps % self.every == 0:
             self._inputs.start()
 
-    def _take(self, found: Found, vectors: int) -> None:
-        """Move the controllers by what a training step showed."""
-        self._check(found)
-        measured = self._driven(found, self._settings.measure)
-        self._rms |= {name: rms for name, rms in self._driven(found, "rms").items() if math.isfinite(rms)}
-        due = self._inputs.has_loader and self.steps // self.every % EVALUATE == 0
-        evaluated = self._driven(self._inputs.evaluate(self._modules, vectors), self._settings.measure) if due else {}
+    def _update(self, measured: Measured, vectors: int) -> None:
+        """Update the controllers with the measurements of a training step, which had `vectors` vectors a layer."""
+        self._warn_of_no_measurement(measured)
+        values = self._controlled(measured, self._settings.measure)
+        self._rms |= {name: rms for name, rms in self._controlled(measured, "rms").items() if math.isfinite(rms)}
+        evaluates = self._inputs.has_loader and self.steps // self.every % EVALUATION_INTERVAL == 0
+        evaluation = self._inputs.evaluate(self._modules, vectors) if evaluates else {}
+        evaluated = self._controlled(evaluation, self._settings.measure)
         for name, controller in self._controllers.items():
-            value = measured.get(name)
+            value = values.get(name)
             if not controller.observe(None if value is None else value + self._bias[name]):
                 continue
             if math.isfinite(evaluated.get(name, math.nan)):
-                change = (WEIGHT if self.steps else 1.0) * (evaluated[name] - controller.now)
+                change = (EVALUATION_WEIGHT if self.steps else 1.0) * (evaluated[name] - controller.lag_corrected)
                 self._bias[name] += change
-                controller.correct(change)
+                controller.shift(change)
             if self.steps >= self._settings.warmup:
-                controller.steer(self._aim(name))
+                controller.update(self._setpoint(name))
                 if self.steps >= self._settings.warmup + self._settings.ramp:
-                    self._warn(name)
-        self._set()
+                    self._warn_if_out_of_reach(name)
+        self._apply_outputs()
 
-    def _aim(self, name: str) -> float:
-        """What to aim at in this step."""
-        begin = self._begin.setdefault(name, self._controllers[name].smoothed)
+    def _setpoint(self, name: str) -> float:
+        """Return the setpoint of the current step."""
+        start = self._ramp_start.setdefault(name, self._controllers[name].smoothed)
         warmup, ramp = self._settings.warmup, self._settings.ramp
         done = min(1.0, (self.steps - warmup) / ramp) if ramp else 1.0
-        return begin + (self._targets[name] - begin) * done
+        return start + (self._targets[name] - start) * done
 
-    def _driven(self, found: Found, measure: str) -> dict[str, float]:
-        """A measure of each layer that is driven and ran, or their mean."""
-        values = {name: each[measure] for name, each in found.items() if name in self._modules}
+    def _controlled(self, measured: Measured, measure: str) -> dict[str, float]:
+        """Return one measure of each controlled layer that ran, or its mean over these layers."""
+        values = {name: each[measure] for name, each in measured.items() if name in self._modules}
         return {MEAN: sum(values.values()) / len(values)} if self._settings.mean and values else values
 
-    def _check(self, found: Found) -> None:
-        """Warn of what cannot be driven, at the first sample of a layer."""
-        if not found and not self.steps:
+    def _warn_of_no_measurement(self, measured: Measured) -> None:
+        """Warn at the first sample if no layer ran, and at the first sample of each layer if it has no zeros to control."""
+        if not measured and not self.steps:
             warnings.warn(
-                "no Sparseout layer ran in training mode before the first step(): call the model that SparsityTarget has, in "
-                "training mode, and build SparsityTarget after the model is compiled",
+                "no controlled layer ran in training mode before the first step(): call the model that was given to "
+                "SparsityTarget, in training mode, and create SparsityTarget after the model is compiled",
                 stacklevel=4,
             )
         for name in self._modules if self._settings.measure == "zeros" else ():
             new = not self._controllers[MEAN if self._settings.mean else name].samples
-            if new and name in found and found[name]["zeros"] <= NO_ZEROS:
+            if new and name in measured and measured[name]["zeros"] <= NO_ZEROS:
                 warnings.warn(
-                    f"the fraction of zeros in {name or 'the model'} is {found[name]['zeros']:.2g}: where they do not occur, as "
-                    "after Tanh, GELU or SiLU, use measure='hoyer'",
+                    f"the fraction of zeros in {name or 'the model'} is {measured[name]['zeros']:.2g}: use measure='hoyer' for "
+                    "activations that are never exactly 0, as after Tanh, GELU or SiLU",
                     stacklevel=4,
                 )
 
-    def _start(self, name: str) -> float:
-        """The `q` to begin with."""
-        if self._settings.warmup:
-            return 2.0
-        q: float = self._module(name).q
-        return q
+    def _new_controller(self, name: str) -> Controller:
+        """Return a controller that starts at the layer's own number, or in a warm-up at the neutral one."""
+        module = self._module(name)
+        dial: Dial = module.dial
+        low, high = self._settings.bounds or (dial.low, dial.high)
+        number = dial.warmup_value if self._settings.warmup else getattr(module, dial.name)
+        position = dial.position(min(max(number, low), high))
+        return Controller(position, *self._settings.output_bounds(dial))
 
     def _module(self, name: str) -> Any:
-        """The layer of that name, or for the mean the first, whose `q` all have."""
+        """Return the layer of that name. For the mean, return the first layer, because all layers have the same number."""
         return next(iter(self._modules.values())) if self._settings.mean else self._modules[name]
 
-    def _set(self) -> None:
-        """Set `q`, and `p` where it is driven, as the dials say: beyond the bounds of `q`, a dial's unit is the way of `p`."""
-        (low, high), p = self._settings.q, self._settings.p
+    def _apply_outputs(self) -> None:
+        """Set `q`, and `p` if it is controlled. Beyond a bound of `q`, one step of output spans the range of `p` on that side."""
+        p = self._settings.p
         for name, module in self._modules.items():
-            dial = self._controllers[MEAN if self._settings.mean else name].dial
-            q = min(max(dial, low), high)
-            module.q = q
+            dial: Dial = module.dial
+            low, high = self._settings.positions(dial)
+            output = self._controllers[MEAN if self._settings.mean else name].output
+            position = min(max(output, low), high)
+            setattr(module, dial.name, self._number(dial, position))
             if p:
-                own, beyond = self._own_p[name], q - dial
+                own, beyond = self._initial_p[name], position - output
                 module.p = own + beyond * (p[1] - own if beyond > 0 else own - p[0])
 
-    def _warn(self, name: str) -> None:
-        """Say once that a target is out of reach: the dial lies against its bound, and what is measured no longer moves."""
-        if name in self._warned or self._controllers[name].at_bound <= LONGEST:
-            return
-        reach = self._reach(name)
-        if reach.out_of_reach:
-            self._warned.add(name)
-            warnings.warn(str(reach), stacklevel=4)
+    def _number(self, dial: Dial, position: float) -> float:
+        """Return the number at `position`, which rounding must not move beyond its bounds."""
+        low, high = self._settings.bounds or (dial.low, dial.high)
+        return min(max(dial.value(position), low), high)
 
-    def _reach(self, name: str) -> LayerReport:
+    def _warn_if_out_of_reach(self, name: str) -> None:
+        if name in self._warned or self._controllers[name].at_bound <= MIN_SAMPLES_AT_BOUND:
+            return
+        report = self._layer_report(name)
+        if report.out_of_reach:
+            self._warned.add(name)
+            warnings.warn(str(report), stacklevel=4)
+
+    def _layer_report(self, name: str) -> LayerReport:
         controller, target = self._controllers[name], self._targets[name]
         module = self._module(name)
         error = target - controller.measured
-        # Not even three times the training so far would get there.
-        coming = 2 * math.copysign(1.0, error) * controller.pace
-        stalled = controller.at_bound > max(LONGEST, controller.samples / 2) and coming < abs(error)
-        missed = not abs(error) <= TOLERANCE  # NaN, where nothing was measured, is a miss
+        # At the current drift, three times the training so far would not reach the target.
+        approach = 2 * math.copysign(1.0, error) * controller.drift
+        stalled = controller.at_bound > max(MIN_SAMPLES_AT_BOUND, controller.samples / 2) and approach < abs(error)
+        flat = controller.at_bound > MIN_SAMPLES_AT_BOUND and not controller.responds
         return LayerReport(
             layer=name,
             label="the mean" if self._settings.mean else name or "the model",
             measure=self._settings.measure,
             target=target,
             measured=controller.measured,
-            q=module.q,
-            p=module.p,
-            missed=missed,
-            out_of_reach=missed and stalled,
-            bounds=self._settings.q,
+            name=module.dial.name,
+            value=float(getattr(module, module.dial.name)),
+            p=getattr(module, "p", None) if isinstance(module, Sparseout) else None,
+            out_of_reach=(stalled or flat) and abs(error) > TOLERANCE,
+            responds=not flat,
+            bounds=self._settings.bounds or (module.dial.low, module.dial.high),
+            sparser=module.dial.sparser,
             at_bound=controller.at_bound > 0,
             rms=self._rms.get(name, math.nan),
-            scale=module.scale,
+            scale=module.scale if isinstance(module, Sparseout) else None,
             p_bounds=self._settings.p,
         )

@@ -1,4 +1,4 @@
-"""A `SparsityTarget` in the `Trainer` of Hugging Face `transformers`."""
+"""`SparsityTarget` as a callback for the `Trainer` of Hugging Face `transformers`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparseout.control.goals import Targets
+from sparseout.control.settings import Targets
 from sparseout.control.target import SparsityTarget
 
 if TYPE_CHECKING:
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
-    """`SparsityTarget(model, target, **settings)` as a callback of `transformers`' `Trainer`: a step for each optimizer step.
+    """Return `SparsityTarget(model, target, **settings)` as a callback for `transformers.Trainer`, one step per optimizer step.
 
-    It starts afresh with each `train()`, and ends with it. Its state lies in the Trainer's own checkpoints, as JSON, and
-    `resume_from_checkpoint` goes on from it to the same numbers; where the arguments differ from the saved ones, these here win,
-    with a warning, as in `SparsityTarget.load_state_dict`. Training logs get `sparsity/<layer>`, what is measured, and
-    `q/<layer>`; callbacks that come after this one see them, and so does `log_history`.
+    Each call of `train()` creates a new `SparsityTarget` and stops it at the end. The Trainer's checkpoints hold its state as
+    JSON, so `resume_from_checkpoint` continues with the same numbers. Arguments that differ from the saved ones override them
+    with a warning, as in `SparsityTarget.load_state_dict`. The training logs get `sparsity/<layer>`, the measured sparsity, and
+    `q/<layer>`, or the controlled number of another layer by its name. `log_history` and all later callbacks see these entries.
 
     Args:
-        target: the sparsity to reach, in any form that `SparsityTarget` takes. One callback drives all layers: where they are to
-            differ, give a mapping.
-        settings: the other arguments of `SparsityTarget`.
+        target: the sparsity to reach, in any form that `SparsityTarget` accepts. One callback controls all layers: pass a mapping
+            for different targets in different layers.
+        settings: keyword arguments of `SparsityTarget`.
 
     Attributes of the callback:
-        target: the `SparsityTarget`; None before training. Its `report()` says how far each layer is.
+        target: the `SparsityTarget`; None before training. Its `report()` shows how far each layer is from its target.
 
     Raises:
         ImportError: `transformers` is not installed.
-        TypeError: `settings` holds what `SparsityTarget` does not take. What is out of its range is refused when training begins.
+        TypeError: `SparsityTarget` has no such argument. Values out of range raise when training begins.
 
     >>> import sparseout, tempfile
     >>> from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
@@ -45,7 +45,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     ...     arguments = TrainingArguments(folder, max_steps=20, use_cpu=True, save_strategy="no", disable_tqdm=True)
     ...     _ = Trainer(model, arguments, train_dataset=tokens, callbacks=[callback]).train()  # doctest: +ELLIPSIS
     {'train_runtime': ...}
-    >>> callback.target.steps, callback.target.report().layers[0].q != 2.0
+    >>> callback.target.steps, callback.target.report().layers[0].value != 2.0
     (20, True)
     """
     try:
@@ -55,20 +55,20 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
         raise ImportError("target_callback needs transformers: pip install 'sparseout[probe]'") from error
     inspect.signature(SparsityTarget).bind(None, target, **settings)
 
-    # Where `restore_callback_states_from_checkpoint` is set, the Trainer makes a new callback of this class without arguments, as
-    # JSON could not hold a loader: so the class itself knows them.
+    # With `restore_callback_states_from_checkpoint`, the Trainer creates a callback of this class without arguments, because JSON
+    # cannot hold a loader. The class itself therefore holds them.
     class TargetCallback(TrainerCallback, ExportableState):
         target: SparsityTarget | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if self.target is not None:  # of a training that was interrupted
+            if self.target is not None:  # left by an interrupted training
                 self.target.stop()
             saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
             if isinstance(saved, list):
                 raise ValueError(
-                    f"a Trainer takes one target_callback, got {len(saved)}: give it a mapping from layers to targets"
+                    f"callbacks must hold one target_callback, got {len(saved)}: pass it a mapping from layers to targets"
                 )
-            # Trainer trains a compiled copy that shares its parts with this model.
+            # The Trainer runs a compiled wrapper of this model.
             trained: Any = torch.compile(model) if args.torch_compile else model
             self.target = SparsityTarget(trained, target, **settings)
             if state.global_step and saved["target"] is not None:
@@ -79,11 +79,11 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
             self.target.step()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if self.target is None or "loss" not in logs:  # the logs of an evaluation
+            if self.target is None or "loss" not in logs:  # logs of an evaluation have no loss
                 return
             for entry in self.target.report().layers:
-                if math.isfinite(entry.measured):  # the layer has been called
-                    values = {f"sparsity/{entry.layer}": entry.measured, f"q/{entry.layer}": entry.q}
+                if math.isfinite(entry.measured):  # the layer has run
+                    values = {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
                     logs.update(values)
                     state.log_history[-1].update(values)
 

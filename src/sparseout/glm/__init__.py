@@ -1,7 +1,7 @@
-"""Sparseout in generalized linear models: the penalty that the noise amounts to, and estimators that use it.
+"""Sparseout in generalized linear models: its penalty, its expected loss, and scikit-learn estimators.
 
-`penalty` and `expected_loss` need torch alone; `SparseoutRegressor`, `SparseoutClassifier` and `path` need scikit-learn, which is
-imported when they are first asked for.
+`penalty` and `expected_loss` only need torch. `SparseoutRegressor`, `SparseoutClassifier` and `path` need scikit-learn, which the
+first access to one of them imports.
 """
 
 from __future__ import annotations

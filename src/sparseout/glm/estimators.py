@@ -1,4 +1,4 @@
-"""Scikit-learn's estimators of generalized linear models with Sparseout on the features."""
+"""Scikit-learn estimators of generalized linear models with Sparseout on the features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RegressorFamily = Literal["gaussian", "poisson", "gamma"]
 
 
 class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
-    """What the two estimators share: parameters, fitting, and the linear predictor."""
+    """Base class of the two estimators, with their parameters, the solver and the linear predictor."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _solve(self, family: str, X: Any, y: Any, sample_weight: Any, classes: int = 1) -> tuple[Any, Any]:
-        """Fit checked data; the coefficients `(classes, features)` and the intercepts `(classes,)`."""
+        """Fit validated data, and return the coefficients `(classes, features)` and the intercepts `(classes,)`."""
         model = Model(family, check_p_below_1(self.p), check_q(self.q), self._at_least_0("alpha"), bool(self.fit_intercept))
         check_choice("method", self.method, get_args(Method))
         tol = self._at_least_0("tol")
@@ -68,7 +68,7 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         warm = self.warm_start and hasattr(self, "coef_") and numpy.atleast_2d(self.coef_).shape == (classes, X.shape[1])
         if warm and not (numpy.isfinite(self.coef_).all() and numpy.isfinite(self.intercept_).all()):
             raise ValueError(
-                "coef_ and intercept_ must be finite to start from with warm_start=True: fit a clone of the estimator"
+                "coef_ and intercept_ must be finite with warm_start=True, got NaN or infinity: fit a clone of the estimator"
             )
         start = problem.start(self.coef_, self.intercept_) if warm else problem.start()
         if self.method == "marginal":
@@ -79,10 +79,8 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = solution.iterations
         coef, intercept = problem.parameters(solution.theta)
         if not (numpy.isfinite(coef).all() and numpy.isfinite(intercept).all()):
-            sizes = f"|X| is up to {abs(X).max():g} and |y| up to {abs(y).max():g}"
-            raise ValueError(
-                f"{type(self).__name__} found no finite coefficients, where {sizes}: scale the features or the targets"
-            )
+            sizes = f"|X| up to {abs(X).max():g} and |y| up to {abs(y).max():g}"
+            raise ValueError(f"X and y must lead to finite coefficients, got {sizes}: scale the features or the targets")
         if solution.failure:
             warnings.warn(f"{type(self).__name__} did not converge: {solution.failure}.", ConvergenceWarning, stacklevel=3)
         return coef, intercept
@@ -100,15 +98,15 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
     def _weights(self, sample_weight: Any, X: Any) -> Any:
         weights = _check_sample_weight(sample_weight, X, dtype=numpy.float64)
         if weights.min() < 0 or not weights.max() > 0:
-            raise ValueError(f"sample_weight must not be negative, nor zero everywhere, got a minimum of {weights.min():g}")
+            raise ValueError(f"sample_weight must be nonnegative and not all zero, got a minimum of {weights.min():g}")
         return weights
 
     def _check_weighted(self, family: str, y: Any) -> None:
-        """Raise if the samples that count leave a minimum at infinity."""
+        """Raise if the targets with positive weight put the minimum at infinity."""
         if family == "poisson" and y.max() == 0:
-            raise ValueError("y must not be 0 everywhere that sample_weight is positive, for the family 'poisson'")
+            raise ValueError("y must not be 0 for all samples with positive weight, for the family 'poisson'")
         if family in ("bernoulli", "multinomial") and (y == y[0]).all():
-            raise ValueError("y must have two classes at least where sample_weight is positive, got one class")
+            raise ValueError("y must have at least two classes among the samples with positive weight, got one class")
 
     def _predictor(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -117,40 +115,40 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
 
 
 class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
-    """Minimises `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`, the penalty that of `sparseout.glm.penalty`.
+    """Generalized linear model that minimizes `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`.
 
-    The features are neither centred nor scaled: `|x|^q` depends on their scale. The intercept gets no noise.
+    `sparseout.glm.expected_loss` documents the losses, and `sparseout.glm.penalty` the penalty. The features are neither centered
+    nor scaled, although `|x|^q` depends on their scale. The intercept gets no noise.
 
     Args:
         family: `"gaussian"` (identity link), `"poisson"` or `"gamma"` (log link).
         p: drop probability in [0, 1).
         q: norm of the penalty, at least 0; 2 is Dropout.
-        method: `"marginal"` minimises the objective above by L-BFGS (the Gaussian one by conjugate gradients),
-            without sampling. `"stochastic"` trains in minibatches of
-            32 under noise that `sparseout.sparseout` draws: it approaches the minimum of the exact expectation, which is the
-            marginal one for the Gaussian family.
+        method: `"marginal"` minimizes the objective above without sampling, by L-BFGS, or by conjugate gradients for the Gaussian
+            family. `"stochastic"` trains on minibatches of 32 with noise from `sparseout.sparseout`. It approaches the minimum of
+            the exact expected loss, which is the same minimum for the Gaussian family.
         alpha: weight of the ridge penalty, at least 0.
         fit_intercept: whether to fit an intercept.
-        tol: `"marginal"` stops where no component of the gradient is larger, with targets and features in units that make
-            the curvature about 1 (for the Gaussian family where its norm is 10^-4 times that); `"stochastic"` where a pass
-            moves the average of the iterates by less, relatively.
-        max_iter: iterations, or passes over the samples, at most.
-        warm_start: start from the last fit's coefficients.
-        random_state: of the noise and the order of the samples, for `"stochastic"`.
+        tol: tolerance. `"marginal"` stops when no component of the gradient exceeds it, in units in which the curvature is about
+            1; for the Gaussian family, when the norm of the gradient is at most `1e-4 tol`. `"stochastic"` stops when a pass
+            changes the average of the iterates by a smaller fraction.
+        max_iter: maximum number of iterations, or of passes over the samples.
+        warm_start: start from the coefficients of the last fit.
+        random_state: seed of the noise and of the order of the samples, for `"stochastic"`.
 
     Attributes:
-        coef_: `(features,)`.
-        intercept_: a number.
-        n_iter_: iterations, or passes.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        coef_: coefficients, `(features,)`.
+        intercept_: intercept, a number.
+        n_iter_: number of iterations, or of passes over the samples.
+        n_features_in_, feature_names_in_: as in every scikit-learn estimator.
 
     Raises:
-        ValueError: a parameter or the data is out of its domain: targets must not be negative for `"poisson"`, and must be
-            positive for `"gamma"`; or no float64 can hold `|X|^q` or the coefficients.
+        ValueError: a parameter or the data is out of range. Targets must be nonnegative for `"poisson"` and positive for
+            `"gamma"`, and float64 must be able to hold `|X|^q` and the coefficients.
 
     Warns:
-        ConvergenceWarning: `max_iter` was reached, no step lowers the objective any further, or its minimum lies at infinity. The
-            quadratic form is not convex in every family: a minimum may be a local one.
+        ConvergenceWarning: the fit reached `max_iter`, no step lowers the objective, or the minimum lies at infinity. The
+            objective is not convex in every family, so the minimum may be local.
 
     >>> import numpy
     >>> X = numpy.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 0.5], [2.0, -2.0]])
@@ -197,7 +195,7 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
         Args:
             X: features, `(samples, features)`, dense, sparse or a data frame.
             y: targets, `(samples,)`.
-            sample_weight: `(samples,)`, not negative. Default: equal weights.
+            sample_weight: nonnegative weights, `(samples,)`. Default: equal weights.
 
         Returns:
             This estimator.
@@ -206,7 +204,7 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=numpy.float64, y_numeric=True)
         y = y.astype(numpy.float64)
         if self.family == "poisson" and (y.min() < 0 or y.max() == 0):
-            raise ValueError(f"y must not be negative, nor 0 everywhere, for the family 'poisson', got a minimum of {y.min():g}")
+            raise ValueError(f"y must be nonnegative and not all 0 for the family 'poisson', got a minimum of {y.min():g}")
         if self.family == "gamma" and y.min() <= 0:
             raise ValueError(f"y must be positive for the family 'gamma', got a minimum of {y.min():g}")
         coef, intercept = self._solve(self.family, X, y, sample_weight)
@@ -214,30 +212,31 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Any:
-        """The mean of the target: `eta` for the Gaussian family, `exp(eta)` for the others, `(samples,)`."""
+        """Return the mean of the targets, `(samples,)`: `eta` for the Gaussian family, `exp(eta)` for the others."""
         eta = self._predictor(X)
         return eta if self.family == "gaussian" else numpy.exp(eta)
 
 
 class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[misc]
-    """Logistic regression with the penalty of `sparseout.glm.penalty`: Bernoulli for two classes, multinomial for more.
+    """Logistic regression that minimizes `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`.
 
-    Minimises `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`. The parameters are those of `SparseoutRegressor`.
-    The quadratic form is not convex here: its weight `s (1 - s)` vanishes for samples that are classified with certainty, so that
-    for separable data the minimum may lie at infinity. A warning says so where the fit ran that way; `alpha > 0` makes it finite.
+    The family is Bernoulli for two classes and multinomial for more. `sparseout.glm.penalty` documents the penalty, and
+    `SparseoutRegressor` the parameters. The objective is not convex: the factor `s (1 - s)` of the penalty vanishes for samples
+    that are classified with certainty. For separable data the minimum may therefore lie at infinity, which causes a warning.
+    `alpha > 0` makes the minimum finite.
 
     Attributes:
         classes_: the labels.
-        coef_: `(1, features)` for two classes, `(classes, features)` for more.
-        intercept_: `(1,)` or `(classes,)`.
-        n_iter_: iterations, or passes.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        coef_: coefficients, `(1, features)` for two classes, `(classes, features)` for more.
+        intercept_: intercepts, `(1,)` for two classes, `(classes,)` for more.
+        n_iter_: number of iterations, or of passes over the samples.
+        n_features_in_, feature_names_in_: as in every scikit-learn estimator.
 
     Raises:
-        ValueError: a parameter or the data is out of its domain: there must be two classes at least.
+        ValueError: a parameter or the data is out of range, or there are fewer than two classes.
 
     Warns:
-        ConvergenceWarning: `max_iter` was reached, no step lowers the objective any further, or its minimum lies at infinity.
+        ConvergenceWarning: the fit reached `max_iter`, no step lowers the objective, or the minimum lies at infinity.
 
     >>> import numpy
     >>> X = numpy.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 0.5], [2.0, -2.0]])
@@ -251,7 +250,7 @@ class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[mis
         Args:
             X: features, `(samples, features)`, dense, sparse or a data frame.
             y: labels, `(samples,)`.
-            sample_weight: `(samples,)`, not negative. Default: equal weights.
+            sample_weight: nonnegative weights, `(samples,)`. Default: equal weights.
 
         Returns:
             This estimator.
@@ -261,28 +260,28 @@ class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[mis
         labels = LabelEncoder()
         y = labels.fit_transform(y).astype(numpy.float64)
         if len(labels.classes_) < 2:
-            raise ValueError(f"y must have two classes at least, got one class: {labels.classes_[0]}")
+            raise ValueError(f"y must have at least two classes, got one class: {labels.classes_[0]}")
         family, rows = ("bernoulli", 1) if len(labels.classes_) == 2 else ("multinomial", len(labels.classes_))
         self.coef_, self.intercept_ = self._solve(family, X, y, sample_weight, rows)
         self.classes_ = labels.classes_
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """`eta`: `(samples,)` for two classes, `(samples, classes)` for more."""
+        """Return `eta`: `(samples,)` for two classes, `(samples, classes)` for more."""
         eta = self._predictor(X)
         return eta[:, 0] if eta.shape[1] == 1 else eta
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the classes' probabilities, `(samples, classes)`."""
+        """Return the log-probabilities of the classes, `(samples, classes)`."""
         eta = self._predictor(X)
         both = numpy.hstack([numpy.zeros_like(eta), eta]) if eta.shape[1] == 1 else eta
         return scipy.special.log_softmax(both, axis=1)
 
     def predict_proba(self, X: Any) -> Any:
-        """The classes' probabilities, `(samples, classes)`."""
+        """Return the probabilities of the classes, `(samples, classes)`."""
         return numpy.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> Any:
-        """The most probable label of each sample, `(samples,)`."""
+        """Return the most probable label of each sample, `(samples,)`."""
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]

@@ -1,4 +1,4 @@
-"""The families with their links: the loss of a linear predictor, and the loss's second derivative."""
+"""The exponential families: the loss as a function of the linear predictor, and its second derivative."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Name = Literal["gaussian", "bernoulli", "multinomial", "poisson", "gamma"]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A distribution of the exponential family with its link.
+    """A distribution of the exponential family, with its link function.
 
     Attributes:
-        loss: `-log p(y | eta)` of each sample, without the terms of `y` alone.
-        curvature: its second derivative in `eta`; `None` for several classes, whose Hessian is a matrix.
+        loss: `-log p(y | eta)` per sample, without the terms that only depend on `y`.
+        curvature: the second derivative of the loss in `eta`; None for the multinomial family, whose Hessian is a matrix.
         needs_y: whether the curvature depends on `y`.
-        sign: 1 or -1 where the loss is `exp(eta)` or `y exp(-eta)` plus a linear term; 0 where it is no exponential.
+        sign: 1 if the loss is `exp(eta)` plus a linear term, -1 if it is `y exp(-eta)` plus a linear term, 0 otherwise.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -50,10 +50,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(name: str) -> Family:
-    """The family of that name, or raise."""
+    """Return the family called `name`, or raise."""
     return FAMILIES[check_choice("family", name, get_args(Name))]
 
 
 def predictor(X: Tensor, coef: Tensor, intercept: Tensor | float) -> Tensor:
-    """`eta = X coef + intercept`: `(..., samples)`, or `(..., samples, classes)` for `coef` of shape `(classes, features)`."""
+    """Return `eta = X coef + intercept`: `(..., samples)`, or `(..., samples, classes)` for a `coef` of `(classes, features)`."""
     return X @ (coef if coef.dim() == 1 else coef.T) + intercept

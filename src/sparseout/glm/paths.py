@@ -1,4 +1,4 @@
-"""Coefficients along `p` or `q`, each fit started from the one before."""
+"""Coefficient paths over `p` or `q`. Each fit starts from the previous one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Path:
     """The fits along a grid.
 
     Attributes:
-        parameter: what varies, `"p"` or `"q"`.
-        grid: its values, in the order of the fits.
-        coefs: `(values, features)`, or `(values, classes, features)` for several classes.
-        intercepts: `(values,)`, or `(values, classes)`.
-        n_iter: iterations of each fit.
+        parameter: the varied parameter, `"p"` or `"q"`.
+        grid: values of the parameter, in the order of the fits.
+        coefs: coefficients, `(values, features)`, or `(values, classes, features)` for more than two classes.
+        intercepts: intercepts, `(values,)`, or `(values, classes)` for more than two classes.
+        n_iter: number of iterations of each fit.
     """
 
     parameter: Literal["p", "q"]
@@ -31,10 +31,10 @@ class Path:
     n_iter: Any
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw a line a coefficient against the grid, and a dotted line at `q = 2`, which is Dropout.
+        """Plot each coefficient against the grid, with a dotted line at `q = 2`, which is Dropout.
 
         Args:
-            axes: matplotlib's, to draw on. Default: those of a new figure.
+            axes: a matplotlib `Axes`. Default: the axes of a new figure.
 
         Returns:
             The axes.
@@ -62,21 +62,23 @@ def path(
     estimator: SparseoutRegressor | SparseoutClassifier | None = None,
     sample_weight: Any = None,
 ) -> Path:
-    """`coef(p)` over `p_grid`, or `coef(q)` over `q_grid`: the minimum at each value, found from the one before.
+    """`coef(p)` over `p_grid`, or `coef(q)` over `q_grid`: the fitted coefficients at each value of the grid.
+
+    Each fit starts from the coefficients of the previous one.
 
     Args:
         X: features, `(samples, features)`.
         y: targets, or labels for a classifier, `(samples,)`.
         p_grid: drop probabilities in [0, 1).
-        q_grid: norms of at least 0. Exactly one of the grids must be given.
-        estimator: with all other parameters; it is not changed. Default: `SparseoutRegressor()`, the Gaussian family.
+        q_grid: norms of at least 0. Exactly one of `p_grid` and `q_grid` is required.
+        estimator: the estimator to clone, with all other parameters. Default: `SparseoutRegressor()`.
         sample_weight: `(samples,)`. Default: equal weights.
 
     Returns:
-        The coefficients, with `plot()`.
+        A `Path`.
 
     Raises:
-        ValueError: not exactly one grid is given, it is empty, or a value or the data is out of its domain.
+        ValueError: both grids or none are given, the grid is empty, or a value or the data is out of range.
 
     >>> X = numpy.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 0.5], [2.0, -2.0]])
     >>> path(X, X @ [1.0, -1.0], p_grid=[0.0, 0.5], estimator=SparseoutRegressor(fit_intercept=False, tol=1e-8)).coefs.round(2)
@@ -84,11 +86,11 @@ def path(
            [ 0.49, -0.49]])
     """
     if (p_grid is None) == (q_grid is None):
-        raise ValueError("exactly one of p_grid and q_grid must be given")
+        raise ValueError(f"exactly one of p_grid and q_grid must be given, got {'none' if p_grid is None else 'both'}")
     parameter: Literal["p", "q"] = "q" if p_grid is None else "p"
     grid = numpy.asarray(q_grid if p_grid is None else p_grid, dtype=numpy.float64)
     if grid.ndim != 1 or not len(grid):
-        raise ValueError(f"{parameter}_grid must be a sequence of numbers, one at least, got the shape {grid.shape}")
+        raise ValueError(f"{parameter}_grid must be a non-empty sequence of numbers, got shape {grid.shape}")
     model = clone(SparseoutRegressor() if estimator is None else estimator).set_params(warm_start=True)
     fits = []
     for value in grid:

@@ -17,15 +17,15 @@ import torch
 from torch import distributed, nn
 
 import sparseout
+from sparseout.function_calls import ACTIVATIONS, DROPOUTS, FunctionCalls
 from sparseout.probe import history
 from sparseout.probe.findings import Findings
-from sparseout.probe.functional_calls import FunctionalCalls
 from sparseout.probe.hook import Hook
 from sparseout.probe.mask_stack import MaskStack
 from sparseout.probe.measures import Calls, Settings
 from sparseout.probe.readable import UnreadableError, without_modes
 from sparseout.probe.records import Summary
-from sparseout.probe.selection import Layer, Layers, UnitDim, choose, is_activation_or_dropout
+from sparseout.probe.selection import Layer, Layers, UnitDim, choose, is_activation_or_dropout, is_default
 from sparseout.probe.shards import NOTING_PARTS, Shards
 from sparseout.probe.shared import EAGER, UNFUSED
 from sparseout.probe.taking import Taker
@@ -99,7 +99,7 @@ class Probe:
         self._measuring = True
         self._calls: Counter[str] = Counter()
         self._outside: Counter[str] = Counter()
-        self._functional: FunctionalCalls | None = None
+        self._watcher: FunctionCalls | None = None
         self._scanned: set[str] = set()
         self._findings, self._elsewhere = Findings(), Findings()  # the second: what another rank counts too
         # No hook holds the probe, so that deleting it ends them: those of the layers, and those of the model, which may go later.
@@ -131,7 +131,7 @@ class Probe:
     def reset(self) -> None:
         """Forget what was measured; which functions the model calls stays known."""
         self._findings, self._elsewhere, before = Findings(), Findings(), self._findings
-        self._findings.functional.update(before.functional)
+        self._findings.functional = before.functional
 
     def summary(self) -> Summary:
         """What was found so far, in this process: of a tensor-parallel value all of it, as every rank of its mesh finds it."""
@@ -246,8 +246,8 @@ class Probe:
         self._measuring = seen % self.settings.every == 0
         if mode not in self._scanned:
             self._scanned.add(mode)
-            self._functional = FunctionalCalls({id(module): name for name, module in self._model.named_modules()})
-            self._functional.__enter__()
+            self._watcher = _function_watcher(self._model, findings.functional)
+            self._watcher.__enter__()
         findings = self._elsewhere if self._shards.counted_elsewhere else findings
         findings.forwards[mode] += 1
         findings.measured[mode] += self._measuring
@@ -259,11 +259,9 @@ class Probe:
         self._depth -= 1
         if self._depth:
             return
-        if self._functional:
-            self._functional.__exit__(None, None, None)
-            for name, functions in self._functional.found.items():
-                self._findings.functional[name] |= functions
-            self._functional = None
+        if self._watcher:
+            self._watcher.__exit__(None, None, None)
+            self._watcher = None
         self._detach()
 
     def _observe(self, layer: Layer, module: nn.Module, args: Any, value: Any) -> None:
@@ -307,6 +305,17 @@ class Probe:
             return
         findings = self._elsewhere if elsewhere else self._findings
         findings.tallies[layer.name, _mode(layer.module), call].add(tally)
+
+
+def _function_watcher(model: nn.Module, found: dict[str, set[str]]) -> FunctionCalls:
+    """Return a context that adds to `found`, by module, the activations and dropouts that modules call as functions."""
+    names = {module: name for name, module in model.named_modules()}
+
+    def seen(module: nn.Module, function: str, *_: Any) -> None:
+        if not is_default(module):
+            found[names[module]].add(function)
+
+    return FunctionCalls(ACTIVATIONS | DROPOUTS.keys(), names, seen)
 
 
 def _in_backward() -> bool:

@@ -11,8 +11,9 @@ RESULTS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
     *("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
 )
-TARGET_FIELDS = ("target_sparsity", "measure", "q_min", "q_max", "warmup", "ramp")  # settings of a run with a target alone
-OMITTED_DEFAULTS = {"scale": "1", "warmup": 0, "ramp": 0}  # what records that lack a setting have
+# Settings of a run with a target alone.
+TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")
+OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # what records that lack a setting have
 
 
 def run_of(settings: Mapping[str, Any]) -> str:
@@ -31,14 +32,11 @@ def folder_of(settings: Mapping[str, Any]) -> str:
     'q1.5-p0.5-seed0-a8b4df0e182a'
     """
     target, noise = settings.get("target_sparsity"), settings["noise"]
-    name = f"{settings['measure']}{target:g}" if target else f"q{settings['q']:g}"
+    name = f"{settings['target_measure']}{target:g}" if target else f"q{settings['q']:g}"
     name = name if noise == "sparseout" else noise
     return f"{name}-p{settings['p']:g}-seed{settings['seed']}-{run_of(settings)}"
 
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a run's summary, as they are hashed."""
-    settings = {name: value for name, value in summary.items() if name not in RESULTS and name != "run"}
-    if summary["study"] == "language":  # whose summary has its layers by name where its settings have their number
-        settings["layers"] = len(summary["layers"])
-    return settings
+    return {name: value for name, value in summary.items() if name not in RESULTS and name != "run"}

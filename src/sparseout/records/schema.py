@@ -91,13 +91,13 @@ class Summary(Struct):
     valid_accuracy: Share | UnsetType | None = UNSET
     best_epoch: Count | UnsetType = UNSET
     target_sparsity: Share | UnsetType = UNSET
-    measure: Literal["hoyer", "zeros"] | UnsetType = UNSET
+    target_measure: Literal["hoyer", "zeros"] | UnsetType = UNSET
     control: Control | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        found = {type(value) is UnsetType for value in (self.target_sparsity, self.measure, self.control)}
+        found = {type(value) is UnsetType for value in (self.target_sparsity, self.target_measure, self.control)}
         if len(found) > 1:
-            raise ValueError("target_sparsity, measure and control must all be there, or none of them")
+            raise ValueError("target_sparsity, target_measure and control must all be there, or none of them")
 
 
 class Failure(Struct):

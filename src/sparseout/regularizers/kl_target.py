@@ -60,7 +60,7 @@ class KLTarget(Penalty):
     KLTarget(strength=1, rho=0.1)
     """
 
-    dial: ClassVar[Dial] = Dial("rho", 1e-4, 0.5, sparser="down", scale="log", step=0.5)
+    dial: ClassVar[Dial] = Dial("rho", 1e-4, 0.5, sparser="down", scale="log", step=0.2)
 
     def __init__(self, strength: float, rho: float = 0.05, dim: int = -1) -> None:
         super().__init__(strength, dim)

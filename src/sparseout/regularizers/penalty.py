@@ -34,7 +34,7 @@ class Penalty(nn.Module, abc.ABC):
         TypeError, ValueError: an argument is of the wrong type or out of its range.
     """
 
-    dial: ClassVar[Dial] = Dial("strength", 1e-8, 1e4, sparser="up", scale="log", step=0.5)
+    dial: ClassVar[Dial] = Dial("strength", 1e-8, 1e4, sparser="up", scale="log", step=0.2)
 
     def __init__(self, strength: float, dim: int = -1) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ class Shakeout(nn.Linear):
     Shakeout(in_features=4, out_features=2, bias=True, p=0.5, c=0.01)
     """
 
-    dial: ClassVar[Dial] = Dial("c", 1e-6, 1e2, sparser="up", scale="log", step=0.5)
+    dial: ClassVar[Dial] = Dial("c", 1e-6, 1e2, sparser="up", scale="log", step=0.2)
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, p: float = 0.5, c: float = 0.1) -> None:
         super().__init__(in_features, out_features, bias)

@@ -206,8 +206,7 @@ def _reach(curve: Curve) -> str:
     runs = "1 run" if len(known) == 1 else f"{len(known)} runs"
     if len(known) < len(misses):
         runs += f" (not measured: {len(misses) - len(known)} more)"
-    text = (
-        f"{curve.label}: {curve.settings[0].values['measure']} on the test data is within {max(known):.3f} of {targets}, {runs}"
-    )
+    measure = curve.settings[0].values["target_measure"]
+    text = f"{curve.label}: {measure} on the test data is within {max(known):.3f} of {targets}, {runs}"
     beyond = sum(bool(run["control"]["out_of_reach"]) for setting in curve.settings for run in setting.runs)
     return f"{text}, {beyond} of them out of reach." if beyond else f"{text}."

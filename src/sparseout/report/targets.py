@@ -29,7 +29,7 @@ def write_targets(
     fixed = [curve for curve in curves if curve.axis == "q"]
     targets = sorted({setting.x for setting in driven})
     colours = {x: colormaps["viridis"](0.9 * i / max(1, len(targets) - 1)) for i, x in enumerate(targets)}
-    measure = driven[0].values["measure"]
+    measure = driven[0].values["target_measure"]
     score = statistics.score_of(records)
     figure = Figure(figsize=(13, 7.6), layout="constrained")
     axes = figure.subplots(2, 3).flatten()

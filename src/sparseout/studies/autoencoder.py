@@ -27,7 +27,7 @@ class AutoencoderConfig(Config):
 
     Attributes:
         dataset: 'digits' (1,797 images of 8 x 8, bundled with scikit-learn) or 'mnist' (70,000 of 28 x 28)
-        hidden: units of the hidden layer
+        hidden_size: units of the hidden layer
         epochs: passes over the training images
         batch_size: images a step
         lr: Adam's learning rate
@@ -36,14 +36,14 @@ class AutoencoderConfig(Config):
     study: ClassVar[str] = "autoencoder"
 
     dataset: mnist.Name = "digits"
-    hidden: int = 256
+    hidden_size: int = 256
     epochs: int = 20
     batch_size: int = 128
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least_1("hidden", "epochs", "batch_size")
+        self._check_at_least_1("hidden_size", "epochs", "batch_size")
         self._check_positive("lr")
 
 
@@ -52,18 +52,18 @@ class Autoencoder(nn.Module):
 
     Args:
         pixels: inputs and outputs.
-        hidden: units of the representation.
+        hidden_size: units of the representation.
         noise: layer applied to the representation.
 
     Shape:
         Input and output: `(batch, pixels)`; the input lies in [0, 1], the output is logits.
     """
 
-    def __init__(self, pixels: int, hidden: int, noise: nn.Module) -> None:
+    def __init__(self, pixels: int, hidden_size: int, noise: nn.Module) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU())
+        self.encoder = nn.Sequential(nn.Linear(pixels, hidden_size), nn.ReLU())
         self.noise = noise
-        self.decoder = nn.Linear(hidden, pixels)
+        self.decoder = nn.Linear(hidden_size, pixels)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.noise(self.encoder(images)))
@@ -104,7 +104,7 @@ def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
 
 def model(config: AutoencoderConfig, images: mnist.Images) -> Autoencoder:
     """The autoencoder of `config` for images of that size."""
-    return Autoencoder(images.train.shape[1], config.hidden, config.noise_layer())
+    return Autoencoder(images.train.shape[1], config.hidden_size, config.noise_layer())
 
 
 def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:

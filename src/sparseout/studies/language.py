@@ -25,7 +25,7 @@ from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
 from sparseout.training.study import Study
 
-Where = Literal["hidden", "output", "both"]
+NoiseLayers = Literal["hidden", "output", "both"]
 SHORTEST = 5  # words of a sequence, as the authors' code has it
 COLUMNS = 20  # of the validation text, read side by side
 CONTEXT = 64  # words that each column but the first reads before its own
@@ -43,14 +43,14 @@ class LanguageConfig(Config):
         p: drop probability on the output of the last layer
         dataset: 'english' (the documentation of the running interpreter), 'ptb' (Penn Treebank) or 'wikitext2'
         train_tokens: of the training text, from its start; 0 is all of it
-        where: of the noise: between the layers ('hidden'), on the last one's output ('output') or 'both'; else locked dropout
+        noise_layers: layers with the noise: all but the last ('hidden'), the last ('output') or 'both'; the rest: locked dropout
         p_hidden: drop probability between layers
         p_input: drop probability of the locked dropout on the first layer's input
         p_embedding: probability with which a word of the embedding is dropped
         p_weight: probability with which a recurrent weight is dropped
-        layers: LSTMs on top of each other
-        hidden: units of each layer but the last
-        embedding: features of a word, and units of the last layer
+        num_layers: LSTMs on top of each other
+        hidden_size: units of each layer but the last
+        embedding_size: features of a word, and units of the last layer
         epochs: passes over the training text
         batch_size: columns that the training text is cut into, which are read side by side
         bptt: words of a sequence, on average
@@ -66,14 +66,14 @@ class LanguageConfig(Config):
     p: float = 0.4
     dataset: text.Name = "english"
     train_tokens: int = 0
-    where: Where = "both"
+    noise_layers: NoiseLayers = "both"
     p_hidden: float = 0.3
     p_input: float = 0.4
     p_embedding: float = 0.1
     p_weight: float = 0.5
-    layers: int = 3
-    hidden: int = 1150
-    embedding: int = 400
+    num_layers: int = 3
+    hidden_size: int = 1150
+    embedding_size: int = 400
     epochs: int = 750
     batch_size: int = 40
     bptt: int = 70
@@ -91,20 +91,20 @@ class LanguageConfig(Config):
         self._check_not_negative("weight_decay", "alpha", "beta")
         check_integer("train_tokens", self.train_tokens, 0, 2**31 - 1)
         check_integer("bptt", self.bptt, SHORTEST, 2**31 - 1)
-        self._check_at_least_1("layers", most=MOST_LAYERS)
-        self._check_at_least_1("hidden", "embedding", "epochs", "batch_size")
+        self._check_at_least_1("num_layers", most=MOST_LAYERS)
+        self._check_at_least_1("hidden_size", "embedding_size", "epochs", "batch_size")
         self._check_positive("lr", "clip")
         if self.noise == "none":
             # A place without the noise keeps its locked dropout.
-            object.__setattr__(self, "p", p if self.where == "hidden" else 0.0)
-            object.__setattr__(self, "p_hidden", self.p_hidden if self.where == "output" else 0.0)
+            object.__setattr__(self, "p", p if self.noise_layers == "hidden" else 0.0)
+            object.__setattr__(self, "p_hidden", self.p_hidden if self.noise_layers == "output" else 0.0)
 
     def noises(self) -> list[nn.Module]:
         """What the output of each layer goes through."""
-        return [*(self._noise("hidden", self.p_hidden) for _ in range(self.layers - 1)), self._noise("output", self.p)]
+        return [*(self._noise("hidden", self.p_hidden) for _ in range(self.num_layers - 1)), self._noise("output", self.p)]
 
     def _noise(self, place: str, p: float) -> nn.Module:
-        if self.where not in (place, "both") or self.noise == "dropout":
+        if self.noise_layers not in (place, "both") or self.noise == "dropout":
             return LockedDropout(p)
         if self.noise == "none":
             return nn.Identity()
@@ -259,7 +259,7 @@ def load(config: LanguageConfig, data_dir: Path | None) -> text.Corpus:
 def model(config: LanguageConfig, corpus: text.Corpus) -> AWDLSTM:
     """The language model of `config` for the words of `corpus`."""
     noises, drops = config.noises(), (config.p_embedding, config.p_input, config.p_weight)
-    return AWDLSTM(len(corpus.vocabulary), config.embedding, config.hidden, noises, *drops)
+    return AWDLSTM(len(corpus.vocabulary), config.embedding_size, config.hidden_size, noises, *drops)
 
 
 def pairs(words: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -330,9 +330,9 @@ STUDY = Study(
         "quick": {
             "q": (1.5, 2.0, 2.5),
             "train_tokens": 100_000,
-            "layers": 2,
-            "hidden": 128,
-            "embedding": 128,
+            "num_layers": 2,
+            "hidden_size": 128,
+            "embedding_size": 128,
             "epochs": 8,
             "batch_size": 20,
             "bptt": 35,

@@ -1,4 +1,4 @@
-"""Sparseout in a model that exists: put it in, take it out again, and see whether it runs."""
+"""Surgery on existing models: put Sparseout in, take it out again, and check whether it runs."""
 
 from sparseout.surgery.check import SwapCheck, check_swap
 from sparseout.surgery.edit import restore

@@ -1,4 +1,7 @@
-"""The two changes that surgery makes in a model, and their undoing. No key of the `state_dict` moves, and only layers add any."""
+"""The two edits of surgery, replacing a module and inserting a layer, and how to undo them.
+
+An edit keeps all keys of the `state_dict`. It adds keys only for layers that have buffers of their own.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,27 @@ from torch import nn
 
 from sparseout.layers import Sparseout
 
-INSERTED = "sparseout"
+INSERTED = "sparseout"  # name of an inserted layer in the module that it follows
 
-# The names under which this version of torch keeps a module's hooks.
-_HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
+# The attributes in which `nn.Module` keeps its hooks.
+HOOK_ATTRIBUTES = (
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Each module of `model` with all the names that it goes by, in the order of `named_modules`."""
+    """Return each module of `model` with all its names, in the order of `named_modules`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     names: dict[nn.Module, list[str]] = {}
@@ -28,43 +44,49 @@ def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def holds_something(module: nn.Module) -> bool:
-    """Whether a swap of `module` would lose modules, parameters or buffers."""
+def has_contents(module: nn.Module) -> bool:
+    """Whether `module` holds modules, parameters or buffers, which a replacement would lose."""
     return bool([*module.children(), *module.parameters(), *module.buffers()])
 
 
 def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
-    """Put `new` in the place of the one module that goes by `names`; return that module, which `new.replaced` keeps."""
+    """Replace the module that has these `names` by `new`, and return the old module. `new.replaced` keeps it."""
     old = model.get_submodule(names[0])
     new.replaced = (old,)
-    _move(model, new)
+    _move_to_device(model, new)
     _put(model, names, old, new)
     return old
 
 
 def insert(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
-    """Let `new` act on what the module that goes by `names` returns, as its submodule; return the module."""
+    """Make `new` act on the output of the module that has these `names`, as its submodule, and return the module."""
     module = model.get_submodule(names[0])
-    _move(model, new)
+    _move_to_device(model, new)
     new.train(module.training)
     module.add_module(INSERTED, new)
+    # A forward hook would not work: a graph that is already compiled does not look for new hooks.
     kind: Any = type(module)
-    # A forward hook would not do: a graph that was compiled before does not look for new ones.
-    module.__class__ = _followed(kind)
+    module.__class__ = _with_sparseout(kind)
     return module
 
 
-class Followed(nn.Module):
-    """What the class of a module becomes by `insert`: a subclass whose output goes through the layer."""
+class WithSparseout(nn.Module):
+    """Base of the classes that modules get from `insert`: subclasses of their own class, whose output goes through the layer.
+
+    Attributes:
+        original_class: the class before `insert`.
+    """
+
+    original_class: Any
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.get_submodule(INSERTED)(super().forward(*args, **kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # In the way of the class it was, which pickle can find by its name.
+        # Pickle as the original class, which pickle can find by name, together with the layer.
         reduced: Any = super().__reduce_ex__(protocol)
         build, arguments, *state = reduced
-        arguments = tuple(type(self).__bases__[1] if each is type(self) else each for each in arguments)
+        arguments = tuple(self.original_class if each is type(self) else each for each in arguments)
         return _rebuild, (build, arguments), (state[0] if state else None, self.get_submodule(INSERTED))
 
     def __setstate__(self, state: Any) -> None:
@@ -75,15 +97,15 @@ class Followed(nn.Module):
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo in place what `swap_dropout` and `insert_after` did to `model`, and return it.
+    """Undo `swap_dropout` and `insert_after` on `model` in place, and return `model`.
 
-    The modules that were replaced come back: the same objects with the settings they had, in the mode that the model is in now.
+    The replaced modules come back as the same objects, with their old settings and the current training mode of their layers.
 
     Warns:
-        UserWarning: there was nothing to undo.
+        UserWarning: `model` has no changes to undo.
 
     Raises:
-        TypeError: `model` is not a module.
+        TypeError: `model` is not a `torch.nn.Module`.
 
     >>> import sparseout
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2))
@@ -93,22 +115,22 @@ def restore(model: nn.Module) -> nn.Module:
     """
     changed = [(module, names) for module, names in names_of(model).items() if _is_changed(module)]
     if not changed:
-        warnings.warn("restore changed nothing: no layer of model was put there by swap_dropout or insert_after", stacklevel=2)
+        warnings.warn("restore changed nothing: model has no layer from swap_dropout or insert_after", stacklevel=2)
     for module, names in changed:
         if isinstance(module, Sparseout) and module.replaced:
             _put(model, names, module, *module.replaced)
-        else:
+        elif isinstance(module, WithSparseout):
             delattr(module, INSERTED)
-            module.__class__ = type(module).__bases__[1]
+            module.__class__ = module.original_class
     return model
 
 
 def _is_changed(module: nn.Module) -> bool:
-    return isinstance(module, Followed) or (isinstance(module, Sparseout) and bool(module.replaced))
+    return isinstance(module, WithSparseout) or (isinstance(module, Sparseout) and bool(module.replaced))
 
 
-def _move(model: nn.Module, new: Sparseout) -> None:
-    # A running scale must lie where `DistributedDataParallel` broadcasts from.
+def _move_to_device(model: nn.Module, new: Sparseout) -> None:
+    # `DistributedDataParallel` broadcasts the running scale together with the model's other buffers.
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     if tensor is not None:
         new.to(tensor.device)
@@ -116,20 +138,21 @@ def _move(model: nn.Module, new: Sparseout) -> None:
 
 def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
-    # The dictionaries themselves, so that a hook's handle goes on working.
-    vars(new).update({name: vars(old)[name] for name in _HOOKS if name in vars(old)})
+    # The hooks' dictionaries themselves, so that the handles of the hooks still remove them.
+    vars(new).update({name: vars(old)[name] for name in HOOK_ATTRIBUTES if name in vars(old)})
     for name in names:
         model.set_submodule(name, new)
 
 
 @functools.cache
-def _followed(kind: Any) -> type[nn.Module]:
-    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (Followed, kind), names)
+def _with_sparseout(original: Any) -> type[nn.Module]:
+    """Return the subclass of `original` whose output goes through a layer. It has the same name."""
+    namespace = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(original.__name__, (WithSparseout, original), {**namespace, "original_class": original})
 
 
 def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
     module = build(*arguments)
     kind: Any = type(module)
-    module.__class__ = _followed(kind)
+    module.__class__ = _with_sparseout(kind)
     return module

@@ -1,4 +1,4 @@
-"""What surgery changed, as a record that can be read, saved and applied again."""
+"""Reports of surgery: the changes to a model, which can be printed, saved and applied again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LAYERS = {kind.__name__: kind for kind in (Sparseout, Sparseout1d, Sparseout2d,
 
 
 class Change(NamedTuple):
-    """One name in the model: the module there before, and the layer that took its place or acts on its output."""
+    """A change at one name: the old module, and the new layer that replaces it or acts on its output."""
 
     name: str
     old: nn.Module
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """A module whose dropout cannot be swapped or may never run, or which no layer can be put behind, and why."""
+    """A module that surgery could not change, or whose new layer may never run, and the reason."""
 
     name: str
     reason: str
@@ -38,15 +38,15 @@ class Unreachable(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class SwapReport:
-    """What `swap_dropout` or `insert_after` did.
+    """The result of `swap_dropout` or `insert_after`.
 
     Attributes:
-        model: the changed model: the one that was given if in place, else a copy.
-        action: `"swap"`, or `"insert"`.
-        changes: a `(name, old, new)` for each changed name. A module that goes by several names has one `new`.
-        unreachable: a `(name, reason)` for each module that was left although it drops out by itself.
-        uncalled: a `(name, reason)` for each changed name whose layer may never be called, by the model's source: `check_swap`
-            shows whether it is.
+        model: the changed model: the given one if `inplace`, a copy otherwise.
+        action: `"swap"` or `"insert"`.
+        changes: a `(name, old, new)` for each changed name. A module with several names has a single `new`.
+        unreachable: a `(name, reason)` for each module that applies dropout by itself and was left alone.
+        uncalled: a `(name, reason)` for each changed name whose layer may never be called, according to the model's source code.
+            `check_swap` shows whether it is called.
         copied: whether `model` is a copy.
 
     >>> import sparseout
@@ -55,7 +55,7 @@ class SwapReport:
     1 swapped
       1: Dropout(p=0.1, inplace=False) -> Sparseout(p=0.1, q=1.5)
     1 not reached
-      2: LSTM drops out between its layers in one call of torch
+      2: LSTM applies dropout between its layers inside a single call of torch
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class SwapReport:
     copied: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The report without its modules, in types that JSON has: what `surgery.apply_report` takes.
+        """Return the report without its modules, as data that JSON can hold. `surgery.apply_report` accepts it.
 
         >>> import sparseout
         >>> sparseout.swap_dropout(nn.Sequential(nn.Dropout(0.1)), q=1.5).to_dict()["changes"]  # doctest: +ELLIPSIS
@@ -81,12 +81,12 @@ class SwapReport:
 
     def __repr__(self) -> str:
         verb, arrow = ("swapped", "->") if self.action == "swap" else ("inserted", "+")
-        apart = dict(self.uncalled)
-        where = " in a copy: use what is returned (report.model), or inplace=True" if self.copied and self.changes else ""
-        lines = [f"{len(self.changes) - len(apart)} {verb}{where}"]
-        lines += [f"  {name}: {_line(old)} {arrow} {_line(new)}" for name, old, new in self.changes if name not in apart]
-        if apart:
-            lines += [f"{len(apart)} {verb} where the layer may never be called: run check_swap"]
+        uncalled = dict(self.uncalled)
+        where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
+        lines = [f"{len(self.changes) - len(uncalled)} {verb}{where}"]
+        lines += [f"  {name}: {_line(old)} {arrow} {_line(new)}" for name, old, new in self.changes if name not in uncalled]
+        if uncalled:
+            lines += [f"{len(uncalled)} {verb}, but may never be called: run check_swap"]
             lines += [f"  {name}: {reason}" for name, reason in self.uncalled]
         if self.unreachable:
             lines += [f"{len(self.unreachable)} not reached", *(f"  {name}: {reason}" for name, reason in self.unreachable)]
@@ -103,31 +103,37 @@ def perform(
     uncalled: Sequence[Unreachable] = (),
     hint: str = "",
 ) -> SwapReport:
-    """Carry out `plan`, a list of the names of a module and its new layer, and report it; `hint` helps where it is empty."""
+    """Make the changes of `plan`, and return the report. An empty plan warns, and `hint` explains it.
+
+    Args:
+        plan: the names of a module and its new layer, for each change.
+    """
     model = model if inplace else copy.deepcopy(model)
-    do = edit.replace if action == "swap" else edit.insert
-    changes = [Change(name, old, new) for names, new in plan for old in [do(model, names, new)] for name in names]
+    change = edit.replace if action == "swap" else edit.insert
+    changes = []
+    for names, new in plan:
+        old = change(model, names, new)
+        changes += [Change(name, old, new) for name in names]
     if not changes:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in unreachable)
-        message = f"the model was not changed: nothing to {action}{' but ' + reasons if reasons else ''}"
-        warnings.warn(f"{message}{'; ' + hint if hint else ''}", stacklevel=3)
+        details = [*(f"{name or 'the model'}: {reason}" for name, reason in unreachable), hint]
+        warnings.warn(f"the model is unchanged, because {'; '.join(filter(None, details))}", stacklevel=3)
     return SwapReport(model, action, tuple(changes), tuple(unreachable), tuple(uncalled), not inplace)
 
 
 def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, inplace: bool = False) -> SwapReport:
-    """Make the changes of `report` in `model`, a freshly loaded model of the architecture that the report was made on.
+    """Apply the changes of `report` to `model`, another instance of the architecture that the report was made from.
 
     Args:
-        model: has at each changed name a module of the class that was there.
-        report: a `SwapReport`, whose layers' present settings are used (all but the generator), or its `to_dict()`.
+        model: a module with the same classes at the changed names as the original model before its surgery.
+        report: a `SwapReport`, whose layers' current settings are copied (except the generator), or the result of `to_dict()`.
         inplace: change `model` instead of a copy.
 
     Returns:
-        The new report, without `unreachable`.
+        A new report, without `unreachable` and `uncalled`.
 
     Raises:
-        TypeError: `model` is not a module.
-        ValueError: `report` is not one, or does not fit `model`. Nothing is changed then.
+        TypeError: `model` is not a `torch.nn.Module`.
+        ValueError: `report` is invalid or does not fit `model`. The model is unchanged in this case.
 
     >>> import sparseout
     >>> def load():
@@ -143,20 +149,20 @@ def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, in
     for name, old, layer in changes:
         module = modules.get(name)
         if module is None or class_of(module) != old:
-            here = "nothing" if module is None else f"a {class_of(module)}"
-            raise ValueError(f"report does not fit model: it changed a {old} at {name!r}, and there is {here}")
-        if isinstance(module, edit.Followed):
-            raise ValueError(f"report does not fit model: {name!r} has an inserted layer already")
-        if action == "swap" and (name == "" or edit.holds_something(module)):
-            raise ValueError(f"report does not fit model: a swap at {name!r} would lose what the {old} there holds")
+            found = "nothing" if module is None else class_of(module)
+            raise ValueError(f"report must fit model, but it changes {old} at {name!r}, and model has {found} there")
+        if isinstance(module, edit.WithSparseout):
+            raise ValueError(f"report must fit model, but {name!r} already has an inserted layer")
+        if action == "swap" and (name == "" or edit.has_contents(module)):
+            raise ValueError(f"report must fit model, but a swap at {name!r} would lose the contents of {old}")
         if action == "insert" and hasattr(module, edit.INSERTED):
-            raise ValueError(f"report does not fit model: {name!r} has an attribute {edit.INSERTED!r} of its own")
+            raise ValueError(f"report must fit model, but {name!r} has its own attribute {edit.INSERTED!r}")
         plan.setdefault(module, ([], layer))[0].append(name)
     return perform(model, action, list(plan.values()), (), inplace)
 
 
 def class_of(module: nn.Module) -> str:
-    """The full name of a module's class."""
+    """Return the qualified name of the class of `module`."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
@@ -166,22 +172,22 @@ def _write(layer: Sparseout) -> dict[str, Any]:
 
 
 def _read(record: Any) -> tuple[Action, list[tuple[str, str, Sparseout]]]:
-    record = _check("report", record, Mapping, "a SwapReport or what its to_dict() gave")
+    record = _check("report", record, Mapping, "a SwapReport or the result of its to_dict()")
     action = check_choice("report['action']", record.get("action"), get_args(Action))
     entries = _check("report['changes']", record.get("changes"), (list, tuple), "a list of changes")
     changes: list[tuple[str, str, Sparseout]] = []
-    for place, entry in enumerate(entries):
-        at = f"report['changes'][{place}]"
+    for position, entry in enumerate(entries):
+        at = f"report['changes'][{position}]"
         entry = _check(at, entry, Mapping, "a dict with 'name', 'old' and 'new'")
         name, old = (_check(f"{at}[{key!r}]", entry.get(key), str, "a string") for key in ("name", "old"))
         if any(name == other for other, *_ in changes):
-            raise ValueError(f"{at}['name'] must differ from those before, got {name!r} again")
+            raise ValueError(f"{at}['name'] must be unique, got {name!r} again")
         changes.append((name, old, _layer(f"{at}['new']", entry.get("new"))))
     return action, changes
 
 
 def _layer(at: str, record: Any) -> Sparseout:
-    settings = dict(_check(at, record, Mapping, "a dict with 'layer' and its settings"))
+    settings = dict(_check(at, record, Mapping, "a dict with 'layer' and the settings of the layer"))
     kind = _LAYERS[check_choice(f"{at}['layer']", settings.pop("layer", None), tuple(_LAYERS))]
     if "generator" in settings:
         raise ValueError(f"{at} must not hold a generator, got {settings['generator']!r:.60}")
@@ -192,7 +198,7 @@ def _layer(at: str, record: Any) -> Sparseout:
         layer = kind(**settings)
         check_shared_dims(layer.shared_dims, sys.maxsize)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{at} must be a {kind.__name__}'s settings, got one that is wrong: {error}") from error
+        raise ValueError(f"{at} must hold valid settings of {kind.__name__}: {error}") from error
     return layer
 
 

@@ -1,116 +1,104 @@
-"""How the code of a model uses its dropout, read from its source: nothing is run.
+"""How a model uses its dropout modules, according to its source code. The model does not run.
 
-A module may be in a model and never be called: attention code reads `self.dropout.p` and hands it to a fused kernel. And code may
-drop out with no module at all, by `F.dropout(x, self.p)`.
+A model can contain a module without calling it: attention code may read `self.dropout.p` and pass it to a fused kernel. And code
+can apply dropout without a module, as in `F.dropout(x, self.p)`.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import functools
-import inspect
-import textwrap
-import types
-from collections.abc import Iterable, Iterator, Mapping
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
-# Where the functions of torch that drop out have their probability and their mode.
-_PLACES = {
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "native_dropout", "feature_dropout"), (1, 2)),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), (1, 3)),
-    "scaled_dot_product_attention": (4, None),
-}
-_PROBABILITIES = ("dropout", "dropout_p")
-# Code that reaches modules by other ways than their names.
-_DYNAMIC = {"getattr", "children", "named_children", "modules", "named_modules", "get_submodule", "_modules", "__dict__", "vars"}
+from sparseout.surgery.source import Path, ProbabilityCall, facts_of
+
 _CALLS = ("forward", "__call__")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-Path = tuple[str, ...]
 
 
 @dataclass
 class Uses:
-    """What the modules of a model do with one another.
+    """How the modules of a model use each other.
 
     Attributes:
-        called: modules that code calls, or hands on as a value.
-        read: modules of which code reads the `p`, with the class that the code belongs to.
-        named: names by which code calls what it reached by another way than from `self`, as in `layer.dropout(x)`.
-        unread: modules whose code cannot be read.
-        dynamic: modules whose code reaches others by other ways than their names.
-        drops: modules whose code drops out by a function, each with its calls in words.
+        called: modules that code calls or passes on as values.
+        p_readers: modules whose `p` is read elsewhere, with the name of the class that reads it.
+        called_names: attributes in calls of objects that come from elsewhere than `self`, as in `layer.dropout(x)`.
+        unreadable: modules whose source code cannot be read.
+        dynamic: modules whose code reaches submodules other than by attribute.
+        functional: for each module that passes a drop probability to a function, a phrase per call.
     """
 
     called: set[nn.Module] = field(default_factory=set)
-    read: dict[nn.Module, str] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)
-    unread: set[nn.Module] = field(default_factory=set)
+    p_readers: dict[nn.Module, str] = field(default_factory=dict)
+    called_names: set[str] = field(default_factory=set)
+    unreadable: set[nn.Module] = field(default_factory=set)
     dynamic: set[nn.Module] = field(default_factory=set)
-    drops: dict[nn.Module, list[str]] = field(default_factory=dict)
+    functional: dict[nn.Module, list[str]] = field(default_factory=dict)
 
     def why_uncalled(self, module: nn.Module, attributes: set[str], holders: Iterable[nn.Module]) -> str:
-        """Why `module`, which `holders` hold by `attributes`, may never be called; empty if nothing speaks for that."""
-        called = self._may_call(module, attributes)
-        if module in self.read:
-            its = self.read[module]
-            never, sometimes = f"{its} never calls it: it reads", f"{its} calls it in some settings, and in others reads"
-            return f"{sometimes if called else never} its p, which goes on setting plain dropout"
-        for holder in holders:
-            its = type(holder).__name__
-            if holder in self.unread:
-                return f"the code of {its} cannot be read"
-            if not (called or holder in self.dynamic or _is_container(holder)):
-                return f"no code of {its} calls it"
-        return ""
+        """Return why `module` may never be called; empty if the code gives no reason for that.
 
-    def _may_call(self, module: nn.Module, attributes: set[str]) -> bool:
-        return module in self.called or bool(self.named & attributes)
+        Args:
+            attributes: the names of `module` in the modules that hold it.
+            holders: the modules that hold it.
+        """
+        called = module in self.called or bool(self.called_names & attributes)
+        if module in self.p_readers:
+            reader = self.p_readers[module]
+            if called:
+                return f"{reader} calls it in some settings, and in others reads its p for functional dropout"
+            return f"{reader} never calls it, and reads its p for functional dropout"
+        for holder in holders:
+            kind = type(holder).__name__
+            if holder in self.unreadable:
+                return f"the source code of {kind} cannot be read"
+            if not (called or holder in self.dynamic or _is_container(holder)):
+                return f"no code of {kind} calls it"
+        return ""
 
 
 def uses_in(modules: Iterable[nn.Module]) -> Uses:
-    """Read the code that runs when each of `modules`, all those of a model, is called."""
+    """Read the source code of `modules`, all modules of a model, and return how they use each other."""
     uses = Uses()
     for module in modules:
-        if _is_of_torch(module):
+        if _is_from_torch(module):
             continue
-        facts = _facts_of(module)
+        facts = facts_of(module)
         if facts is None:
-            uses.unread.add(module)
+            uses.unreadable.add(module)
             continue
         if facts.dynamic:
             uses.dynamic.add(module)
-        uses.named |= facts.named
+        uses.called_names |= facts.called_names
         for path in facts.paths:
-            holder, rest = _follow(module, path)
+            target, rest = _follow(module, path)
             if not rest or rest[0] in _CALLS:
-                uses.called.add(holder)
-            elif rest == ("p",) and holder is not module:
-                uses.read[holder] = type(module).__name__
-        calls = dict.fromkeys(words for call in facts.calls for words in _in_words(module, call))
-        if calls:
-            uses.drops[module] = list(calls)
+                uses.called.add(target)
+            elif rest == ("p",) and target is not module:
+                uses.p_readers[target] = type(module).__name__
+        phrases = dict.fromkeys(phrase for call in facts.probability_calls for phrase in _phrases(module, call))
+        if phrases:
+            uses.functional[module] = list(phrases)
     return uses
 
 
-def _in_words(module: nn.Module, call: _Call) -> Iterator[str]:
-    """A call of `module` that drops out: by a number of its own, or by one that it finds there."""
+def _phrases(module: nn.Module, call: ProbabilityCall) -> Iterator[str]:
+    """Yield a phrase for each positive probability, constant or attribute, that `call` may pass in `module`."""
     if 0 < call.constant <= 1:
-        yield f"calls {call.name} with p={call.constant:g}"
+        yield f"calls {call.function} with p={call.constant:g}"
     for path in call.paths:
-        holder, rest = _follow(module, path)
-        # A child's p is the child's.
-        value = _number(holder, rest) if holder is module or rest != ("p",) else 0.0
+        target, rest = _follow(module, path)
+        # The p of a submodule counts as a use of the submodule.
+        value = _probability(target, rest) if target is module or rest != ("p",) else 0.0
         if value:
-            yield f"hands its {'.'.join(path)}={value:g} to {call.name}"
+            yield f"passes its {'.'.join(path)}={value:g} to {call.function}"
 
 
-def _is_of_torch(module: nn.Module) -> bool:
-    """Whether `module` is one of torch's, or ours, whose code calls nothing that a swap would reach."""
+def _is_from_torch(module: nn.Module) -> bool:
+    """Whether `module` belongs to torch or Sparseout, and its code calls no module that a swap can replace."""
     home = type(module).__module__
     if home.startswith("torch.nn.modules."):
         return not module._modules
@@ -118,233 +106,24 @@ def _is_of_torch(module: nn.Module) -> bool:
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Whether `module` calls what it holds in turn, or leaves that to the module that holds it."""
+    """Whether `module` calls all its submodules, or leaves their calls to the module that holds it."""
     return isinstance(module, _CONTAINERS) or type(module).forward is nn.Module.forward
 
 
 def _follow(module: nn.Module, path: Path) -> tuple[nn.Module, Path]:
-    """The module that `path` leads to, and what is left of the path where that goes on to something else."""
-    for place, name in enumerate(path):
+    """Return the last module along `path`, and the rest of the path, which leads to another attribute."""
+    for position, name in enumerate(path):
         child = module._modules.get(name)
         if child is None:
-            return module, path[place:]
+            return module, path[position:]
         module = child
     return module, ()
 
 
-def _number(module: nn.Module, path: Path) -> float:
-    """The probability at `path`, or 0 where there is none."""
+def _probability(module: nn.Module, path: Path) -> float:
+    """Return the probability at `path`, or 0 if there is none."""
     try:
-        value = functools.reduce(getattr, path, module)
+        value = operator.attrgetter(".".join(path))(module)
     except AttributeError:
         return 0.0
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1 else 0.0
-
-
-@dataclass
-class _Call:
-    """A call with a drop probability: where that comes from, paths from `self` or a number."""
-
-    name: str
-    paths: list[Path]
-    constant: float
-
-
-@dataclass
-class _Facts:
-    """What the code of a function, or of all that a `forward` reaches, does. A path counts from `self`."""
-
-    paths: set[Path] = field(default_factory=set)
-    named: set[str] = field(default_factory=set)
-    functions: set[str] = field(default_factory=set)
-    supers: set[str] = field(default_factory=set)
-    calls: list[_Call] = field(default_factory=list)
-    dynamic: bool = False
-
-
-def _facts_of(module: nn.Module) -> _Facts | None:
-    forward = vars(module).get("forward")
-    forward = getattr(inspect.unwrap(forward), "__func__", None) if forward is not None else None
-    kind: Any = type(module)
-    return None if "forward" in vars(module) and forward is None else _reached(kind, forward)
-
-
-@functools.lru_cache(512)
-def _reached(kind: type[nn.Module], forward: Any) -> _Facts | None:
-    """What the methods of `kind` do, and all that they and `forward` reach; None if a part of it cannot be read."""
-    total = _Facts()
-    pending: list[tuple[Any, int]] = [(forward, 0)] if forward else list(_methods(kind, "forward", 0))
-    for name in vars(kind):
-        pending += [] if name.startswith("__") else _methods(kind, name, 0)
-    seen = set()
-    while pending:
-        function, place = pending.pop()
-        if function in seen:
-            continue
-        seen.add(function)
-        facts = _facts_in(function, place >= 0)
-        if facts is None:
-            return None
-        total.paths |= facts.paths
-        total.named |= facts.named
-        total.calls += facts.calls
-        total.dynamic |= facts.dynamic
-        for path in facts.paths:
-            pending += _methods(kind, path[0], 0)
-        for name in facts.supers:
-            pending += _methods(kind, name, place + 1)
-        for name in facts.functions:
-            found = _scope(function).get(name)
-            if isinstance(found, types.FunctionType) and found.__module__.partition(".")[0] != "torch":
-                pending.append((inspect.unwrap(found), -1))
-    return total
-
-
-def _scope(function: Any) -> dict[str, Any]:
-    """The names that a function finds outside itself."""
-    scope = dict(function.__globals__)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # an empty cell
-            scope[name] = cell.cell_contents
-    return scope
-
-
-def _methods(kind: type[nn.Module], name: str, first: int) -> Iterator[tuple[Any, int]]:
-    """The method of that name in the first class after place `first` of the order of resolution that has one."""
-    for place, base in enumerate(kind.__mro__[first:], first):
-        if base is nn.Module:
-            return
-        if name in vars(base):
-            found = vars(base)[name]
-            found = found.fget if isinstance(found, property) else found
-            found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else found
-            if isinstance(found, types.FunctionType):
-                yield found, place
-            return
-
-
-@functools.lru_cache(512)
-def _facts_in(function: Any, method: bool) -> _Facts | None:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    if not (tree.body and isinstance(tree.body[0], (ast.FunctionDef, ast.AsyncFunctionDef))):
-        return None
-    arguments = [*tree.body[0].args.posonlyargs, *tree.body[0].args.args]
-    reader = _Reader(arguments[0].arg if method and arguments else "", _scope(function))
-    for node in tree.body[0].body:
-        reader.visit(node)
-    return reader.facts
-
-
-class _Reader(ast.NodeVisitor):
-    """Walks through the body of a function."""
-
-    def __init__(self, itself: str, scope: Mapping[str, Any]) -> None:
-        self.itself = itself
-        self.scope = scope
-        self.facts = _Facts()
-        self.local: dict[str, ast.expr] = {}
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        root, path = _chain(node)
-        if path[0] in _DYNAMIC or path[-1] in _DYNAMIC:
-            self.facts.dynamic = True
-        if not isinstance(root, ast.Name):
-            if isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
-                self.facts.supers.add(path[0])
-            self.visit(root)
-        elif root.id == self.itself:
-            self.facts.paths.add(path)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        self.facts.functions.add(node.id)
-
-    def visit_If(self, node: ast.If) -> None:
-        self._look(node.test)
-        for statement in (*node.body, *node.orelse):
-            self.visit(statement)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self._look(node.test)
-        self.visit(node.body)
-        self.visit(node.orelse)
-
-    def _look(self, test: ast.expr) -> None:
-        # To look at a p hands it to no one; what is called in a test is called.
-        for node in ast.walk(test):
-            if isinstance(node, ast.Call):
-                self.visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        self._look(node)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.local[target.id] = node.value
-        self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in _DYNAMIC:
-            self.facts.dynamic = True
-        if isinstance(node.func, ast.Attribute):
-            root, path = _chain(node.func)
-            if not (isinstance(root, ast.Name) and (root.id == self.itself or root.id in self.scope)):
-                self.facts.named |= set(path)
-        self._read_probability(node)
-        self.generic_visit(node)
-
-    def _read_probability(self, node: ast.Call) -> None:
-        name = self._torch_name(node.func)
-        given = {keyword.arg: keyword.value for keyword in node.keywords}
-        at, mode = _PLACES.get(name, (None, None))
-        if at is not None:
-            chosen = given.get("p", given.get("dropout_p", node.args[at] if len(node.args) > at else None))
-            training = given.get("training", given.get("train", node.args[mode] if mode and len(node.args) > mode else None))
-            if isinstance(training, ast.Constant) and training.value is False:
-                return
-            if chosen is None:
-                self.facts.calls.append(_Call(name, [], 0.5 if mode == 2 else 0.0))
-                return
-        else:
-            chosen = next((given[key] for key in _PROBABILITIES if key in given), None)
-        if chosen is not None:
-            paths, constant = self._sources(chosen)
-            name = name or ast.unparse(node.func)
-            self.facts.calls.append(_Call(name, paths, constant if at is not None else 0.0))
-
-    def _torch_name(self, function: ast.expr) -> str:
-        """The name of a function of torch, or of an object of its modules; empty for any other."""
-        root, path = _chain(function)
-        found = self.scope.get(root.id) if isinstance(root, ast.Name) else None
-        name = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
-        if str(name).partition(".")[0] != "torch":
-            return ""
-        return path[-1] if path else getattr(found, "__name__", "")
-
-    def _sources(self, value: ast.expr) -> tuple[list[Path], float]:
-        """The paths from `self` in an expression, and the largest number in it; its tests do not count."""
-        if isinstance(value, ast.IfExp):
-            parts = [self._sources(value.body), self._sources(value.orelse)]
-        elif isinstance(value, ast.BinOp):
-            parts = [self._sources(value.left), self._sources(value.right)]
-        elif isinstance(value, ast.Name) and value.id in self.local:
-            parts = [self._sources(self.local.pop(value.id))]
-        elif isinstance(value, ast.Constant):
-            number = value.value if isinstance(value.value, (int, float)) and not isinstance(value.value, bool) else 0.0
-            return [], float(number)
-        else:
-            root, path = _chain(value)
-            return ([path] if path and isinstance(root, ast.Name) and root.id == self.itself else []), 0.0
-        return [path for paths, _ in parts for path in paths], max(constant for _, constant in parts)
-
-
-def _chain(node: ast.expr) -> tuple[ast.expr, Path]:
-    """`a.b.c` as the expression `a` and `("b", "c")`."""
-    path: list[str] = []
-    while isinstance(node, ast.Attribute):
-        path.append(node.attr)
-        node = node.value
-    return node, tuple(reversed(path))

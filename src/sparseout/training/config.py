@@ -45,11 +45,11 @@ class Config:
         threads: CPU threads; sums in another order round differently, so this is part of the run
         precision: 'fp32', or 'bf16' by autocast, with weights in float32
         target_sparsity: in place of q: the mean over the Sparseout layers that q, one for all, is driven to; 0 leaves q as it is
-        measure: of the target: 'hoyer' or 'zeros'
-        q_min: lower bound of a q that is driven
-        q_max: upper bound of a q that is driven
-        warmup: steps at first in which a q that is driven is 2
-        ramp: steps after them in which what is aimed at goes evenly from what was measured to the target
+        target_measure: of the target: 'hoyer' or 'zeros'
+        target_q_min: lower bound of a q that is driven
+        target_q_max: upper bound of a q that is driven
+        target_warmup: steps at first in which a q that is driven is 2
+        target_ramp: steps after them in which what is aimed at goes evenly from what was measured to the target
         scale: unit of the activations in Sparseout: '1', or 'rms', the running root mean square of the layer's input
     """
 
@@ -63,11 +63,11 @@ class Config:
     threads: int = 1
     precision: Precision = "fp32"
     target_sparsity: float = 0.0
-    measure: Measure = "hoyer"
-    q_min: float = 0.3
-    q_max: float = 4.0
-    warmup: int = 0
-    ramp: int = 0
+    target_measure: Measure = "hoyer"
+    target_q_min: float = 0.3
+    target_q_max: float = 4.0
+    target_warmup: int = 0
+    target_ramp: int = 0
     scale: Scale = "1"
 
     def __post_init__(self) -> None:
@@ -94,17 +94,17 @@ class Config:
         """Check the target, and set what has no meaning with or without one to its default."""
         below_1 = math.nextafter(1.0, 0.0)
         target = check_number("target_sparsity", self.target_sparsity, 0, below_1, "a sparsity in (0, 1), or 0 for none")
-        bounds = {name: getattr(self, name) for name in ("q_min", "q_max")}
+        bounds = {name: getattr(self, name) for name in ("target_q_min", "target_q_max")}
         norm = "a finite norm of at least 0"
         low, high = (check_number(name, value, 0, sys.float_info.max, norm) for name, value in bounds.items())
         if not low < high:
-            raise ValueError(f"q_min must be below q_max, got {low:g} and {high:g}")
+            raise ValueError(f"target_q_min must be below target_q_max, got {low:g} and {high:g}")
         if self.noise != "sparseout":
             target = 0.0
         if target and self.gradient == "exact":
             raise ValueError("gradient must be 'detached' with target_sparsity, got 'exact': its sparsity rises and falls with q")
-        steps = {name: check_integer(name, getattr(self, name), 0, 2**31 - 1) for name in ("warmup", "ramp")}
-        given = {"target_sparsity": target, "q_min": low, "q_max": high, **steps}
+        steps = {name: check_integer(name, getattr(self, name), 0, 2**31 - 1) for name in ("target_warmup", "target_ramp")}
+        given = {"target_sparsity": target, "target_q_min": low, "target_q_max": high, **steps}
         unused = {"q": 2.0} if target else {name: getattr(Config, name) for name in TARGET_FIELDS}
         for name, value in (given | unused).items():
             object.__setattr__(self, name, value)

@@ -11,7 +11,7 @@ from sparseout.errors import UserError
 from sparseout.training.config import Config
 from sparseout.training.study import Study
 
-SIZES = ("layers", "depth", "width", "hidden", "embedding")  # the settings that a network's size depends on
+SIZES = ("num_layers", "depth", "width", "hidden_size", "embedding_size")  # the settings that a network's size depends on
 
 
 def check_memory(study: Study, config: Config, data: Any, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import numpy
 from torch import Tensor, nn
 
 from sparseout.control import SparsityTarget
-from sparseout.control.goals import MEAN
+from sparseout.control.settings import MEAN
 from sparseout.metrics import TOLERANCE
 from sparseout.records.schema import Record
 from sparseout.training.config import Config
@@ -28,16 +28,16 @@ class TargetRun:
     """
 
     def __init__(self, config: Config, network: nn.Module, batches: Sequence[Tensor], forward: Callable[[Tensor], Any]) -> None:
-        bounds = (config.q_min, config.q_max)
+        bounds = (config.target_q_min, config.target_q_max)
         self.config = config
         self.target = SparsityTarget(
             network,
             config.target_sparsity,
-            measure=config.measure,
+            measure=config.target_measure,
             mean=True,
-            q=bounds,
-            warmup=config.warmup,
-            ramp=config.ramp,
+            bounds=bounds,
+            warmup=config.target_warmup,
+            ramp=config.target_ramp,
             loader=batches or None,
             forward=forward,
         )
@@ -55,7 +55,7 @@ class TargetRun:
     @property
     def q(self) -> float:
         """Of the layers, now."""
-        return self.target.report()[MEAN].q
+        return self.target.report()[MEAN].value
 
     @property
     def settled(self) -> float:
@@ -76,7 +76,7 @@ class TargetRun:
         `achieved` is the measure on the test data, the mean over the layers that were driven, None where one has none; `q` the
         last one; `course` has `q` and what was measured, smoothed, at evenly spaced times.
         """
-        achieved = [found["layers"].get(name, {}).get(self.config.measure) for name in self.target.layers]
+        achieved = [found["layers"].get(name, {}).get(self.config.target_measure) for name in self.target.layers]
         course = {"q": _points(self._q), "measured": _points(self._measured)}
         return {
             "control": {

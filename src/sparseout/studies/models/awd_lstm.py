@@ -107,9 +107,9 @@ class AWDLSTM(nn.Module):
     LSTMs as `nn.LSTM` draws them.
 
     Args:
-        words: size of the vocabulary.
-        embedding: features of a word, and units of the last layer.
-        hidden: units of the other layers.
+        vocabulary_size: size of the vocabulary.
+        embedding_size: features of a word, and units of the last layer.
+        hidden_size: units of the other layers.
         noises: of each layer's output; their number is that of the layers.
         p_embedding, p_input, p_weight: drop probabilities of words, of the input's features, and of recurrent weights.
 
@@ -118,31 +118,31 @@ class AWDLSTM(nn.Module):
 
     Source: Merity, Keskar and Socher (2018), *Regularizing and optimizing LSTM language models*, arXiv:1708.02182.
 
-    >>> network = AWDLSTM(words=100, embedding=8, hidden=16, noises=[nn.Identity(), nn.Identity()])
+    >>> network = AWDLSTM(vocabulary_size=100, embedding_size=8, hidden_size=16, noises=[nn.Identity(), nn.Identity()])
     >>> network(torch.zeros(5, 3, dtype=torch.long)).logits.shape
     torch.Size([5, 3, 100])
     """
 
     def __init__(
         self,
-        words: int,
-        embedding: int,
-        hidden: int,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
         noises: Sequence[nn.Module],
         p_embedding: float = 0.0,
         p_input: float = 0.0,
         p_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, embedding)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.p_embedding = p_embedding
         self.input_dropout = LockedDropout(p_input)
-        widths = [embedding, *[hidden] * (len(noises) - 1), embedding]
+        widths = [embedding_size, *[hidden_size] * (len(noises) - 1), embedding_size]
         self.units = widths[1:]
         self.layers = nn.ModuleList(
             Layer(inputs, units, p_weight, noise) for inputs, units, noise in zip(widths[:-1], widths[1:], noises, strict=True)
         )
-        self.bias = nn.Parameter(torch.zeros(words))
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, words: Tensor, hidden: Hidden | None = None) -> Output:
