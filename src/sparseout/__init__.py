@@ -3,12 +3,13 @@
 from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because torch takes seconds to import
 
 # isort: split
-from sparseout import metrics, schedule
+from sparseout import metrics, regularizers, schedule
 from sparseout.control import SparsityTarget, target_callback
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
 from sparseout.op.functional import sparseout
 from sparseout.probe import Probe
+from sparseout.regularizers import penalty
 from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
 
@@ -27,6 +28,8 @@ __all__ = [
     "check_swap",
     "insert_after",
     "metrics",
+    "penalty",
+    "regularizers",
     "restore",
     "schedule",
     "sparseout",

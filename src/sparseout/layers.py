@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
+from sparseout.dial import Dial
 from sparseout.op.backends import is_plain
 from sparseout.op.dtensor import local_of
 from sparseout.op.functional import check_call, draw_seed, perturb, sparseout
@@ -78,6 +79,8 @@ class Sparseout(nn.Module):
     >>> layer.eval()(torch.ones(3))
     tensor([1., 1., 1.])
     """
+
+    dial: ClassVar[Dial] = Dial("q", 0.3, 4.0, sparser="down", neutral=2.0)
 
     # The module that `sparseout.swap_dropout` replaced by this layer, in a tuple, so it is not a submodule.
     replaced: tuple[nn.Module, ...] = ()

@@ -87,7 +87,7 @@ def driven(way, rank):
     target = sparseout.SparsityTarget(model, 0.6, every=1)
     train(model, rank, 10 + rank, target)
     (reach,) = target.report().layers
-    return reach.q, reach.measured
+    return reach.value, reach.measured
 
 
 def work(rank, folder):

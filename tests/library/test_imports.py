@@ -12,9 +12,10 @@ import sparseout
 PACKAGE = Path(sparseout.__file__).parent
 # A part may import itself and earlier parts.
 ORDER = [
-    *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "layers", "structured", "schedule", "metrics"),
+    *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
+    "metrics",
     "function_calls",
-    *("surgery", "glm", "records", "probe", "control", "report", "training", "studies", "runs", "bench", "cli"),
+    *("regularizers", "surgery", "glm", "records", "probe", "control", "report", "training", "studies", "runs", "bench", "cli"),
 ]
 NEVER = {"report": {"probe", "control"}}  # exceptions: imports that the order would allow
 EXTRAS = {

@@ -208,15 +208,15 @@ LAYER = nn.Sequential(nn.Linear(4, 4), Sparseout())
     ("model", "target", "arguments", "words"),
     [
         (LAYER, 1.0, {}, "target must be a sparsity in (0, 1), got 1.0"),
-        (LAYER, {"9": 0.5}, {}, "target['9'] must match one of the Sparseout layers, '1'"),
+        (LAYER, {"9": 0.5}, {}, "target['9'] must match one of the layers, '1'"),
         (LAYER, {}, {}, "target must name at least one layer, got an empty mapping"),
         (LAYER, 0.5, {"measure": "rms"}, "measure must be one of 'hoyer', 'zeros', 'gini', got 'rms'"),
-        (LAYER, 0.5, {"layers": "0"}, "layers must be Sparseout layers, got 0 of type Linear"),
-        (LAYER, 0.5, {"q": (3.0, 1.0)}, "q must be (low, high) with low < high, got (3.0, 1.0)"),
+        (LAYER, 0.5, {"layers": "0"}, "layers must have a dial, such as Sparseout layers, got 0 of type Linear"),
+        (LAYER, 0.5, {"bounds": (3.0, 1.0)}, "bounds must be (low, high) with low < high, got (3.0, 1.0)"),
         (LAYER, 0.5, {"p": (0.6, 0.9)}, "p must be bounds that hold p=0.5 of 1, got (0.6, 0.9)"),
         (LAYER, 0.5, {"every": 0}, "every must be an integer of at least 1, got 0"),
         (nn.Sequential(Sparseout(gradient="exact")), 0.5, {}, "gradient must be 'detached' to control q, got 'exact' in 0"),
-        (nn.Linear(2, 2), 0.5, {}, "matches no module"),
+        (nn.Linear(2, 2), 0.5, {}, "model must have a layer with a dial, such as Sparseout, got a"),
     ],
 )
 def test_invalid_arguments_raise_one_line(model, target, arguments, words):

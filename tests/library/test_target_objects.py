@@ -77,7 +77,7 @@ def test_it_is_compiled_as_one_graph():
 
 def test_a_first_step_without_a_forward_pass_is_named():
     target = SparsityTarget(network(), 0.6)
-    with pytest.warns(UserWarning, match="no Sparseout layer ran in training mode .* after the model is compiled") as caught:
+    with pytest.warns(UserWarning, match="no controlled layer ran in training mode .* after the model is compiled") as caught:
         target.step()
     assert caught[0].filename == __file__
     model = network().eval()
@@ -102,7 +102,7 @@ def test_a_second_target_for_a_layer_raises_and_changes_nothing():
     model[2].q = 1.3
     for again, layer in ((model, "5"), (nn.Sequential(model[2], model[5]), "1"), (model[5], "the model")):
         with pytest.raises(ValueError, match=rf"but {layer} already has one: call stop\(\) on that one, or delete it"):
-            SparsityTarget(again, 0.5, warmup=9, q=(3.0, 4.0))
+            SparsityTarget(again, 0.5, warmup=9, bounds=(3.0, 4.0))
     assert (model[2].q, model[5].q) == (1.3, 2.0)
     other = SparsityTarget(model, {"2": 0.5})  # which has no SparsityTarget
     assert (other.layers, target.layers) == (("2",), ("5",))

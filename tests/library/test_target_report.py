@@ -33,7 +33,7 @@ def test_nothing_is_measured_before_the_first_step():
 def test_a_layer_that_never_ran_is_not_measured(mean):
     model = network()
     target = SparsityTarget(model, 0.3, mean=mean, every=1, layers="5")
-    with pytest.warns(UserWarning, match="no Sparseout layer ran in training mode before the first step"):
+    with pytest.warns(UserWarning, match="no controlled layer ran in training mode before the first step"):
         target.step()
     for _ in range(20):
         model[:3](torch.randn(4, 4))
@@ -47,7 +47,7 @@ def test_a_layer_that_never_ran_is_not_measured(mean):
     [(1, 1, 16), (8, math.nan, 16), (8, math.inf, 16), (8, 1, 0)],
     ids=["one unit", "nan", "inf", "empty"],
 )
-@pytest.mark.filterwarnings("ignore:no Sparseout layer ran")
+@pytest.mark.filterwarnings("ignore:no controlled layer ran")
 def test_a_value_that_is_not_finite_is_not_measured(width, factor, rows):
     model = network(nn.Identity, width)
     target = SparsityTarget(model, 0.3, every=1)
@@ -148,10 +148,13 @@ AT_BOUND = {
     "measure": "hoyer",
     "target": 0.7,
     "measured": 0.4,
-    "q": 0.3,
+    "name": "q",
+    "value": 0.3,
     "p": 0.5,
     "out_of_reach": False,
-    "q_bounds": (0.3, 4.0),
+    "responds": True,
+    "sparser": "down",
+    "bounds": (0.3, 4.0),
     "at_bound": True,
     "rms": 1.0,
     "scale": 1.0,
@@ -166,7 +169,7 @@ def test_a_layer_at_its_bound_is_named_before_it_is_out_of_reach():
         warnings.simplefilter("error")
         take(model, target, 60)
     entry = target.report()["2"]
-    assert (entry.state, entry.q, entry.reached) == ("at its bound", 0.3, False)
+    assert (entry.state, entry.value, entry.reached) == ("at its bound", 0.3, False)
     assert entry.rms == pytest.approx(0.4, abs=0.2)
     assert str(entry) in repr(target.report())
     assert re.match(r"hoyer target 0.95 in 2: q = 0.3 is at its bound, with 0.\d{3} measured; ", str(entry))
@@ -188,19 +191,22 @@ def test_a_target_within_the_range_of_p_is_on_its_way():
     [
         ({}, "raise p (now 0.5) or control it with p=(low, high), widen the bounds of q, train longer, or choose another target"),
         ({"out_of_reach": True}, "raise p (now 0.5) or control it with p=(low, high), widen the bounds of q, train longer,"),
-        ({"q_bounds": (0.0, 4.0), "q": 0.0}, "raise p (now 0.5) or control it with p=(low, high), train longer, or choose"),
+        ({"bounds": (0.0, 4.0), "value": 0.0}, "raise p (now 0.5) or control it with p=(low, high), train longer, or choose"),
         ({"p_bounds": (0.1, 0.9), "p": 0.9}, "raise the upper bound of p (now 0.9), widen the bounds of q,"),
-        ({"target": 0.2, "q": 4.0}, "lower p (now 0.5) or control it with p=(low, high), widen the bounds of q,"),
-        ({"target": 0.2, "q": 4.0, "p_bounds": (0.1, 0.9), "p": 0.1}, "lower the lower bound of p (now 0.1), widen"),
+        ({"target": 0.2, "value": 4.0}, "lower p (now 0.5) or control it with p=(low, high), widen the bounds of q,"),
+        ({"target": 0.2, "value": 4.0, "p_bounds": (0.1, 0.9), "p": 0.1}, "lower the lower bound of p (now 0.1), widen"),
         (
             {"rms": 0.1},
             "its activations are small (RMS 0.1), so noise with q = 0.3 is as strong as Dropout with p = 0.98 "
             "and prevents learning: use scale='rms', or raise the lower bound of q",
         ),
-        ({"rms": 10, "target": 0.2, "q": 4.0}, "its activations are large (RMS 10), so noise with q = 4 is as strong as Dropout"),
-        ({"rms": 10, "target": 0.2, "q": 4.0}, "use scale='rms', or lower the upper bound of q"),
+        (
+            {"rms": 10, "target": 0.2, "value": 4.0},
+            "its activations are large (RMS 10), so noise with q = 4 is as strong as Dropout",
+        ),
+        ({"rms": 10, "target": 0.2, "value": 4.0}, "use scale='rms', or lower the upper bound of q"),
         ({"rms": 10}, "large (RMS 10), so noise with q = 0.3 is as weak as Dropout with p = 0.02: use scale='rms', or raise p"),
-        ({"rms": 0.1, "target": 0.2, "q": 4.0}, "is as weak as Dropout with p = 0.0099: use scale='rms', or lower p"),
+        ({"rms": 0.1, "target": 0.2, "value": 4.0}, "is as weak as Dropout with p = 0.0099: use scale='rms', or lower p"),
         ({"rms": 0.1, "scale": "rms"}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": 0.1, "scale": 0.1}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": 10, "scale": 100.0}, "use scale='rms', or raise the lower bound of q"),

@@ -93,8 +93,8 @@ for _ in range(3000):
         (("settings", "every"), 0, "an integer in [1, 2**53] at ['settings']['every'], got 0"),
         (("settings", "measure"), ["hoyer"], "at ['settings']['measure'], got ['hoyer']"),
         (("settings", "mean"), 0, "True or False at ['settings']['mean'], got 0"),
-        (("settings", "q"), [4.0, 0.3], "[low, high] with low < high at ['settings']['q'], got [4.0, 0.3]"),
-        (("settings", "q"), "ab", "[low, high] at ['settings']['q'], got 'ab'"),
+        (("settings", "bounds"), [4.0, 0.3], "[low, high] with low < high at ['settings']['bounds'], got [4.0, 0.3]"),
+        (("settings", "bounds"), "ab", "[low, high] at ['settings']['bounds'], got 'ab'"),
         (("settings", "p"), [0.1, math.nan], "a number in [0, 1] at ['settings']['p'][1], got nan"),
         (("settings", "seed"), 1, "no unknown items, got 'seed' at ['settings']"),
         (("settings",), MISSING, "an item 'settings', got none"),
@@ -146,7 +146,7 @@ def test_no_value_of_a_field_gives_a_layer_an_invalid_q(path, value):
 
 
 def test_a_state_survives_json_unchanged():
-    for target in (trained(0)[1], trained(30, mean=True)[1], trained(30, p=(0.1, 0.9), q=(1.9, 2.1))[1]):
+    for target in (trained(0)[1], trained(30, mean=True)[1], trained(30, p=(0.1, 0.9), bounds=(1.9, 2.1))[1]):
         state = target.state_dict()
         target.load_state_dict(json.loads(json.dumps(state)))
         assert repr(target.state_dict()) == repr(state)
@@ -224,16 +224,16 @@ def test_other_arguments_override_the_saved_ones_with_a_warning():
 @pytest.mark.parametrize(
     ("saved", "arguments", "output", "q", "p"),
     [
-        (0.3, {"q": (1.0, 4.0)}, 1.0, 1.0, 0.5),
-        (4.0, {"q": (0.3, 3.0)}, 3.0, 3.0, 0.5),
-        (2.5, {"q": (1.0, 3.0)}, 2.5, 2.5, 0.5),
-        (0.3, {"q": (1.0, 4.0), "p": (0.1, 0.9)}, 1.0, 1.0, 0.5),
-        (0.3, {"q": (0.0, 4.0)}, 0.3, 0.3, 0.5),
+        (0.3, {"bounds": (1.0, 4.0)}, 1.0, 1.0, 0.5),
+        (4.0, {"bounds": (0.3, 3.0)}, 3.0, 3.0, 0.5),
+        (2.5, {"bounds": (1.0, 3.0)}, 2.5, 2.5, 0.5),
+        (0.3, {"bounds": (1.0, 4.0), "p": (0.1, 0.9)}, 1.0, 1.0, 0.5),
+        (0.3, {"bounds": (0.0, 4.0)}, 0.3, 0.3, 0.5),
     ],
 )
 def test_an_output_is_clipped_to_other_bounds(saved, arguments, output, q, p):
     model, target, words = loaded(changed(("controllers", "2", "output"), saved), **arguments)
-    assert "q=(" in words[0]
+    assert "bounds=(" in words[0]
     assert (target.state_dict()["controllers"]["2"]["output"], model[2].q, model[2].p) == (output, q, p)
     again = SparsityTarget(network(), 0.6, every=2, warmup=4, ramp=10, **arguments)
     again.load_state_dict(target.state_dict())  # a state saved with the new bounds fits them
@@ -244,10 +244,10 @@ def test_the_fraction_of_the_range_of_p_is_kept_within_other_bounds_of_q():
     state = target.state_dict()
     state["controllers"]["2"]["output"] = 0.3 - 0.25  # a quarter of the way from 0.5 to 0.9
     for arguments, q, p in (
-        ({"q": (1.0, 3.0), "p": (0.1, 0.9)}, 1.0, 0.6),
-        ({"q": (0.3, 4.0), "p": None}, 0.3, 0.5),
-        ({"q": (0.3, 4.0), "p": (0.1, 0.7)}, 0.3, 0.55),
+        ({"bounds": (1.0, 3.0), "p": (0.1, 0.9)}, 1.0, 0.6),
+        ({"bounds": (0.3, 4.0), "p": None}, 0.3, 0.5),
+        ({"bounds": (0.3, 4.0), "p": (0.1, 0.7)}, 0.3, 0.55),
     ):
         model, _, words = loaded(state, **arguments)
-        assert "saved: (0.3, 4.0)" in words[0] or "saved: (0.1, 0.9)" in words[0]
+        assert "saved: None" in words[0] or "saved: (0.1, 0.9)" in words[0]
         assert (model[2].q, model[2].p) == (q, pytest.approx(p))

@@ -24,7 +24,7 @@ class TargetStep(Step):
 
     def __init__(self, name: str, contender: str, device: torch.device) -> None:
         super().__init__(name, lambda: Sparseout(P, sum(Q) / 2), device)
-        self.target = SparsityTarget(self.model, 0.5, q=Q, every=EVERY) if contender == "target" else None
+        self.target = SparsityTarget(self.model, 0.5, bounds=Q, every=EVERY) if contender == "target" else None
 
     def __call__(self) -> float:
         """Run the step and return its seconds."""

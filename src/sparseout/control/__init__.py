@@ -1,4 +1,4 @@
-"""Control the sparsity of a model: set a target, and controllers adjust the `q` of its Sparseout layers."""
+"""Control the sparsity of a model: set a target, and controllers adjust the `q` of Sparseout or the dial of another layer."""
 
 from sparseout.control.report import LayerReport, TargetReport
 from sparseout.control.target import SparsityTarget

@@ -33,6 +33,7 @@ class Controller:
         missing: number of consecutive samples without a measurement.
         smoothed: running mean of the measurements over a quarter of the horizon.
         trend: running mean of the change of `smoothed` per sample.
+        lowest, highest: the range of `smoothed` so far.
         long_mean: running mean of the measurements over the last quarter of all samples.
         drift: the drift over the next `samples` samples, extrapolated from the recent half.
         gain: step size relative to the assumed slope.
@@ -49,6 +50,8 @@ class Controller:
     finite: bool = True
     missing: int = 0
     smoothed: float = math.nan
+    lowest: float = math.nan
+    highest: float = math.nan
     trend: float = 0.0
     long_mean: float = math.nan
     drift: float = 0.0
@@ -72,6 +75,7 @@ class Controller:
         self.samples += 1
         before = measured if math.isnan(self.smoothed) else self.smoothed
         self.smoothed = before + self.smoothing * (measured - before)
+        self._widen_range()
         self.trend += self.smoothing * (self.smoothed - before - self.trend)
         weight = 4 / max(4, self.samples)
         self.long_mean = self.smoothed if self.samples == 1 else self.long_mean + weight * (self.smoothed - self.long_mean)
@@ -82,6 +86,12 @@ class Controller:
         """Add `offset` to all past measurements, to correct a bias."""
         self.smoothed += offset
         self.long_mean += offset
+        self._widen_range()
+
+    @property
+    def responds(self) -> bool:
+        """Whether the measured value has moved since the first sample."""
+        return not self.highest - self.lowest < 2 * DEADBAND
 
     def update(self, setpoint: float) -> None:
         """Move the output by one step toward `setpoint`."""
@@ -112,6 +122,9 @@ class Controller:
     def lag_corrected(self) -> float:
         """The smoothed value, extrapolated over the lag of its smoothing."""
         return self.smoothed + (1 / self.smoothing - 1) * self.trend
+
+    def _widen_range(self) -> None:
+        self.lowest, self.highest = min(self.smoothed, self.lowest), max(self.smoothed, self.highest)  # NaN comes second
 
     def _adapt_gain(self, error: float, predicted: float) -> None:
         """Raise the gain while the error persists and the output is off its bounds; lower it after a quick change of sign."""

@@ -1,4 +1,4 @@
-"""Measures the inputs of Sparseout layers, in training steps and in evaluation on the batches of a loader."""
+"""Measures the controlled layers, in training steps and in evaluation on the batches of a loader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparseout.batches import arguments
-from sparseout.layers import Sparseout
+from sparseout.control.settings import has_dial
 from sparseout.probe import Probe
 from sparseout.probe.findings import Findings
 from sparseout.probe.measures import measures_of
@@ -20,7 +20,7 @@ Measured = dict[str, dict[str, float]]
 
 
 class InputProbe:
-    """Measures the clean inputs of Sparseout layers.
+    """Measures the clean inputs of Sparseout layers, and the outputs of other layers.
 
     Args:
         model, layers, measure, loader, forward: see `SparsityTarget`.
@@ -39,7 +39,9 @@ class InputProbe:
     ) -> None:
         self._model, self._measure, self._forward = model, measure, forward
         self._loader = loader
-        self._probe = Probe(model, Sparseout if layers is None else layers, measures=(measure, "rms"))
+        if layers is None and not any(has_dial(name, module) for name, module in model.named_modules()):
+            raise ValueError(f"model must have a layer with a dial, such as Sparseout, got a {type(model).__name__} without one")
+        self._probe = Probe(model, has_dial if layers is None else layers, measures=(measure, "rms"))
         self.layers: dict[str, Any] = {layer.name: layer.module for layer in self._probe.layers}
 
     @property

@@ -26,12 +26,16 @@ class LayerReport:
         target, measured: values of the measure. `measured` is NaN before the first measurement, after one that is not finite
             (NaN or Inf in the activations, or the Hoyer sparseness of a single unit), and if the layer has not run for a horizon
             of the controller, which is at least twelve measured steps.
-        q, p: current settings of the layer.
-        out_of_reach: whether the target is missed and the measured value has stalled with `q` at a bound.
-        q_bounds: bounds of `q`.
+        name, value: the number that is controlled, `"q"` for Sparseout, and its current value.
+        p: current `p` of a Sparseout layer; None for other layers.
+        out_of_reach: whether the target is missed and the measured value has stalled with the number at a bound, or did not
+            respond to it.
+        responds: whether the measured value moved while the number moved to its bound.
+        bounds: bounds of the number.
+        sparser: the direction of the number that makes activations sparser, `"up"` or `"down"`.
         at_bound: whether a bound of `q`, or of `p` if it is controlled, keeps the layer from its target.
         rms: root mean square of the layer's input in the last measurement; NaN before the first.
-        scale: `scale` of the layer.
+        scale: `scale` of a Sparseout layer; None for other layers.
         p_bounds: bounds of `p`; None if `p` is not controlled.
     """
 
@@ -40,13 +44,16 @@ class LayerReport:
     measure: str
     target: float
     measured: float
-    q: float
-    p: float
+    name: str
+    value: float
+    p: float | None
     out_of_reach: bool
-    q_bounds: tuple[float, float]
+    responds: bool
+    bounds: tuple[float, float]
+    sparser: Literal["up", "down"]
     at_bound: bool
     rms: float
-    scale: float | Literal["rms"]
+    scale: float | Literal["rms"] | None
     p_bounds: tuple[float, float] | None
 
     @property
@@ -65,36 +72,46 @@ class LayerReport:
 
     def __str__(self) -> str:
         text = f"{self.measure} target {self.target:g} in {self.label}"
-        low, high = self.q_bounds
+        low, high = self.bounds
+        number = f"{self.name} = {self.value:.3g}"
         if self.state == "out of reach":
-            return f"{text} is out of reach: q in [{low:g}, {high:g}] reached {self.measured:.3f}; {self._advice()}"
+            saturated = "" if self.responds else ", where it is saturated: it has not moved"
+            reached = f"{self.name} in [{low:g}, {high:g}] reached {self.measured:.3f}{saturated}"
+            return f"{text} is out of reach: {reached}; {self._advice()}"
         if self.state == "at its bound":
-            return f"{text}: q = {self.q:.3g} is at its bound, with {self.measured:.3f} measured; {self._advice()}"
+            return f"{text}: {number} is at its bound, with {self.measured:.3f} measured; {self._advice()}"
         if self.state == "not measured":
             return f"{text}: not measured, because the layer did not run in training mode or its {self.measure} was not finite"
-        return f"{text}: {self.state}, with {self.measured:.3f} measured at q = {self.q:.3g}"
+        return f"{text}: {self.state}, with {self.measured:.3f} measured at {number}"
 
     def _advice(self) -> str:
-        """Return the changes that help while `q` is at a bound."""
+        """Return the changes that help while the number is at a bound."""
         sparser = self.measured < self.target
         if sparser and self.measure == "zeros" and self.measured <= NO_ZEROS:
             return "its activations are never exactly 0, as after Tanh, GELU or SiLU: use measure='hoyer'"
-        size = 1.0 if self.scale == "rms" else self.rms / self.scale
+        if self.p is None or self.scale is None:
+            more = f"widen the bounds of {self.name}, train longer" if self.responds else "choose another regularizer"
+            return f"{more}, or choose another target"
+        return self._advice_for_sparseout(sparser, self.p, self.scale)
+
+    def _advice_for_sparseout(self, sparser: bool, p: float, scale: float | Literal["rms"]) -> str:
+        """Return the changes that help a Sparseout layer, whose noise may be too strong or too weak."""
+        size = 1.0 if scale == "rms" else self.rms / scale
         if 0 < size < SMALL_RMS or LARGE_RMS < size < math.inf:
-            ratio = size ** (self.q - 2)  # of the noise variance to the variance under Dropout with the same p
-            odds = ratio * self.p / (1 - self.p) if self.p < 1 else math.inf
+            ratio = size ** (self.value - 2)  # of the noise variance to the variance under Dropout with the same p
+            odds = ratio * p / (1 - p) if p < 1 else math.inf
             kind = f"its activations are {'small' if size < SMALL_RMS else 'large'} (RMS {self.rms:.2g})"
             dropout = f"Dropout with p = {odds / (1 + odds) if odds < math.inf else 1:.2g}"
             if odds >= STRONG_ODDS and ratio > 1:
                 bound = "raise the lower" if sparser else "lower the upper"
                 return (
-                    f"{kind}, so noise with q = {self.q:.3g} is as strong as {dropout} and prevents learning: "
+                    f"{kind}, so noise with q = {self.value:.3g} is as strong as {dropout} and prevents learning: "
                     f"use scale='rms', or {bound} bound of q"
                 )
             if ratio <= WEAK_RATIO:
                 remedy = f"use scale='rms', or {self._change_p(sparser)}"
-                return f"{kind}, so noise with q = {self.q:.3g} is as weak as {dropout}: {remedy}"
-        widen = "widen the bounds of q, " if not sparser or self.q_bounds[0] else ""
+                return f"{kind}, so noise with q = {self.value:.3g} is as weak as {dropout}: {remedy}"
+        widen = "widen the bounds of q, " if not sparser or self.bounds[0] else ""
         return f"{self._change_p(sparser)}, {widen}train longer, or choose another target"
 
     def _change_p(self, sparser: bool) -> str:
@@ -105,7 +122,7 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TargetReport:
-    """The reports of all controlled layers. Its text is a table, with advice for each layer whose `q` is at a bound."""
+    """The reports of all controlled layers. Its text is a table, with advice for each layer whose number is at a bound."""
 
     layers: tuple[LayerReport, ...]
 
@@ -122,14 +139,17 @@ class TargetReport:
         return all(entry.reached for entry in self.layers)
 
     def __repr__(self) -> str:
+        has_p = any(entry.p is not None for entry in self.layers)
+        names = list(dict.fromkeys(entry.name for entry in self.layers))
         rows = [
             [
                 *(entry.label, entry.state, number(entry.target)),
                 number(None if math.isnan(entry.measured) else entry.measured),
-                *(number(entry.q), number(entry.p)),
+                *(number(entry.value if entry.name == name else None) for name in names),
+                *([number(entry.p)] if has_p else []),
             ]
             for entry in self.layers
         ]
-        header = ["layer", "state", "target", self.layers[0].measure, "q", "p"]
+        header = ["layer", "state", "target", self.layers[0].measure, *names, *(["p"] if has_p else [])]
         at_bound = (str(entry) for entry in self.layers if entry.state in ("at its bound", "out of reach"))
         return "\n".join([plain_table(header, rows), *at_bound])

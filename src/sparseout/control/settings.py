@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from sparseout.checks import check_number
+from sparseout.dial import Dial, HasDial
 from sparseout.layers import Sparseout
 
 CONTROLLED_MEASURES = ("hoyer", "zeros", "gini")
@@ -29,40 +30,75 @@ class Settings:
 
     measure: str
     mean: bool
-    q: Bounds
+    bounds: Bounds | None
     p: Bounds | None
     every: int
     warmup: int
     ramp: int
 
-    @property
-    def output_bounds(self) -> Bounds:
-        """The bounds of a controller's output: `q`, and one unit beyond each bound of `q` that stands for the range of `p`."""
+    def positions(self, dial: Dial) -> Bounds:
+        """Return the bounds of the controlled number as positions of its dial."""
+        low, high = sorted(map(dial.position, self.bounds or (dial.low, dial.high)))
+        return low, high
+
+    def output_bounds(self, dial: Dial) -> Bounds:
+        """Return the bounds of a controller's output: the positions, and a step beyond each that stands for the range of `p`."""
+        low, high = self.positions(dial)
         beyond = 1.0 if self.p else 0.0
-        return self.q[0] - beyond, self.q[1] + beyond
+        return low - beyond, high + beyond
 
     def differences(self, saved: Settings) -> list[str]:
         """Return a phrase for each setting that differs from `saved`."""
         values = ((each.name, getattr(self, each.name), getattr(saved, each.name)) for each in dataclasses.fields(self))
         return [f"{name}={new} (saved: {old})" for name, new, old in values if new != old]
 
-    def convert_output(self, output: float, saved: Settings) -> float:
-        """Return the output that keeps the `q` and the fraction of the range of `p` of an `output` under the settings `saved`."""
-        q = min(max(output, saved.q[0]), saved.q[1])
-        low, high = self.output_bounds
-        return min(max(min(max(q, self.q[0]), self.q[1]) + (output - q), low), high)
+    def convert_output(self, output: float, saved: Settings, dial: Dial) -> float:
+        """Return the output that keeps the number and the fraction of the range of `p` of an `output` under `saved` settings."""
+        position = _clip(output, saved.positions(dial))
+        return _clip(_clip(position, self.positions(dial)) + (output - position), self.output_bounds(dial))
 
 
-def check_layers(modules: Mapping[str, nn.Module]) -> None:
-    """Raise unless all modules are Sparseout layers whose sparsity falls as `q` rises."""
+def has_dial(name: str, module: nn.Module) -> bool:
+    """Whether `module` has a `Dial`, as Sparseout and the layers of `sparseout.regularizers` do."""
+    return isinstance(getattr(module, "dial", None), Dial)
+
+
+def check_layers(modules: Mapping[str, nn.Module], mean: bool, controls_p: bool) -> None:
+    """Raise unless all modules have a dial that a controller can move, and for the mean the same one."""
     for name, module in modules.items():
-        if not isinstance(module, Sparseout):
-            raise ValueError(f"layers must be Sparseout layers, got {name or 'the model'} of type {type(module).__name__}")
-        if module.gradient == "exact":
+        if not has_dial(name, module):
+            raise ValueError(
+                f"layers must have a dial, such as Sparseout layers, got {name or 'the model'} of type {type(module).__name__}"
+            )
+        if controls_p and not isinstance(module, Sparseout):
+            raise ValueError(f"p must be None, because {name or 'the model'} is a {type(module).__name__}, not a Sparseout layer")
+        if isinstance(module, Sparseout) and module.gradient == "exact":
             raise ValueError(
                 f"gradient must be 'detached' to control q, got 'exact' in {name or 'the model'}: "
                 "under it sparsity both rises and falls as q falls"
             )
+
+    dials = {type(module).__name__: module.dial for module in modules.values() if isinstance(module, HasDial)}
+    if mean and len({(dial.name, dial.sparser, dial.scale, dial.step) for dial in dials.values()}) > 1:
+        raise ValueError(f"layers must have the same dial with mean=True, got layers of type {', '.join(dials)}")
+
+
+def check_number_bounds(bounds: Any, modules: Mapping[str, Any]) -> Bounds | None:
+    """Return `bounds` as `(low, high)`, or raise unless every module accepts both numbers."""
+    if bounds is None:
+        return None
+    checked = check_bounds("bounds", bounds, lambda bound: check_number("bounds", bound, -math.inf, math.inf, "two numbers"))
+    for name, module in modules.items():
+        dial, before = module.dial, getattr(module, module.dial.name)
+        try:
+            for bound in checked:
+                setattr(module, dial.name, bound)
+                dial.position(bound)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"bounds must be values of {dial.name} in {name or 'the model'}, got {bounds!r}: {error}") from error
+        finally:
+            setattr(module, dial.name, before)
+    return checked
 
 
 def resolve_targets(target: Targets, layers: list[str], mean: bool) -> dict[str, float]:
@@ -74,7 +110,7 @@ def resolve_targets(target: Targets, layers: list[str], mean: bool) -> dict[str,
         for pattern, value in target.items():
             matches = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
             if not matches:
-                raise ValueError(f"target[{pattern!r}] must match one of the Sparseout layers, {', '.join(map(repr, layers))}")
+                raise ValueError(f"target[{pattern!r}] must match one of the layers, {', '.join(map(repr, layers))}")
             found |= dict.fromkeys(matches, check_target(value))
         if not found:
             raise ValueError("target must name at least one layer, got an empty mapping")
@@ -100,3 +136,7 @@ def check_bounds(name: str, bounds: Any, check: Callable[[float], float]) -> Bou
     if not low < high:
         raise ValueError(f"{name} must be (low, high) with low < high, got {bounds!r}")
     return low, high
+
+
+def _clip(number: float, bounds: Bounds) -> float:
+    return min(max(number, bounds[0]), bounds[1])

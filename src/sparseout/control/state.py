@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sparseout.control.controller import GAIN_BOUNDS, Controller
 from sparseout.control.settings import CONTROLLED_MEASURES, Bounds, Settings, check_target
+from sparseout.dial import Dial
 
 MAX_NUMBER = 1e6  # magnitude of a saved number: far above all real values, far below overflow
 MAX_COUNT = 2**53
@@ -49,18 +50,19 @@ class State:
         for controller in state["controllers"].values():
             for name in _FROM_SETTINGS:
                 del controller[name]
-        for name in ("q", "p"):
+        for name in ("bounds", "p"):
             bounds = state["settings"][name]
             state["settings"][name] = bounds and list(bounds)
         return state
 
     @classmethod
-    def read(cls, data: Any, names: Collection[str]) -> State:
-        """Read the result of `to_dict` for a `SparsityTarget` whose targets have these `names`.
+    def read(cls, data: Any, dials: Mapping[str, Dial]) -> State:
+        """Read the result of `to_dict` for a `SparsityTarget` whose targets have the names and the `dials` given.
 
         Raises:
             ValueError: a field of `data` is missing, unknown or out of range.
         """
+        names = list(dials)
         fields = _Field("", data).items([field.name for field in dataclasses.fields(cls)])
         settings = _settings(fields["settings"])
         controlled = fields["targets"].value
@@ -79,7 +81,7 @@ class State:
             requested={name: each.target() for name, each in by_layer("requested").items()},
             targets={name: each.target() for name, each in by_layer("targets").items()},
             steps=fields["steps"].count(),
-            controllers={name: _controller(each, settings) for name, each in by_layer("controllers").items()},
+            controllers={name: _controller(each, settings, dials[name]) for name, each in by_layer("controllers").items()},
             bias={name: each.number() for name, each in by_layer("bias").items()},
             ramp_start={name: each.number() for name, each in by_layer("ramp_start", optional=True).items()},
             rms={name: each.number(0.0, sys.float_info.max) for name, each in by_layer("rms", optional=True).items()},
@@ -146,11 +148,11 @@ class _Field(NamedTuple):
             raise self.error("True or False")
         return self.value
 
-    def bounds(self, high: float) -> Bounds:
-        """Return two numbers from 0 to `high` in ascending order."""
+    def bounds(self, low: float, high: float) -> Bounds:
+        """Return two numbers from `low` to `high` in ascending order."""
         if not isinstance(self.value, (list, tuple)) or len(self.value) != 2:
             raise self.error("[low, high]")
-        lower, upper = (_Field(f"{self.path}[{i}]", value).number(0.0, high) for i, value in enumerate(self.value))
+        lower, upper = (_Field(f"{self.path}[{i}]", value).number(low, high) for i, value in enumerate(self.value))
         if not lower < upper:
             raise self.error("[low, high] with low < high")
         return lower, upper
@@ -164,17 +166,17 @@ def _settings(field: _Field) -> Settings:
     return Settings(
         measure=measure,
         mean=items["mean"].boolean(),
-        q=items["q"].bounds(sys.float_info.max),
-        p=None if items["p"].value is None else items["p"].bounds(1.0),
+        bounds=None if items["bounds"].value is None else items["bounds"].bounds(-sys.float_info.max, sys.float_info.max),
+        p=None if items["p"].value is None else items["p"].bounds(0.0, 1.0),
         every=items["every"].count(1),
         warmup=items["warmup"].count(),
         ramp=items["ramp"].count(),
     )
 
 
-def _controller(field: _Field, settings: Settings) -> Controller:
+def _controller(field: _Field, settings: Settings, dial: Dial) -> Controller:
     items = field.items([each.name for each in dataclasses.fields(Controller) if each.name not in _FROM_SETTINGS])
-    low, high = settings.output_bounds
+    low, high = settings.output_bounds(dial)
     counts = {name: items[name].count() for name in ("samples", "missing", "since_sign_change", "one_sided", "at_bound")}
     error_sign = items["error_sign"].count(-1)
     if error_sign > 1:
@@ -190,5 +192,7 @@ def _controller(field: _Field, settings: Settings) -> Controller:
         drift=items["drift"].number(),
         smoothed=items["smoothed"].running_mean(counts["samples"]),
         long_mean=items["long_mean"].running_mean(counts["samples"]),
+        lowest=items["lowest"].running_mean(counts["samples"]),
+        highest=items["highest"].running_mean(counts["samples"]),
         **counts,
     )

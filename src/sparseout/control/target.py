@@ -1,4 +1,4 @@
-"""`SparsityTarget`: adjust `q` until a model has the sparsity that the user asks for."""
+"""`SparsityTarget`: adjust `q`, or another number, until a model has the sparsity that the user asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from sparseout.checks import check_choice, check_count, check_p, check_q
+from sparseout.checks import check_choice, check_count, check_p
 from sparseout.control import ownership
 from sparseout.control.controller import Controller
 from sparseout.control.input_probe import InputProbe, Measured
@@ -21,9 +21,12 @@ from sparseout.control.settings import (
     Targets,
     check_bounds,
     check_layers,
+    check_number_bounds,
     resolve_targets,
 )
 from sparseout.control.state import State
+from sparseout.dial import Dial
+from sparseout.layers import Sparseout
 from sparseout.metrics import TOLERANCE
 from sparseout.probe.selection import Layers
 
@@ -35,26 +38,31 @@ MIN_SAMPLES_AT_BOUND = 100  # before a target counts as out of reach
 class SparsityTarget:
     """Adjusts the `q` of Sparseout layers until `S(x) = target` for their clean inputs `x`. `Probe` defines `S`.
 
-    Call `step()` after each optimizer step. Every `every`-th step is a sample: the inputs of the layers are measured, and a
-    controller for each layer moves its `q`, down for sparser activations and up for denser ones. `state_dict()` and
-    `load_state_dict()` save and restore the controllers and the layers' `q`, and their `p` if it is controlled. In distributed
-    training each process has a `SparsityTarget`; the measurements are pooled, so all processes set the same `q`.
+    Call `step()` after each optimizer step. Every `every`-th step is a sample: the layers are measured, and a controller for each
+    layer moves its `q`, down for sparser activations and up for denser ones. `state_dict()` and `load_state_dict()` save and
+    restore the controllers and the layers' `q`, and their `p` if it is controlled. In distributed training each process has a
+    `SparsityTarget`; the measurements are pooled, so all processes set the same `q`.
+
+    Any layer with a `dial` is controlled in the same way: `q` stands for the number that its dial names, such as the `strength`
+    of a penalty or the `k` of `KWinners`. The layers of `sparseout.regularizers` have one, and so can a module of your own. `x`
+    is then the output of the layer. If the output has noise in training, pass a `loader`.
 
     A layer has at most one `SparsityTarget`, until that one is stopped or deleted. The model can be saved and copied at any time:
     the copy keeps its current `q`, and is neither measured nor controlled. A `SparsityTarget` itself cannot be copied or pickled.
 
     Args:
-        model: the module that the training loop calls. It holds the Sparseout layers.
+        model: the module that the training loop calls. It holds the layers.
         target: a sparsity in (0, 1) for every layer; `(first, last)` for targets that change linearly from the first layer to the
             last; or a mapping from layer names or patterns to targets, which controls only these layers.
         measure: `"hoyer"`, `"zeros"` or `"gini"`.
-        layers: the Sparseout layers to control, as names, patterns, types or predicates: see `Probe`. Default: all.
+        layers: the layers to control, as names, patterns, types or predicates: see `Probe`. Default: all that have a dial.
         mean: control the mean over the layers with a single `q`, instead of each layer with its own.
-        q: bounds of `q`.
-        p: bounds of `p`. While `q` is at a bound, `p` moves too: up for sparser activations, down for denser ones. Default: `p`
-            stays constant.
+        bounds: bounds of `q`. Default: those of the layer's dial, which are `(0.3, 4.0)` for Sparseout.
+        p: bounds of the `p` of Sparseout layers. While `q` is at a bound, `p` moves too: up for sparser activations, down for
+            denser ones. Default: `p` stays constant.
         every: measure every N-th step, starting with the first.
-        warmup: number of initial steps in which the layers are Dropout, with `q = 2`.
+        warmup: number of initial steps in which the layers are Dropout, with `q = 2`; other layers have the number at which they
+            act least.
         ramp: number of steps after the warm-up in which the setpoint moves linearly from the measured sparsity to the target.
         loader: batches for occasional evaluations, so that the sparsity without noise reaches the target. Each evaluation uses
             the first batches that hold at least as many vectors as a training step.
@@ -67,7 +75,7 @@ class SparsityTarget:
         every: number of steps per sample.
 
     Raises:
-        TypeError, ValueError: an argument is invalid, `layers` selects no Sparseout layer, a layer has another `SparsityTarget`,
+        TypeError, ValueError: an argument is invalid, `layers` selects no layer with a dial, a layer is controlled already,
             or a layer has `gradient="exact"`, under which sparsity is not monotonic in `q`.
 
     Warns:
@@ -97,7 +105,7 @@ class SparsityTarget:
         measure: str = "hoyer",
         layers: Layers = None,
         mean: bool = False,
-        q: tuple[float, float] = (0.3, 4.0),
+        bounds: tuple[float, float] | None = None,
         p: tuple[float, float] | None = None,
         every: int = 8,
         warmup: int = 0,
@@ -105,30 +113,28 @@ class SparsityTarget:
         loader: Iterable[Any] | None = None,
         forward: Callable[[Any], Any] | None = None,
     ) -> None:
+        check_choice("measure", measure, CONTROLLED_MEASURES)
+        self._inputs = InputProbe(model, layers, measure, loader, forward)
+        check_layers(self._inputs.layers, bool(mean), p is not None)
         self._settings = Settings(
-            measure=check_choice("measure", measure, CONTROLLED_MEASURES),
+            measure=measure,
             mean=bool(mean),
-            q=check_bounds("q", q, check_q),
+            bounds=check_number_bounds(bounds, self._inputs.layers),
             p=None if p is None else check_bounds("p", p, check_p),
             every=check_count("every", every, 1),
             warmup=check_count("warmup", warmup, 0),
             ramp=check_count("ramp", ramp, 0),
         )
         self.every, self.steps = every, 0
-        self._inputs = InputProbe(model, layers, measure, loader, forward)
-        check_layers(self._inputs.layers)
         self._requested = resolve_targets(target, list(self._inputs.layers), mean)
         self._targets = dict(self._requested)
         self._modules = {name: module for name, module in self._inputs.layers.items() if mean or name in self._targets}
         self.layers = tuple(self._modules)
-        self._initial_p = {name: module.p for name, module in self._modules.items()}
+        self._initial_p = {name: module.p for name, module in self._modules.items()} if p else {}
         for name, own in self._initial_p.items():
             if p and not p[0] <= own <= p[1]:
                 raise ValueError(f"p must be bounds that hold p={own:g} of {name or 'the model'}, got {p}")
-        low, high = self._settings.q
-        self._controllers = {
-            name: Controller(min(max(self._initial_q(name), low), high), *self._settings.output_bounds) for name in self._targets
-        }
+        self._controllers = {name: self._new_controller(name) for name in self._targets}
         self._bias = dict.fromkeys(self._targets, 0.0)
         self._ramp_start: dict[str, float] = {}
         self._rms: dict[str, float] = {}
@@ -200,7 +206,7 @@ class SparsityTarget:
         Warns:
             UserWarning: an argument differs from its saved value. The message has both.
         """
-        state = State.read(state_dict, list(self._targets))
+        state = State.read(state_dict, {name: self._module(name).dial for name in self._targets})
         new, old = self._settings, state.settings
         for name in ("measure", "mean"):
             if getattr(new, name) != getattr(old, name):
@@ -215,9 +221,10 @@ class SparsityTarget:
         self._targets = state.targets | own
         self._ramp_start, self._rms, self._warned = state.ramp_start, state.rms, state.warned - set(own)
         if new != old:
-            for controller in self._controllers.values():
-                controller.output = new.convert_output(controller.output, old)
-                controller.low, controller.high = new.output_bounds
+            for name, controller in self._controllers.items():
+                dial = self._module(name).dial
+                controller.output = new.convert_output(controller.output, old, dial)
+                controller.low, controller.high = new.output_bounds(dial)
         self._take_control()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -272,7 +279,7 @@ class SparsityTarget:
         """Warn at the first sample if no layer ran, and at the first sample of each layer if it has no zeros to control."""
         if not measured and not self.steps:
             warnings.warn(
-                "no Sparseout layer ran in training mode before the first step(): call the model that was given to "
+                "no controlled layer ran in training mode before the first step(): call the model that was given to "
                 "SparsityTarget, in training mode, and create SparsityTarget after the model is compiled",
                 stacklevel=4,
             )
@@ -285,27 +292,36 @@ class SparsityTarget:
                     stacklevel=4,
                 )
 
-    def _initial_q(self, name: str) -> float:
-        """Return the `q` of the first step: 2 in a warm-up, the layer's own `q` otherwise."""
-        if self._settings.warmup:
-            return 2.0
-        q: float = self._module(name).q
-        return q
+    def _new_controller(self, name: str) -> Controller:
+        """Return a controller that starts at the layer's own number, or in a warm-up at the neutral one."""
+        module = self._module(name)
+        dial: Dial = module.dial
+        low, high = self._settings.bounds or (dial.low, dial.high)
+        number = dial.warmup_value if self._settings.warmup else getattr(module, dial.name)
+        position = dial.position(min(max(number, low), high))
+        return Controller(position, *self._settings.output_bounds(dial))
 
     def _module(self, name: str) -> Any:
-        """Return the layer of that name. For the mean, return the first layer, because all layers have the same `q`."""
+        """Return the layer of that name. For the mean, return the first layer, because all layers have the same number."""
         return next(iter(self._modules.values())) if self._settings.mean else self._modules[name]
 
     def _apply_outputs(self) -> None:
-        """Set `q`, and `p` if it is controlled. Beyond a bound of `q`, one unit of output spans the range of `p` on that side."""
-        (low, high), p = self._settings.q, self._settings.p
+        """Set `q`, and `p` if it is controlled. Beyond a bound of `q`, one step of output spans the range of `p` on that side."""
+        p = self._settings.p
         for name, module in self._modules.items():
+            dial: Dial = module.dial
+            low, high = self._settings.positions(dial)
             output = self._controllers[MEAN if self._settings.mean else name].output
-            q = min(max(output, low), high)
-            module.q = q
+            position = min(max(output, low), high)
+            setattr(module, dial.name, self._number(dial, position))
             if p:
-                own, beyond = self._initial_p[name], q - output
+                own, beyond = self._initial_p[name], position - output
                 module.p = own + beyond * (p[1] - own if beyond > 0 else own - p[0])
+
+    def _number(self, dial: Dial, position: float) -> float:
+        """Return the number at `position`, which rounding must not move beyond its bounds."""
+        low, high = self._settings.bounds or (dial.low, dial.high)
+        return min(max(dial.value(position), low), high)
 
     def _warn_if_out_of_reach(self, name: str) -> None:
         if name in self._warned or self._controllers[name].at_bound <= MIN_SAMPLES_AT_BOUND:
@@ -322,18 +338,22 @@ class SparsityTarget:
         # At the current drift, three times the training so far would not reach the target.
         approach = 2 * math.copysign(1.0, error) * controller.drift
         stalled = controller.at_bound > max(MIN_SAMPLES_AT_BOUND, controller.samples / 2) and approach < abs(error)
+        flat = controller.at_bound > MIN_SAMPLES_AT_BOUND and not controller.responds
         return LayerReport(
             layer=name,
             label="the mean" if self._settings.mean else name or "the model",
             measure=self._settings.measure,
             target=target,
             measured=controller.measured,
-            q=module.q,
-            p=module.p,
-            out_of_reach=stalled and abs(error) > TOLERANCE,
-            q_bounds=self._settings.q,
+            name=module.dial.name,
+            value=float(getattr(module, module.dial.name)),
+            p=getattr(module, "p", None) if isinstance(module, Sparseout) else None,
+            out_of_reach=(stalled or flat) and abs(error) > TOLERANCE,
+            responds=not flat,
+            bounds=self._settings.bounds or (module.dial.low, module.dial.high),
+            sparser=module.dial.sparser,
             at_bound=controller.at_bound > 0,
             rms=self._rms.get(name, math.nan),
-            scale=module.scale,
+            scale=module.scale if isinstance(module, Sparseout) else None,
             p_bounds=self._settings.p,
         )

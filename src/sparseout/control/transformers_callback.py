@@ -21,7 +21,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     Each call of `train()` creates a new `SparsityTarget` and stops it at the end. The Trainer's checkpoints hold its state as
     JSON, so `resume_from_checkpoint` continues with the same numbers. Arguments that differ from the saved ones override them
     with a warning, as in `SparsityTarget.load_state_dict`. The training logs get `sparsity/<layer>`, the measured sparsity, and
-    `q/<layer>`. `log_history` and all callbacks after this one see these entries.
+    `q/<layer>`, or the controlled number of another layer by its name. `log_history` and all later callbacks see these entries.
 
     Args:
         target: the sparsity to reach, in any form that `SparsityTarget` accepts. One callback controls all layers: pass a mapping
@@ -45,7 +45,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     ...     arguments = TrainingArguments(folder, max_steps=20, use_cpu=True, save_strategy="no", disable_tqdm=True)
     ...     _ = Trainer(model, arguments, train_dataset=tokens, callbacks=[callback]).train()  # doctest: +ELLIPSIS
     {'train_runtime': ...}
-    >>> callback.target.steps, callback.target.report().layers[0].q != 2.0
+    >>> callback.target.steps, callback.target.report().layers[0].value != 2.0
     (20, True)
     """
     try:
@@ -83,7 +83,7 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
                 return
             for entry in self.target.report().layers:
                 if math.isfinite(entry.measured):  # the layer has run
-                    values = {f"sparsity/{entry.layer}": entry.measured, f"q/{entry.layer}": entry.q}
+                    values = {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
                     logs.update(values)
                     state.log_history[-1].update(values)
 

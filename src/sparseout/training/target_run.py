@@ -37,7 +37,7 @@ class TargetRun:
             config.target_sparsity,
             measure=config.target_measure,
             mean=True,
-            q=bounds,
+            bounds=bounds,
             warmup=config.target_warmup,
             ramp=config.target_ramp,
             loader=batches or None,
@@ -57,7 +57,7 @@ class TargetRun:
     @property
     def q(self) -> float:
         """The current `q` of the layers."""
-        return self.target.report()[MEAN].q
+        return self.target.report()[MEAN].value
 
     @property
     def settled(self) -> float:

@@ -1,0 +1,102 @@
+"""Keep the largest activations of a whole batch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseout.dial import Dial
+from sparseout.regularizers.k_winners import check_k, k_winners, number_of
+from sparseout.regularizers.penalty import check_dim, is_recomputing
+
+MOMENTUM = 0.1  # weight of a batch's threshold in the running mean
+
+
+def batch_k_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
+    """`y = x` for the `k B` largest elements of a batch of `B` vectors, `y = 0` for the others.
+
+    A vector has `k` winners on average: more where its activations are large, fewer where they are small. The gradient passes
+    through the kept elements.
+
+    Args:
+        input: `x`, of any shape with at least one dimension.
+        k: the mean number of winners of a vector, an integer of at least 1, or a fraction of its units in (0, 1] as a float.
+        dim: the dimension that holds the units.
+
+    Returns:
+        `y`, of the shape and dtype of `input`.
+
+    Raises:
+        TypeError, ValueError: `k` is out of its range, or `input` has no dimension `dim`.
+
+    Source: Bussmann, Leask and Nanda (2024), *BatchTopK sparse autoencoders*, arXiv:2412.06410.
+
+    >>> batch_k_winners(torch.tensor([[3.0, 2.0], [1.0, 0.5]]), 1)
+    tensor([[3., 2.],
+            [0., 0.]])
+    """
+    k = check_k(k)
+    check_dim(input, dim)
+    units = input.shape[dim]
+    count = number_of(k, units) * (input.numel() // max(units, 1))
+    return input if count >= input.numel() else k_winners(input.reshape(-1), max(count, 1)).reshape(input.shape)
+
+
+class BatchKWinners(nn.Module):
+    """`y = x` for the `k B` largest elements of a training batch: `batch_k_winners` as a layer.
+
+    Evaluation must not depend on the batch: it keeps the elements above `threshold`, the running mean over training batches of
+    the smallest kept element, `t <- 0.9 t + 0.1 min(kept)`. Before the first training batch it keeps the winners of the batch.
+
+    Args:
+        k: the mean number of winners of a vector, or a fraction of its units; see `batch_k_winners`.
+        dim: the dimension that holds the units.
+
+    Shape:
+        Input and output: any shape with at least one dimension, the same.
+
+    >>> layer = BatchKWinners(k=0.5)
+    >>> layer(torch.tensor([[3.0, 2.0], [1.0, 0.5]]))
+    tensor([[3., 2.],
+            [0., 0.]])
+    >>> layer.eval()(torch.tensor([[1.0, 2.0]]))
+    tensor([[0., 2.]])
+    """
+
+    dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
+    threshold: Tensor
+
+    def __init__(self, k: int | float, dim: int = -1) -> None:
+        super().__init__()
+        self._k, self.dim = check_k(k), dim
+        self.register_buffer("threshold", torch.full((), torch.nan))
+
+    @property
+    def k(self) -> int | float:
+        """The mean number of winners of a vector, or a fraction of its units."""
+        return self._k
+
+    @k.setter
+    def k(self, k: int | float) -> None:
+        self._k = check_k(k)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            output = batch_k_winners(input, self.k, self.dim)
+            if output is not input and not is_recomputing():  # a recomputed call does not count again
+                self._observe(output.detach())
+            return output
+        known = self.threshold.isnan().logical_not()
+        winners = batch_k_winners(input, self.k, self.dim)
+        return torch.where(known, torch.where(input >= self.threshold, input, 0), winners)
+
+    @torch.no_grad()
+    def _observe(self, output: Tensor) -> None:
+        smallest = torch.where(output != 0, output, torch.inf).amin().to(self.threshold.dtype)
+        after = torch.where(self.threshold.isnan(), smallest, (1 - MOMENTUM) * self.threshold + MOMENTUM * smallest)
+        self.threshold.copy_(torch.where(smallest.isfinite(), after, self.threshold))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k:g}" + (f", dim={self.dim}" if self.dim != -1 else "")
