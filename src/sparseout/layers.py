@@ -149,13 +149,14 @@ class Sparseout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return self._record_call(input.tracer, input)
-        # Compiled graphs read `p`, `q` and `scale` from tensors. They would be compiled again for each value of a float.
+        # Compiled graphs read the numbers from tensors, since each value of a float would cause a recompilation.
         compiling = torch.compiler.is_compiling()
         p: Any = self._p_tensor if compiling else self._p
         q: Any = self._q_tensor if compiling else self._q
         scale: Any = self._scale_tensor if compiling else self._scale
+        shared_dims = self._shared_dims_of(input)
         if "running_rms" in self._buffers:
-            return self._forward_with_running_scale(input, p, q)
+            return self._forward_with_running_scale(input, p, q, shared_dims)
         return sparseout(
             input,
             p,
@@ -165,16 +166,16 @@ class Sparseout(nn.Module):
             scale=scale,
             gradient=self.gradient,
             eps=self.eps,
-            shared_dims=self._shared_dims_of(input),
+            shared_dims=shared_dims,
             generator=self.generator,
         )
 
-    def _forward_with_running_scale(self, input: Tensor, p: Any, q: Any) -> Tensor:
+    def _forward_with_running_scale(self, input: Tensor, p: Any, q: Any, shared_dims: int | Sequence[int]) -> Tensor:
         if has_torch_function_unary(input):
             result: Tensor = handle_torch_function(self.forward, (input,), input)
             return result
         check_rms_gradient(self.gradient)
-        settings, kernel = check_call(input, p, q, 1.0, self.gradient, self.eps, self._shared_dims_of(input), self.generator)
+        settings, kernel = check_call(input, p, q, 1.0, self.gradient, self.eps, shared_dims, self.generator)
         if not self.training:
             return input
         seed = draw_seed(input, self.generator, kernel)

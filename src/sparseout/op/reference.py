@@ -1,4 +1,4 @@
-"""The mathematics of Sparseout and its random numbers in plain torch: what every kernel must equal.
+"""The mathematics of Sparseout and its random numbers in plain torch: the oracle for every kernel.
 
 `philox` is the generator, `random_words` numbers the elements, `keep_mask` draws the mask, and `forward` and `backward` are the
 op. Each is a pure function of its arguments: the same seed gives the same mask on any device, in any dtype and memory layout.
