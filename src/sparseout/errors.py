@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """An error in the user's input: its one-line message says what is wrong and what to do."""
+    """An error in the user's input: its one-line message names the problem and the fix."""
 
 
 class FolderError(UserError):

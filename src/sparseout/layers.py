@@ -152,13 +152,14 @@ class Sparseout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return self._record_call(input.tracer, input)
-        # Compiled graphs read `p`, `q` and `scale` from tensors. They would be compiled again for each value of a float.
+        # Compiled graphs read the numbers from tensors, since each value of a float would cause a recompilation.
         compiling = torch.compiler.is_compiling()
         p: Any = self._p_tensor if compiling else self._p
         q: Any = self._q_tensor if compiling else self._q
         scale: Any = self._scale_tensor if compiling else self._scale
+        shared_dims = self._shared_dims_of(input)
         if "running_rms" in self._buffers:
-            return self._forward_with_running_scale(input, p, q)
+            return self._forward_with_running_scale(input, p, q, shared_dims)
         return sparseout(
             input,
             p,
@@ -168,21 +169,21 @@ class Sparseout(nn.Module):
             scale=scale,
             gradient=self.gradient,
             eps=self.eps,
-            shared_dims=self._shared_dims_of(input),
+            shared_dims=shared_dims,
             generator=self.generator,
         )
 
-    def _forward_with_running_scale(self, input: Tensor, p: Any, q: Any) -> Tensor:
+    def _forward_with_running_scale(self, input: Tensor, p: Any, q: Any, shared_dims: int | Sequence[int]) -> Tensor:
         if has_torch_function_unary(input):
             result: Tensor = handle_torch_function(self.forward, (input,), input)
             return result
         check_rms_gradient(self.gradient)
-        settings, backend = check_call(input, p, q, 1.0, self.gradient, self.eps, self._shared_dims_of(input), self.generator)
+        settings, kernel = check_call(input, p, q, 1.0, self.gradient, self.eps, shared_dims, self.generator)
         if not self.training:
             return input
-        seed = draw_seed(input, self.generator, backend)
+        seed = draw_seed(input, self.generator, kernel)
         scale = self._running_state(input.device).scale(input, seed)
-        return perturb(input, seed, settings._replace(scale=scale), self.inplace, backend)
+        return perturb(input, seed, settings._replace(scale=scale), self.inplace, kernel)
 
     def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
         """Return the dimensions of `input` along which one draw is shared."""
@@ -240,15 +241,17 @@ class Sparseout(nn.Module):
 
     def _running_state(self, device: torch.device) -> RunningRMS:
         """Return the running scale on `device`, with the scales of recent calls."""
+        value = self._buffers["running_rms"]
+        assert value is not None
         # An inserted layer may be on another device than the model: the module that it replaced had no tensors to move.
-        if self.running_rms.device != device:
-            known = not self.running_rms.is_meta
-            self.running_rms = self.running_rms.to(device) if known else torch.zeros((), device=device)
+        if value.device != device:
+            value = torch.zeros((), device=device) if value.is_meta else value.to(device)
+            self.running_rms = value
         if self._recent_calls[0].device != device:
             self._forget_calls()
         # An exported program may write to buffers only, and no checkpoint recomputes its calls.
-        recent_calls = no_recent_calls(device) if is_exporting() else self._recent_calls
-        return RunningRMS(local_of(self.running_rms), *recent_calls)
+        seeds, scales = no_recent_calls(device) if is_exporting() else self._recent_calls
+        return RunningRMS(local_of(value), seeds, scales)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Sparseout:
         before = self._buffers.get("running_rms")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -14,30 +15,37 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+# Looked up once: the op asks some of these questions in every call.
+_level, _dispatch_modes = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
+_graph_task, _forward_mode_enabled = torch._C._current_graph_task_id, torch._C._is_fwd_grad_enabled
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8 or later
+_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.7 or later
+
 
 def is_functorch_active() -> bool:
     """Return whether a transform of `torch.func`, such as `vmap` or `grad`, is active."""
-    return _functorch.maybe_current_level() is not None
+    return _level() is not None
 
 
 def is_transforming() -> bool:
     """Return whether a transform of `torch.func`, or forward-mode AD, is active."""
-    return is_functorch_active() or forward_ad._current_level >= 0
+    return _level() is not None or forward_ad._current_level >= 0
 
 
 def is_tracing() -> bool:
     """Return whether `torch.jit.trace` is recording."""
-    return torch._C._get_tracing_state() is not None
+    return _tracing_state() is not None
 
 
 def is_exporting() -> bool:
     """Return whether `torch.export` is tracing. Torch 2.6 cannot tell."""
-    return bool(getattr(torch.compiler, "is_exporting", bool)())
+    return bool(_exporting())
 
 
 def is_dispatch_mode_active() -> bool:
     """Return whether a `TorchDispatchMode`, such as a `FakeTensorMode` or a profiler's counter, sees each operator."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    return _dispatch_modes() > 0
 
 
 def is_proxy_mode_active() -> bool:
@@ -47,7 +55,7 @@ def is_proxy_mode_active() -> bool:
 
 def is_in_backward_pass() -> bool:
     """Return whether autograd is running a backward pass, in which activation checkpointing computes a call again."""
-    return torch._C._current_graph_task_id() != -1
+    return _graph_task() != -1
 
 
 def is_in_autograd_function() -> bool:
@@ -55,13 +63,12 @@ def is_in_autograd_function() -> bool:
 
     It records no gradients. Unlike `no_grad`, it switches off forward-mode AD too.
     """
-    return not (torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled() or torch.is_inference_mode_enabled())
+    return not (torch.is_grad_enabled() or _forward_mode_enabled() or torch.is_inference_mode_enabled())
 
 
 def may_be_recomputed() -> bool:
     """Return whether activation checkpointing may compute the present call again. Before torch 2.8, that is always possible."""
-    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top_hooks is None or top_hooks(True) is not None or is_in_autograd_function()
+    return _top_hooks is None or _top_hooks(True) is not None or is_in_autograd_function()
 
 
 def is_fake(tensor: Tensor) -> bool:
@@ -77,7 +84,7 @@ def is_legacy_batched(tensor: Tensor) -> bool:
 def is_freed(tensor: Tensor) -> bool:
     """Return whether the storage that `tensor` should have was freed, so that torch too would read memory that is not there."""
     try:
-        if tensor.numel() == 0 or tensor.untyped_storage().nbytes() > 0:
+        if tensor.untyped_storage().nbytes() > 0 or tensor.numel() == 0:
             return False
     except RuntimeError:  # a transform's tensor has no storage
         return False
@@ -111,6 +118,12 @@ def is_running(model: nn.Module) -> bool:
     return False
 
 
+def direct_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return `function.apply` for calls outside the transforms of `torch.func`, for which `apply` itself looks first."""
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
+
+
 def without_torch_function() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which subclasses of tensors do not see the functions that are called on them."""
     return torch._C.DisableTorchFunctionSubclass()
@@ -118,7 +131,7 @@ def without_torch_function() -> contextlib.AbstractContextManager[Any]:
 
 def without_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which no `TorchDispatchMode`, such as selective checkpointing's, sees the operators."""
-    if torch._C._len_torch_dispatch_stack() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
+    if _dispatch_modes() or torch._ops._len_torch_dispatch_stack_pre_dispatch():
         return torch.utils._python_dispatch._disable_current_modes()
     return contextlib.nullcontext()
 

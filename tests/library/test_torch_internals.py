@@ -167,6 +167,24 @@ def test_a_module_knows_whether_it_runs():
     assert not internals.is_running(model)
 
 
+def test_a_direct_apply_differentiates_as_apply_does():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            ctx.factor = factor
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.factor, None
+
+    x = ONES.clone().requires_grad_()
+    for apply in (Double.apply, internals.direct_apply(Double)):
+        y = apply(x, 2)
+        assert torch.equal(y, 2 * ONES)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], 2 * ONES)
+
+
 def test_dispatch_modes_and_torch_functions_can_be_switched_off():
     class Loud(torch.Tensor):
         calls = 0

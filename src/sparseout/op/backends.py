@@ -78,7 +78,7 @@ def backward(grad: Tensor, input: Tensor | None, seed: Tensor | int, settings: S
     """Compute `reference.backward` by `backend`, or by the reference if autograd or a transform must follow the computation."""
     if input is not None and is_freed(input):
         raise RuntimeError(FREED)
-    if backend != "reference" and _is_readable(grad) and not torch.is_grad_enabled():
+    if backend != "reference" and not torch.is_grad_enabled() and _is_readable(grad):
         if backend == "cpu":
             return cpu.backward(grad, input, int(seed), settings)
         assert isinstance(seed, Tensor)

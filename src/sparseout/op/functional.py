@@ -30,7 +30,15 @@ from sparseout.op import backends, custom_ops, dtensor, reference
 from sparseout.op.autograd import EagerSparseout, FunctorchSparseout
 from sparseout.op.backends import Backend
 from sparseout.op.settings import Settings
-from sparseout.torch_internals import is_dispatch_mode_active, is_fake, is_freed, is_tracing, is_transforming, is_view
+from sparseout.torch_internals import (
+    direct_apply,
+    is_dispatch_mode_active,
+    is_fake,
+    is_freed,
+    is_tracing,
+    is_transforming,
+    is_view,
+)
 
 
 def sparseout(
@@ -116,10 +124,10 @@ def sparseout(
             backend=backend,
         )
         return result
-    settings, chosen = check_call(input, p, q, scale, gradient, eps, shared_dims, generator, backend)
+    settings, kernel = check_call(input, p, q, scale, gradient, eps, shared_dims, generator, backend)
     if not training:
         return input
-    return perturb(input, draw_seed(input, generator, chosen), settings, inplace, chosen)
+    return perturb(input, draw_seed(input, generator, kernel), settings, inplace, kernel, backend)
 
 
 def check_call(
@@ -133,7 +141,12 @@ def check_call(
     generator: torch.Generator | None,
     backend: Backend | None = None,
 ) -> tuple[Settings, Backend | None]:
-    """Check the arguments of `sparseout`; return the settings and the backend, which is None while `torch.compile` traces."""
+    """Check the arguments of `sparseout`.
+
+    Returns:
+        The settings, and the kernel that reads `input` directly. There is none, and this is None, if the reference computes the
+        call, or if a compiler or a dispatch mode records it.
+    """
     compiling = torch.compiler.is_compiling()
     check_input(input)
     p = p if compiling and isinstance(p, Tensor) else check_p(p)
@@ -149,38 +162,55 @@ def check_call(
         check_generator(generator, input.device)
         if compiling:
             raise ValueError("generator must be None under torch.compile: seed the default generator with torch.manual_seed")
-    return Settings(p, q, scale, gradient, eps, dims), None if compiling else backends.choose(input, backend)
+    settings = Settings(p, q, scale, gradient, eps, dims)
+    if compiling:
+        return settings, None
+    kernel = backends.choose(input, backend)
+    return settings, None if kernel == "reference" or is_dispatch_mode_active() else kernel
 
 
-def draw_seed(input: Tensor, generator: torch.Generator | None, backend: Backend | None) -> Tensor | int:
+def draw_seed(input: Tensor, generator: torch.Generator | None, kernel: Backend | None) -> Tensor | int:
     """Draw the seed of a training call: an integer for the CPU kernel, else an int64 tensor `(1,)` on the device of `input`."""
     if is_tracing():
         raise RuntimeError(
             "torch.jit.trace, and torch.onnx.export(dynamo=False) by it, would record one mask of Sparseout for all calls: "
             "use torch.export or torch.compile to train, or trace model.eval()"
         )
-    if _is_direct(backend):
-        return _draw_integer(generator) if backend == "cpu" else custom_ops.random_seed(input, generator)
-    if dtensor.is_dtensor(input) or _is_recorded(input):
+    if kernel == "cpu":
+        return _draw_integer(generator)
+    if kernel is None and (dtensor.is_dtensor(input) or _is_recorded(input)):
         return custom_ops.draw(dtensor.local_of(input), None if _is_fake(input) else generator)
     if is_freed(input):
         raise TypeError("input must have memory, got a tensor whose storage was freed or resized to 0")
     return custom_ops.random_seed(input, generator)
 
 
-def perturb(input: Tensor, seed: Tensor | int, settings: Settings, inplace: bool, backend: Backend | None) -> Tensor:
-    """Compute the op with the seed from `draw_seed` and the settings and backend from `check_call`."""
-    if backend is None or not _is_direct(backend):
+def perturb(
+    input: Tensor,
+    seed: Tensor | int,
+    settings: Settings,
+    inplace: bool,
+    kernel: Backend | None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Compute the op with the seed from `draw_seed` and the settings and kernel from `check_call`.
+
+    `backend` is the one that the caller forces, for the operators that a graph records.
+    """
+    if kernel is None:
         assert isinstance(seed, Tensor)
         y = _perturb_indirectly(input.clone() if inplace else input, seed, settings, backend)
         return input.copy_(y) if inplace else y
     if not inplace and not (input.requires_grad and torch.is_grad_enabled()):
-        return backends.forward(input, seed, settings, backend)
+        return backends.forward(input, seed, settings, kernel)
     x = input.clone() if inplace and not reference.is_multiplicative(settings.p, settings.q) else input
     # copy_ raises for leaves and overlapping memory, which must not be written, and handles views.
-    direct = inplace and backend == "cpu" and input.is_contiguous() and not (input.is_leaf or is_view(input))
-    y = EagerSparseout.apply(x, seed, settings, backend, input if direct else None)
+    direct = inplace and kernel == "cpu" and input.is_contiguous() and not (input.is_leaf or is_view(input))
+    y = _apply_eagerly(x, seed, settings, kernel, input if direct else None)
     return input.copy_(y) if inplace and not direct else y
+
+
+_apply_eagerly = direct_apply(EagerSparseout)  # no kernel reads a tensor inside a transform
 
 
 def _perturb_indirectly(input: Tensor, seed: Tensor, settings: Settings, backend: Backend | None) -> Tensor:
@@ -205,11 +235,6 @@ def _perturb_indirectly(input: Tensor, seed: Tensor, settings: Settings, backend
         message = f"input is a {kind}, which does not support Sparseout: apply it to the plain tensor inside ({reason})"
         raise TypeError(message) from error
     return y
-
-
-def _is_direct(backend: Backend | None) -> bool:
-    """Return whether a kernel reads the input directly, and nothing records the call."""
-    return backend is not None and backend != "reference" and not is_dispatch_mode_active()
 
 
 def _is_recorded(input: Tensor) -> bool:

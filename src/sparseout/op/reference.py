@@ -1,4 +1,4 @@
-"""The mathematics of Sparseout and its random numbers in plain torch: what every kernel must equal.
+"""The mathematics of Sparseout and its random numbers in plain torch: the oracle for every kernel.
 
 `philox` is the generator, `random_words` numbers the elements, `keep_mask` draws the mask, and `forward` and `backward` are the
 op. Each is a pure function of its arguments: the same seed gives the same mask on any device, in any dtype and memory layout.
@@ -18,6 +18,7 @@ from sparseout.op.settings import Number, Settings
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_TINY32, _TINY64 = torch.finfo(torch.float32).tiny, torch.finfo(torch.float64).tiny
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
@@ -188,7 +189,7 @@ def gradient_exponent(q: Number, coefficient: Number, dtype: torch.dtype) -> Num
 
     Such a coefficient makes a product with any finite power 0 in effect; an infinite power would make it NaN or infinite.
     """
-    counts = coefficient >= torch.finfo(torch.promote_types(dtype, torch.float32)).tiny
+    counts = coefficient >= (_TINY64 if dtype == torch.float64 else _TINY32)
     if isinstance(counts, Tensor):
         return torch.where(counts, (q - 2) / 2, 0.0)
     return (q - 2) / 2 if counts else 0.0

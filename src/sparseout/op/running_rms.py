@@ -23,7 +23,7 @@ MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm
 REMEMBERED = 1024  # calls of a layer whose scale a checkpoint can find again
 
 _OLD, _NEW = math.sqrt(1 - MOMENTUM), math.sqrt(MOMENTUM)
-_SAMPLE = 4096  # elements of a batch to aim at
+_SAMPLE = 4096  # approximate number of elements in a sample
 
 
 class RunningRMS(NamedTuple):
@@ -52,11 +52,10 @@ class RunningRMS(NamedTuple):
             seed = torch.tensor([seed], device="cpu")
         elif dtensor.is_dtensor(input):
             input = _rms_of_shards(input)
-        elif torch.compiler.is_compiling():
-            pass
         elif is_transforming():
             return torch.where(_is_scale(self.value), self.value, 1.0).detach()
-        elif is_fake(input) and not is_proxy_mode_active():  # a recorded graph must hold the real tensors
+        elif not torch.compiler.is_compiling() and is_fake(input) and not is_proxy_mode_active():
+            # A recorded graph must hold the real tensors, and any other call must not change them.
             state = RunningRMS(*(input.fake_mode.from_tensor(tensor) for tensor in self))  # type: ignore[attr-defined]
         scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), *state, seed, torch.is_grad_enabled())
         return scale

@@ -18,9 +18,9 @@ def absorb(coefficient: float, eps: float, settings: Settings, dtype: torch.dtyp
     >>> absorb(1.0, 1e-6, Settings(p=0.5, q=1.0, scale=4.0), torch.float32)
     (2.0, 4e-06)
     """
-    scale, q = float(settings.scale), float(settings.q)
-    if scale == 1 and coefficient <= 1:  # all calls but those with the exact gradient above q = 2
+    if settings.scale == 1 and coefficient <= 1:  # all calls without a scale, but for the exact gradient above q = 2
         return coefficient, eps
+    scale, q = float(settings.scale), settings.q
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))
     if scale == 1:
         return min(coefficient, limits.max), eps
