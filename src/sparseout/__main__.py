@@ -1,4 +1,4 @@
-"""`python -m sparseout` is the command `sparseout`, which is how launchers of several processes start it."""
+"""`python -m sparseout` is the command `sparseout`. Launchers of several processes, such as torchrun, start it this way."""
 
 from sparseout.cli.main import main
 

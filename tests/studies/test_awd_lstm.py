@@ -10,7 +10,6 @@ from sparseout.structured import LockedSparseout
 from sparseout.studies import language
 from sparseout.studies.language import LanguageConfig
 from sparseout.studies.models.awd_lstm import AWDLSTM, Layer, LockedDropout
-from sparseout.training.evaluation import regularised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,7 +173,7 @@ def test_the_noise_is_where_it_is_asked_for(noise, noise_layers, hidden, output)
                 assert (layer.q, layer.gradient) == (1.5, "exact")
     assert len(between) == config.num_layers - 1
     network = language.model(config, dataclasses.make_dataclass("Corpus", ["vocabulary"])("ab"))
-    assert regularised(network) == ["layers.0.noise", "layers.1.noise", "layers.2.noise"]
+    assert network.regularised_layers == ["layers.0.noise", "layers.1.noise", "layers.2.noise"]
     assert network.input_dropout.p == 0.2
 
 

@@ -145,7 +145,7 @@ save_checkpoint(Path("checkpoint"), "abc", {"x": torch.zeros(10_000)})
 
 def test_where_there_is_no_room_the_last_checkpoint_is_intact(tmp_path):
     process = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "UserError: checkpoint could not be written (File too large): what it held before is intact" in process.stderr
+    assert "UserError: checkpoint could not be written (File too large): its previous content is intact" in process.stderr
     assert torch.equal(load_checkpoint(tmp_path / "checkpoint", "abc")["x"], torch.zeros(100))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 

@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     printed, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "of 4 runs are complete" in printed
-    assert "The same command goes on from there." in " ".join(printed.split())
+    assert "The same command resumes the others." in " ".join(printed.split())
     assert "Traceback" not in err
     assert len(numbers(out)) >= 1
 

@@ -21,7 +21,7 @@ def test_garbage_in_an_experiments_rows_is_refused_by_name(line, tmp_path, capsy
     monkeypatch.setattr(approximation, "parts", lambda: {"counts": list})
     row = {"part": "counts", "data": "counts", "family": "poisson", "p": 0.5, "t": 1, "quadratic": 1, "exact": 1}
     (tmp_path / "approximation.jsonl").write_text(f"{json.dumps(row)}\n{line}\n")
-    code, _, err = run(capsys, "study", "glm", "--experiments", "approximation", "--out", tmp_path)
+    code, _, err = run(capsys, "theorem", "--experiments", "approximation", "--out", tmp_path)
     assert code == 2
     assert err.startswith(f"sparseout: {tmp_path / 'approximation.jsonl'}, line 2")
     assert err.count("\n") == 1
@@ -45,7 +45,7 @@ def test_the_published_rows_of_an_experiment_are_its_rows(experiment):
 @pytest.mark.parametrize("content", ['{"shrinkage": 3}', "[]", '{"shrinkage": {}}', "{"])
 def test_garbage_in_an_experiments_provenance_is_refused_by_name(content, tmp_path, capsys):
     (tmp_path / "provenance.json").write_text(content)
-    code, _, err = run(capsys, "study", "glm", "--experiments", "shrinkage", "--out", tmp_path)
+    code, _, err = run(capsys, "theorem", "--experiments", "shrinkage", "--out", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"sparseout: {tmp_path / 'provenance.json'}")
 

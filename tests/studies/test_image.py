@@ -52,7 +52,7 @@ def train(learner, epochs, start=0):
 
 
 def noise_layers(network):
-    return [module for name, module in network.named_modules() if name.endswith(".noise")]
+    return [network.get_submodule(name) for name in network.regularised_layers]
 
 
 def test_the_noise_alone_differs(learner):

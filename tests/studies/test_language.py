@@ -10,72 +10,23 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given
-from hypothesis import strategies as st
+from small_language import SMALL, learner, train_epoch
 
-from sparseout import Probe
 from sparseout.errors import UserError
 from sparseout.studies import language
 from sparseout.studies.data import text
-from sparseout.studies.language import IGNORED, LanguageConfig
-from sparseout.training.checkpoint import load_checkpoint, save_checkpoint
+from sparseout.studies.language import LanguageConfig
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SMALL = {"num_layers": 2, "hidden_size": 8, "embedding_size": 6, "epochs": 2, "batch_size": 4, "bptt": 10}
-
 
 # Settings with which so little text is learned from.
 LEARNS = {"epochs": 8, "lr": 10, "clip": 5, "hidden_size": 16, "embedding_size": 16, "p": 0.1, "p_hidden": 0.1}
 LEARNS |= {"alpha": 0, "beta": 0, "p_input": 0, "p_weight": 0, "p_embedding": 0, "q": 1.5}
 
 
-def learner(corpus, **settings):
-    config = LanguageConfig(**(SMALL | settings))
-    torch.manual_seed(config.seed_of("initialisation"))
-    return language.LanguageLearner(config, corpus, language.model(config, corpus), Accelerator(cpu=True))
-
-
-def run(learner, until=None):
-    """Train as the engine does; stop before the step `until`, an epoch and a step."""
-    for epoch in range(1, learner.config.epochs + 1):
-        steps = learner.start_epoch(epoch)
-        if train_epoch(learner, epoch, 0, steps, until):
-            return
-        learner.evaluate()
-
-
-def train_epoch(learner, epoch, start, steps, until=None):
-    learner.network.train()
-    for step in range(start, steps):
-        if (epoch, step) == until:
-            return True
-        torch.manual_seed(learner.config.seed_of("noise", epoch, step, 0))
-        learner.update(step)
-    return False
-
-
-def weights(learner):
-    return {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
-
-
 class TestDataOrder:
-    @given(st.integers(5, 3000), st.integers(5, 100), st.integers(0, 2**40))
-    def test_sequences_make_up_the_text(self, words, bptt, seed):
-        drawn = language.lengths(words, bptt, torch.Generator().manual_seed(seed))
-        assert sum(drawn) == words
-        assert min(drawn) >= language.SHORTEST
-
-    def test_lengths_are_drawn_as_the_paper_says(self):
-        drawn = torch.tensor(language.lengths(10**6, 70, torch.Generator().manual_seed(0))[:-1]).double()
-        half = (drawn < 52).double().mean()
-        assert half == pytest.approx(0.05, abs=0.01)
-        assert drawn[drawn > 52].mean() == pytest.approx(70, abs=0.3)
-        assert drawn[drawn > 52].std() == pytest.approx(5, abs=0.3)
-        assert drawn[drawn < 52].mean() == pytest.approx(35, abs=1)
-
     def test_each_epoch_draws_its_own(self, corpus):
         run = learner(corpus)
         run.start_epoch(1)
@@ -148,18 +99,6 @@ def test_the_hidden_state_is_carried_and_detached(corpus):
 
 
 class TestEvaluation:
-    @given(st.integers(2, 9000), st.integers(1, 30))
-    def test_every_word_but_the_first_is_predicted_once(self, words, columns):
-        sequence = torch.arange(words)
-        inputs, targets = language.pairs(sequence, columns)
-        counted = targets != IGNORED
-        assert sorted(targets[counted].tolist()) == list(range(1, words))
-        assert torch.equal(inputs[counted] + 1, targets[counted])
-        # Each column reads on, and all but the first had their context.
-        assert ((inputs[1:] - inputs[:-1] == 1) | ~counted[1:]).all()
-        if inputs.shape[1] > 1:
-            assert (inputs[0, 1:] == targets.masked_fill(~counted, words).amin(0)[1:] - 1 - language.CONTEXT).all()
-
     def test_perplexity_is_that_of_a_plain_loop(self, corpus):
         run = learner(corpus, noise="none")
         steps = run.start_epoch(1)
@@ -191,7 +130,7 @@ class TestEvaluation:
         network = language.AWDLSTM(17, 6, 8, LanguageConfig(**SMALL).noises())
         for parameter in network.parameters():
             parameter.data.mul_(3)
-        one, many = (language.judge(network, words, columns)[0] for columns in (1, 20))
+        one, many = (language.evaluate_text(network, words, columns)[0] for columns in (1, 20))
         assert many == pytest.approx(one, rel=1e-5)
 
     def test_the_measured_layers(self, corpus):
@@ -208,111 +147,6 @@ class TestEvaluation:
         assert language.perplexity(1e4) == math.inf
 
 
-class TestAveraging:
-    @pytest.mark.parametrize(
-        ("losses", "after"),
-        [
-            ([5, 4, 3, 2, 1, 0.9, 0.8], None),
-            # An epoch is compared with those before its last five.
-            ([3, 4, 5, 6, 7, 8], None),
-            ([3, 4, 5, 6, 7, 8, 9], 7),
-            ([3, 2, 2, 2, 2, 2.5, 2.9, 2.4], 8),
-            ([3, 1, 2, 2, 2, 2, 0.5, 2], 8),
-        ],
-    )
-    def test_it_begins_when_the_validation_loss_does_not_fall(self, losses, after, corpus, monkeypatch):
-        run = learner(corpus)
-        began = None
-        for epoch, loss in enumerate(losses, 1):
-            monkeypatch.setattr(language, "judge", lambda *_, loss=loss: (loss, {}))
-            run.evaluate()
-            if run.averaged is not None and began is None:
-                began = epoch
-        assert began == after
-
-    def test_it_is_the_mean_of_the_weights_after_each_step(self, corpus):
-        run = learner(corpus)
-        steps = run.start_epoch(1)
-        run.averaged = language.average(run.network)
-        seen = []
-        for step in range(steps):
-            run.network.train()
-            run.update(step)
-            seen.append(weights(run))
-        averaged = run.averaged.module.state_dict()
-        for name, value in averaged.items():
-            torch.testing.assert_close(value, torch.stack([step[name] for step in seen]).mean(0))
-        assert run.averaged.module.embedding.weight is not run.network.embedding.weight
-        assert language.perplexity(run.evaluate()["valid_loss"]) == pytest.approx(
-            language.perplexity(language.judge(run.averaged.module, corpus.valid, language.COLUMNS)[0])
-        )
-
-    @staticmethod
-    @torch.no_grad()
-    def look(network, forward, run):
-        """The sparseness of the layers that are driven, and the logits."""
-        with Probe(network, run.control.target.layers) as probe:
-            logits = [forward(batch).logits for batch in run.clean_batches()]
-            return [layer.hoyer for layer in probe.summary().layers], logits
-
-    @pytest.mark.parametrize("averaging", [False, True])
-    def test_a_target_looks_at_the_weights_that_are_judged(self, averaging, corpus):
-        run = learner(corpus, target_sparsity=0.5)
-        run.averaged = language.average(run.network)
-        with torch.no_grad():
-            for weight in run.averaged.module.parameters():
-                weight.mul_(3)
-        evaluated_forward = run.averaged.module if averaging else run.network
-        run.averaged = run.averaged if averaging else None
-        before = weights(run)
-        run.network.eval()
-        evaluated_forward.eval()
-        found, seen = self.look(run.network, run.evaluated_forward, run)
-        wanted, expected = self.look(evaluated_forward, evaluated_forward, run)
-        assert found == wanted
-        assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
-        assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
-        assert run.control.target._inputs._forward == run.evaluated_forward
-
-    def test_the_best_epoch_is_kept(self, corpus, monkeypatch):
-        run, kept = learner(corpus), []
-        for loss in (3.0, 1.0, 2.0):
-            run.network.bias.data.add_(1)
-            kept.append(weights(run))
-            monkeypatch.setattr(language, "judge", lambda *_, loss=loss, **__: (loss, {}))
-            run.evaluate()
-        results = run.results()
-        assert (results["best_epoch"], results["valid_loss"]) == (2, 1.0)
-        for name, value in run.network.state_dict().items():
-            assert torch.equal(value, kept[1][name])
-
-
-@pytest.mark.parametrize("stop", [(1, 0), (1, 7), (2, 3), (3, 0), (3, 11)])
-def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
-    settings = {"epochs": 3, "q": 1.5}
-    whole, stopped = (learner(corpus, **settings) for _ in range(2))
-    for each in (whole, stopped):
-        each.valid_losses = [0.0] * 6  # so that averaging begins
-    run(whole)
-    run(stopped, until=stop)
-    save_checkpoint(tmp_path / "checkpoint", "run", stopped.state_dict())
-    resumed = learner(corpus, **settings)
-    epoch, step = stop
-    steps = resumed.start_epoch(epoch)
-    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoint", "run"))
-    train_epoch(resumed, epoch, step, steps)
-    resumed.evaluate()
-    for later in range(epoch + 1, 4):
-        train_epoch(resumed, later, 0, resumed.start_epoch(later))
-        resumed.evaluate()
-    assert whole.averaged is not None
-    assert resumed.valid_losses == whole.valid_losses
-    for one, other in ((whole.network, resumed.network), (whole.averaged, resumed.averaged)):
-        for name, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[name]), name
-    assert resumed.results() == whole.results()
-
-
 def test_the_engine_trains_it(corpus, tmp_path):
     run = learner(corpus, **LEARNS)
     folder = RunFolder(tmp_path / "run", run.config)
@@ -327,13 +161,13 @@ def test_the_engine_trains_it(corpus, tmp_path):
 PROCESSES = """
 import sys, torch
 from accelerate import Accelerator
-from sparseout.studies import language, text
+from sparseout.studies import language
+from sparseout.studies.data import text
 generator = torch.Generator().manual_seed(0)
 words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]
 corpus = text.index(words[:800], words[800:1100], words[1100:])
 config = language.LanguageConfig(num_layers=2, hidden_size=8, embedding_size=6, batch_size=4, bptt=10, noise="none",
-                                 p_input=0, p_embedding=0,
-    p_weight=0)
+                                 p_input=0, p_embedding=0, p_weight=0)
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)
 learner = language.LanguageLearner(config, corpus, language.model(config, corpus), accelerator)
@@ -406,7 +240,7 @@ def test_bptt_longer_than_the_data(tmp_path):
     for split in text.SPLITS:
         (tmp_path / f"ptb.{split}.txt").write_text("a b c d\n" * 20)
     assert len(language.load(LanguageConfig(dataset="ptb", batch_size=2, bptt=49), tmp_path).train) == 100
-    with pytest.raises(UserError, match="bptt must be below the 50 words of a column, of which 100 words make 2, got 50"):
+    with pytest.raises(UserError, match=r"bptt must be below the 50 words of a column \(100 words in 2 columns\), got 50"):
         language.load(LanguageConfig(dataset="ptb", batch_size=2, bptt=50), tmp_path)
 
 

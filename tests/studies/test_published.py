@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparseout.cli.main import main
+from sparseout.runs.spec import read_spec
 from sparseout.training.folders import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +137,16 @@ def test_the_page_of_the_scale_prints_three_seeds_of_each_setting():
     records = read_lines(ROOT / "results" / "scale-english" / "results.jsonl")
     found = sorted((record.get("scale", "1"), record["q"], record["seed"]) for record in records)
     assert found == sorted(itertools.product(("1", "rms"), (1, 1.5, 2, 3), range(3)))
+
+
+SWEEPS = sorted((ROOT / "results").rglob("sweep.toml"))
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.parent.name)
+def test_a_studys_sweep_file_asks_for_the_published_runs(file):
+    asked = sorted(config.run for config in read_spec(file).configs)
+    assert asked == [record["run"] for record in read_lines(file.with_name("results.jsonl"))]
+
+
+def test_each_study_has_a_sweep_file():
+    assert [file.parent for file in SWEEPS] == sorted(path.parent for path in (ROOT / "results").rglob("results.jsonl"))

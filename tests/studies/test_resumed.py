@@ -65,7 +65,7 @@ def test_what_changed_is_said_in_a_line_and_recorded(name, tmp_path, monkeypatch
     after = provenance.origin(torch.device("cpu"))
     stop(tmp_path, 4)
     err = capsys.readouterr().err
-    assert err.startswith(f"sparseout: warning: {RUN.folder} goes on with {name} {after[name]} after {before[name]}: ")
+    assert err.startswith(f"sparseout: warning: {RUN.folder} resumes with {name} {after[name]} after {before[name]}: ")
     assert err.count("\n") == 1
     found = finished(tmp_path)["provenance"]
     assert capsys.readouterr().err == "", "it is in the checkpoint, and is not said again"

@@ -1,7 +1,8 @@
-"""Stopped by a signal, a full disk or a folder that cannot be written: one line, nothing lost, nothing left behind."""
+"""A command that a signal, a full disk or a read-only folder stops prints one line, loses nothing and leaves nothing behind."""
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,13 +66,12 @@ def test_ctrl_c_while_torch_is_imported_is_one_line(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["the workers start", "the runs train"])
-def test_ctrl_c_with_several_workers_is_one_line_and_no_failure(when, tmp_path):
+@pytest.mark.parametrize("when", ["the children start", "the runs train"])
+def test_ctrl_c_with_several_jobs_is_one_line_and_no_failure(when, tmp_path):
     out = tmp_path / "out"
     process = start("study", "autoencoder", *STUDY_FLAGS, "--out", out, "--jobs", "2")
-    workers = 4 if when == "the workers start" else 0  # with the main process, and the one that multiprocessing keeps
-    wait_until(lambda: len(alive(process)) >= workers if workers else any(out.glob("*/metrics.jsonl")))
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of them
+    wait_until(lambda: len(alive(process)) == 3 if when == "the children start" else any(out.glob("*/metrics.jsonl")))
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes
     printed, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (130, "")
     assert printed.splitlines()[-1].startswith("Stopped: 0 of 4 runs are complete in ")
@@ -81,7 +81,7 @@ def test_ctrl_c_with_several_workers_is_one_line_and_no_failure(when, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_process_that_is_terminated(tmp_path):
+def test_children_end_with_a_process_that_is_terminated(tmp_path):
     process = start("study", "autoencoder", *STUDY_FLAGS, "--out", tmp_path / "out", "--jobs", "2")
     wait_until(lambda: any(tmp_path.glob("out/*/metrics.jsonl")))
     process.terminate()
@@ -91,37 +91,71 @@ def test_workers_end_with_a_process_that_is_terminated(tmp_path):
     assert not list(tmp_path.rglob("failure.json"))
 
 
-def die(connection, place):
-    """A worker that is killed in its first run."""
-    connection.recv()
-    os.kill(os.getpid(), signal.SIGKILL)
+def children_are(monkeypatch, code):
+    """Let each child of a sweep execute `code` instead of its run."""
+    monkeypatch.setattr(executors, "child_command", lambda config, options: [sys.executable, "-c", code])
 
 
-def test_a_worker_that_is_killed_fails_its_run_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_execute", die)
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "died of signal 9, as when memory runs out"),
+        ("import os; os.kill(os.getpid(), 15)", "died of signal 15"),
+        ("raise SystemExit('no such device')", "ended with exit code 1: no such device"),
+    ],
+)
+def test_a_child_that_dies_fails_its_run_and_the_reason_is_recorded(code, end, tmp_path, monkeypatch):
+    children_are(monkeypatch, code)
+    folder = StudyFolder(tmp_path, "autoencoder")
+    folder.open()
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (_, ended, failed) = executors.in_processes([config], RunOptions(tmp_path), 1)
-    assert ended == failed.config == config
-    assert failed.reason.startswith("its process (")
-    assert failed.reason.endswith(") died, as when memory runs out")
-    assert (tmp_path / config.folder / "failure.json").exists()
+    _, (running, ended, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
+    assert (running, ended) == (0, config)
+    assert re.fullmatch(rf"its process \(\d+\) {end}", failure.reason)
+    (record,) = folder.failures()
+    assert (record["reason"], record["command"]) == (failure.reason, failure.command)
 
 
-def wait(connection, place):
-    """A worker that never ends its run."""
-    time.sleep(600)
+def test_a_childs_warnings_and_its_reason_are_passed_on(tmp_path, monkeypatch, capsys):
+    print_both = "import sys; print('sparseout: warning: slow', 'no data', sep='\\n', file=sys.stderr); sys.exit(3)"
+    children_are(monkeypatch, print_both)
+    (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
+    _, (_, _, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
+    assert (failure.reason, capsys.readouterr().err) == ("no data", "sparseout: warning: slow\n")
 
 
-def test_closing_the_steps_ends_the_workers_and_records_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_execute", wait)
-    steps = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
-    assert next(steps).running == 2
-    children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False).stdout.split()
-    assert len(children) >= 2
-    steps.close()
-    left = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False).stdout.split()
-    assert len(left) <= len(children) - 2
+def test_a_child_that_receives_ctrl_c_interrupts_the_sweep(tmp_path, monkeypatch):
+    children_are(monkeypatch, "raise SystemExit(130)")
+    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
+    with pytest.raises(KeyboardInterrupt):
+        list(events)
     assert not list(tmp_path.rglob("failure.json"))
+
+
+def test_closing_the_events_ends_the_children_and_records_no_failure(tmp_path, monkeypatch):
+    children_are(monkeypatch, "import time; time.sleep(600)")
+    before = children()
+    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
+    assert next(events).running == 2
+    assert len(children() - before) == 2
+    events.close()
+    assert not children() - before
+    assert not list(tmp_path.rglob("failure.json"))
+
+
+def children():
+    found = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False)
+    return set(found.stdout.split())
+
+
+def test_a_child_ends_when_its_standard_input_closes(tmp_path):
+    """As it does when the parent ends, however that happens."""
+    code = "from sparseout.runs import executors, run; import time; executors.run_one = lambda *_: time.sleep(600)\n"
+    child = subprocess.Popen([sys.executable, "-c", f"{code}executors.run_as_child(None, None)"], stdin=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    child.stdin.close()
+    assert child.wait(60) == 1
 
 
 def test_ctrl_c_before_a_sweep_begins_is_one_line(tmp_path, monkeypatch, capsys):
@@ -169,7 +203,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, capsys):
         remount("ro")
         for arguments in (
             [*ONE, "--out", f"{tmp_path}/disk/out"],
-            ["study", "glm", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
+            ["theorem", "--experiments", "convergence", "--out", f"{tmp_path}/disk/out"],
             ["bench", "--sizes", "64", "--out", f"{tmp_path}/disk/out"],
         ):
             assert main(arguments) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,13 +191,11 @@ def _rows(
 
 
 def _compiled(q: float) -> Op:
-    def compiled(x: Tensor) -> Tensor:
-        return expression(x, q, uniform_noise)
-
-    # torch.compile keeps its graphs by code object, and at most eight of one: each q gets a code object of its own.
-    code = compiled.__code__.replace(co_name=f"expression_at_q_{q}")
-    own = types.FunctionType(code, compiled.__globals__, closure=compiled.__closure__)
-    return torch.compile(own, dynamic=False)
+    # A traced graph is a function of its own. With one function for all q, torch.compile would check the guards of the other
+    # q in each call, and give up after eight of them.
+    graph = torch.fx.symbolic_trace(lambda x: expression(x, q, uniform_noise))
+    compiled: Op = torch.compile(graph.forward, dynamic=False)
+    return compiled
 
 
 class _Copy(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The command `sparseout evaluate`: trained runs, evaluated again on their study's test data."""
+"""The command `sparseout evaluate`: evaluate trained runs again on their study's test data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparseout.records.tables import rich_table
 from sparseout.report.table import COLUMNS
 from sparseout.runs.load import LoadedRun, load_run
 from sparseout.runs.options import check_data_dir, torch_device
-from sparseout.runs.progress import say_left_out, terminal
+from sparseout.runs.progress import print_left_out, terminal
 from sparseout.runs.run import seeded_environment
 from sparseout.training.folders import STUDY, StudyFolder, read_study
 
@@ -30,21 +30,21 @@ def evaluate(
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
     json_lines: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Evaluate trained runs on their study's test data, beside what was recorded when they were trained.
+    """Evaluate trained runs on their study's test data, and compare the scores with the runs' records.
 
     Args:
-        runs: folders of complete runs, or of studies, of which all complete runs are taken
+        runs: folders of complete runs, or of studies with complete runs
         data_dir: folder with the data set's files, as the study's --data-dir
-        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
-        json_lines: print a line of JSON for each run in place of the table
+        device: 'cpu', 'cuda' or any other device of torch; 'auto' is CUDA if it is available, else the CPU
+        json_lines: print a line of JSON per run instead of the table
     """
     console = terminal()
-    where = torch_device(device)
+    used_device = torch_device(device)
     check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
-    for run in _trained(runs, data_dir):
-        with seeded_environment(run.config, where):
-            found = run.study.evaluate(run.network.to(where), run.data)
+    for run in _load_runs(runs, data_dir):
+        with seeded_environment(run.config, used_device):
+            found = run.study.evaluate(run.network.to(used_device), run.data)
         rows.append((run.summary, found))
         if json_lines:
             record = {"study": run.config.study, "run": run.config.run, **found}
@@ -53,8 +53,8 @@ def evaluate(
         console.print(_table(rows))
 
 
-def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[LoadedRun]:
-    """The complete runs that `folders` are or hold. One of a study that cannot be used is left out, and said to be."""
+def _load_runs(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[LoadedRun]:
+    """Yield the complete runs in `folders`. Leave out damaged runs of a study, and print why."""
     if not folders:
         raise UserError("runs needs at least one folder, of a run or of a study")
     for folder in folders:
@@ -72,13 +72,13 @@ def _trained(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[Loade
                 continue
             count += 1
             yield run
-        say_left_out(left_out)
+        print_left_out(left_out)
         if not count:
             raise UserError(f"{folder} holds no complete run")
 
 
 def _table(rows: list[tuple[Record, Record]]) -> Table:
-    """A row a run: each score now, and by how much one differs at most from the record."""
+    """Return a table with a row per run: its scores now, and the largest relative difference from the record."""
     scores = [name for name in COLUMNS if any(name in found for _, found in rows)]
     shown = []
     for summary, found in rows:
@@ -86,7 +86,7 @@ def _table(rows: list[tuple[Record, Record]]) -> Table:
         differences = [abs(found[name] - summary[name]) / max(abs(summary[name]), 1e-12) for name in known]
         values = ["-" if found.get(name) is None else f"{found[name]:.4f}" for name in scores]
         shown.append([summary["run"], *values, _largest(differences)])
-    caption = "On the test data; the difference is the largest, relative to the run's summary.json."
+    caption = "Scores on the test data, and the largest relative difference from the run's summary.json."
     return rich_table(["run", *(name.replace("_", " ") for name in scores), "difference"], shown, caption=caption)
 
 

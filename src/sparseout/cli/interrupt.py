@@ -1,4 +1,4 @@
-"""Ctrl-C while the command starts: importing torch takes seconds."""
+"""Handle Ctrl-C while the command starts, because importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 
 def stop(*_: object) -> None:
-    """Handle Ctrl-C while the command imports its modules: print one line, where Python would print a traceback."""
+    """Print one line and exit, instead of Python's traceback."""
     os.write(2, b"sparseout: stopped\n")
     os._exit(130)
 
 
 def _is_command() -> bool:
-    """Return whether this process is the command: its script, `python -m sparseout`, or `python -c` with `sparseout.cli`."""
+    """Return whether this process is the command: its script, `python -m sparseout`, or `python -c` with its main function."""
     script = os.path.basename(sys.argv[0]) if sys.argv else ""
     options = list(zip(sys.orig_argv, sys.orig_argv[1:], strict=False))
     return script == "sparseout" or any(

@@ -1,4 +1,4 @@
-"""The command `sparseout results`: what a study's runs found, as a listing, as statistics, and as files for other tools."""
+"""The command `sparseout results`: the results of a study as statistics, as a list of runs, or as files for other tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparseout.report import statistics
 from sparseout.report.settings import Curve, Setting, curves_of, describe_curve, group_by_setting, varying_names
 from sparseout.report.table import COLUMNS, add_target_columns
 from sparseout.runs.options import location
-from sparseout.runs.progress import say_left_out, terminal
+from sparseout.runs.progress import print_left_out, terminal
 from sparseout.training.folders import RESULTS as RESULTS_FILE
 from sparseout.training.folders import STUDY, StudyFolder, read_study
 
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 def results(
     folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|URL")]],
-    where: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = (),
+    conditions: Annotated[tuple[str, ...], tyro.conf.arg(name="filter", metavar="NAME=VALUE ...")] = (),
     score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
     runs: bool = False,
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> None:
-    """List the complete runs of a study: by setting, with the mean over seeds, its 95 % interval, and what the data support.
+    """Compare the settings of a study: means over seeds with 95 % intervals, and the conclusions that the data support.
 
     Args:
-        folder: of a study or a sweep, or of a results.jsonl
-        where: only runs with these settings; several values of one are parted by commas
-        score: to compare by; by default the study's own, the first of these that its records have
+        folder: folder of a study or a sweep, or any folder with a results.jsonl
+        conditions: use only runs with these settings; commas separate several values of a setting
+        score: result to compare; by default the first of these that the records have
         runs: list each run instead
-        csv: write a row a run to this file
-        parquet: the same, in Parquet
+        csv: write a row per run to this file
+        parquet: write a row per run to this file, in Parquet
     """
     console = terminal()
     check_writable({"--csv": csv, "--parquet": parquet})
     found, failures, left_out = read(location(folder))
-    say_left_out(left_out)
-    records = filtered(found, where)
+    print_left_out(left_out)
+    records = filtered(found, conditions)
     if not records:
-        raise UserError(f"{folder} has no complete run" + (f" where {' and '.join(where)}" if found else ""))
+        raise UserError(f"{folder} has no complete run" + (f" with {' and '.join(conditions)}" if found else ""))
     for path, write in ((csv, _csv), (parquet, _parquet)):
         if path:
             try:
@@ -85,10 +85,10 @@ def results(
 
 
 def read(folder: Location) -> tuple[list[Record], list[Record], list[str]]:
-    """The summaries of the complete runs in a folder, what is known of those that failed, and what is left out and why.
+    """Return the summaries of the complete runs in a folder, the records of the failed ones, and why others are left out.
 
     Raises:
-        UserError: it is no study's folder, and has no results.jsonl.
+        UserError: the folder is not a study's and has no results.jsonl.
     """
     if is_file(folder / STUDY):
         study = StudyFolder(folder, read_study(folder))
@@ -101,7 +101,7 @@ def read(folder: Location) -> tuple[list[Record], list[Record], list[str]]:
 
 
 def read_results(path: Location) -> tuple[list[Record], list[str]]:
-    """The summaries in a view of a study, each run once, and which lines are left out and why.
+    """Return the summaries in a `results.jsonl`, each run once, and why other lines are left out.
 
     Raises:
         UserError: the file cannot be read.
@@ -112,38 +112,38 @@ def read_results(path: Location) -> tuple[list[Record], list[str]]:
         try:
             record = read_summary(line, name)
             if record["run"] in found:
-                raise UserError(f"{name}: run: {record['run']} is there before")
+                raise UserError(f"{name}: run: {record['run']} has an earlier line")
             found[record["run"]] = record
         except UserError as error:
             left_out.append(str(error))
     return list(found.values()), left_out
 
 
-def filtered(records: Sequence[Record], where: Sequence[str]) -> list[Record]:
-    """The records that have the settings which `where` names.
+def filtered(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+    """Return the records whose settings meet all `conditions`, such as `"q=2,2.5"`.
 
     Raises:
-        UserError: a condition is none, or names no setting.
+        UserError: a condition has another form, or names no setting.
 
     >>> filtered([{"q": 1.5, "seed": 0}, {"q": 2.0, "seed": 0}], ["q=2,2.5", "seed=0"])
     [{'q': 2.0, 'seed': 0}]
     """
     known = list(dict.fromkeys(name for record in records for name in record if name not in RESULT_FIELDS))
     tests: list[Callable[[Record], bool]] = []
-    for condition in where:
+    for condition in conditions:
         name, equals, values = condition.partition("=")
         if not equals:
-            raise UserError(f"--where must be NAME=VALUE, got {condition!r}")
+            raise UserError(f"--filter must be NAME=VALUE, got {condition!r}")
         if records and name not in known:
             close = difflib.get_close_matches(name, known, 1, 0.0)[0]
-            raise UserError(f"--where must name a setting, got {name!r}: did you mean {close}?")
+            raise UserError(f"--filter must name a setting, got {name!r}: did you mean {close}?")
         wanted = [_value(value) for value in values.split(",")]
         tests.append(lambda record, name=name, wanted=wanted: record.get(name) in wanted)  # type: ignore[misc]
     return [record for record in records if all(test(record) for test in tests)]
 
 
 def _value(text: str) -> Any:
-    """A number, true, false or null where it is one, else the text."""
+    """Return `text` as a number, true, false or null if it is one, else as it is."""
     try:
         return json.loads(text)
     except (RecursionError, ValueError):
@@ -151,7 +151,7 @@ def _value(text: str) -> Any:
 
 
 def labelled(curves: Sequence[Curve]) -> list[tuple[str, Setting]]:
-    """The settings in the order of their curves, each with what sets it apart."""
+    """Return the settings in the order of their curves, each with a label that distinguishes it."""
     several = len(curves) > 1
     found = []
     for curve in curves:
@@ -162,7 +162,7 @@ def labelled(curves: Sequence[Curve]) -> list[tuple[str, Setting]]:
 
 
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
-    """A row a run and a column a value, nested ones named with dots; without the activity by rank, which is a list."""
+    """Return a table with a row per run and a column per value. Dots join nested names; lists, such as profiles, are left out."""
     import pandas
 
     return pandas.DataFrame([_flat(record) for record in records])
@@ -189,7 +189,7 @@ def _parquet(rows: pandas.DataFrame) -> bytes:
 
 
 def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """A row a run: its name, what varies, and its results. A run that was driven shows the last `q`."""
+    """Return a header and a row per run: its name, the settings that vary, and its results; with a target, the last `q`."""
     names = varying_names(group_by_setting(records))
     names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
     shown = [name for name in COLUMNS if any(name in record for record in records)]
@@ -203,7 +203,7 @@ def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as what is in them: the terminal library's own table takes seconds for thousands of rows."""
+    """Print aligned columns. A table of the terminal library would take seconds for thousands of rows."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, ["-" * width for width in widths], *rows):
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,4 +1,4 @@
-"""The command `sparseout sample`: text from a trained language model, a word after a word."""
+"""The command `sparseout sample`: text from a trained language model, word by word."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def sample(
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Print text that a trained language model draws, after the prompt.
+    """Print a prompt and the words that a trained language model draws after it.
 
     Args:
         run: folder of a complete run of the study language
-        prompt: words to go on from, parted by blanks
-        length: words to draw, line ends included
-        temperature: positive; less than 1 makes likely words likelier
-        seed: of the draws
+        prompt: words that the text starts with, separated by spaces
+        length: number of words to draw, line ends included
+        temperature: positive number; below 1, likely words become more likely
+        seed: seed of the draws
         data_dir: folder with the data set's files, as the study's --data-dir
-        device: 'cpu', 'cuda' or any other that torch knows; 'auto' is the accelerator if there is one
+        device: 'cpu', 'cuda' or any other device of torch; 'auto' is CUDA if it is available, else the CPU
     """
     _check(length, temperature)
     try:
         check_integer("seed", seed, 0, 2**63 - 1)
     except ValueError as error:
         raise UserError(str(error)) from error
-    where = torch_device(device)
+    used_device = torch_device(device)
     check_data_dir(data_dir)
-    found = load_run(run, data_dir)
-    if not isinstance(found.network, AWDLSTM):
-        raise UserError(f"run must be of the study 'language', {run} is of {found.config.study!r}")
+    loaded = load_run(run, data_dir)
+    if not isinstance(loaded.network, AWDLSTM):
+        raise UserError(f"run must be of the study 'language', {run} is of {loaded.config.study!r}")
     generator = torch.Generator().manual_seed(seed)
-    text = generate(found.network.to(where), found.data.vocabulary, prompt, length, temperature, generator)
+    text = generate(loaded.network.to(used_device), loaded.data.vocabulary, prompt, length, temperature, generator)
     print(f"{prompt} {text}".strip())
 
 
@@ -63,22 +63,22 @@ def generate(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> str:
-    """Words drawn from `softmax(logits / temperature)`, each after those before it.
+    """Draw words from `softmax(logits / temperature)`, each given the words before it.
 
     Args:
-        network: the language model, which is put into evaluation mode.
-        vocabulary: its words.
-        prompt: words to go on from, parted by white space; those that the model does not know are `<unk>`. Without one, the text
-            begins as after the end of a line.
-        length: words to draw, line ends included.
-        temperature: positive; less than 1 makes likely words likelier.
-        generator: of the draws, on the CPU; None is the default one.
+        network: the language model; it is put into evaluation mode.
+        vocabulary: the words of the model.
+        prompt: words that the text starts with, separated by white space; unknown words become `<unk>`. Without a prompt, the
+            text starts as after a line end.
+        length: number of words to draw, line ends included.
+        temperature: positive number; below 1, likely words become more likely.
+        generator: generator of the draws, on the CPU; None is the default generator.
 
     Returns:
-        The words drawn, parted by blanks, with `<eos>` as a line's end.
+        The drawn words, separated by spaces, with a line end for each `<eos>`.
 
     Raises:
-        UserError: length or temperature is out of its range, or the prompt has a word that is unknown to a model without `<unk>`.
+        UserError: `length` or `temperature` is out of its range, or the vocabulary has neither a word of the prompt nor `<unk>`.
 
     >>> network = AWDLSTM(vocabulary_size=3, embedding_size=4, hidden_size=4, noises=[torch.nn.Identity()])
     >>> generate(network, ["a", "b", "<eos>"], "b a", 8, generator=torch.Generator().manual_seed(0))
@@ -107,9 +107,9 @@ def _check(length: int, temperature: float) -> None:
 
 
 def _indices(words: Sequence[str], vocabulary: Sequence[str]) -> list[int]:
-    """The words' places in the vocabulary."""
-    places = {word: place for place, word in enumerate(vocabulary)}
-    unknown = [word for word in words if word not in places]
-    if unknown and UNK not in places:
+    """Return the indices of the words in the vocabulary."""
+    index_of = {word: index for index, word in enumerate(vocabulary)}
+    unknown = [word for word in words if word not in index_of]
+    if unknown and UNK not in index_of:
         raise UserError(f"prompt must have words of the model's vocabulary, which lacks {unknown[0]!r}")
-    return [places.get(word, places.get(UNK, 0)) for word in words]
+    return [index_of.get(word, index_of.get(UNK, 0)) for word in words]

@@ -9,7 +9,7 @@ from typing import Any
 
 RESULT_FIELDS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
-    *("hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
+    *("penalty", "noise_loss", "hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
 )
 # Settings that only runs with a target have.
 TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")

@@ -90,6 +90,8 @@ class RunSummary(Struct):
     valid_perplexity: Number | UnsetType | None = UNSET
     valid_accuracy: Share | UnsetType | None = UNSET
     best_epoch: Count | UnsetType = UNSET
+    penalty: Number | UnsetType | None = UNSET
+    noise_loss: Number | UnsetType | None = UNSET
     target_sparsity: Share | UnsetType = UNSET
     target_measure: Literal["hoyer", "zeros"] | UnsetType = UNSET
     control: Control | UnsetType = UNSET

@@ -75,9 +75,9 @@ class Setting:
         return statistics.fmean(self.per_seed(measure))
 
     def std(self, measure: str) -> float:
-        """Return the sample standard deviation over the seeds (n - 1); NaN for a single seed."""
+        """Return the sample standard deviation over the seeds (n - 1); NaN for a single seed or a missing value."""
         values = self.per_seed(measure)
-        return statistics.stdev(values) if len(values) > 1 else math.nan
+        return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
 
     def layer_mean(self, layer: str, measure: str) -> float | None:
         """Return the mean of one layer's measure over the seeds; None if a record lacks it."""

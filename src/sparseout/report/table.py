@@ -15,12 +15,15 @@ COLUMNS = {
     "test_loss": "test loss",
     "perplexity": "perplexity",
     "accuracy": "accuracy",
+    "penalty": "penalty",
+    "noise_loss": "noise loss",
     "hoyer": "Hoyer ± std",
     "zeros": "zeros",
     "rms": "RMS",
     "seconds": "seconds",
 }
-_DIGITS = {"test_loss": 4, "perplexity": 2, "rms": 3, "hoyer": 3, "zeros": 3, "accuracy": 4, "seconds": 1}
+_DIGITS = {"test_loss": 4, "perplexity": 2, "accuracy": 4, "penalty": 4, "noise_loss": 4}
+_DIGITS |= {"hoyer": 3, "zeros": 3, "rms": 3, "seconds": 1}
 
 
 def settings_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

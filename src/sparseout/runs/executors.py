@@ -1,186 +1,194 @@
-"""How a sweep is executed: one run after another, several at a time on this machine, or each a task of a Ray cluster."""
+"""Three ways to execute a sweep: one run after another, several processes on this machine, or tasks of a Ray cluster."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from sparseout.checks import check_integer
 from sparseout.errors import UserError
+from sparseout.records.files import remove_stale_parts
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import Failure, Show, SweepEvent, failure, run_one
+from sparseout.runs.run import Failure, OnStep, SweepEvent, command_of, record_failure, run_one
 from sparseout.training.config import Config
 
-ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a cluster
-MOST_JOBS = 1024
+ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a Ray cluster
+MAX_JOBS = 1024
+POLL_SECONDS = 0.05
+CHILD = "SPARSEOUT_CHILD"  # environment variable of a child: `sparseout study` then trains one run and writes only its folder
+FAILED = 3  # exit code of a child whose run failed; the last line of its standard error is the reason
+INTERRUPTED = (-signal.SIGINT, 130)  # exit codes of a child that received Ctrl-C, as every process of a terminal does
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep is executed, which changes no number.
+    """How a sweep is executed. None of these options changes a number.
 
     Attributes:
-        jobs: runs at a time on this machine, each in a process of its own
-        ray: execute on a Ray cluster: 'auto' is the one that this machine belongs to, HOST:PORT any other
-        dry_run: say what would be run, and how long that may take; run nothing
+        jobs: number of runs at a time on this machine, each in a process of its own
+        ray: execute on a Ray cluster: 'auto' is the cluster of this machine, HOST:PORT any other
+        dry_run: list the runs and estimate the time they take; run nothing
     """
 
-    jobs: int = 1
-    ray: str | None = None
+    jobs: Annotated[int, tyro.conf.arg(metavar="INT")] = 1
+    ray: Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT")] = None
     dry_run: bool = False
 
     def check(self) -> None:
-        """Raise `UserError` unless every value is in its range."""
+        """Raise `UserError` if a value is out of its range."""
         try:
-            check_integer("jobs", self.jobs, 1, MOST_JOBS)
+            check_integer("jobs", self.jobs, 1, MAX_JOBS)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
         if self.ray not in (None, "auto") and not ADDRESS.fullmatch(str(self.ray)):
             raise UserError(f"ray must be 'auto' or HOST:PORT, got {self.ray!r}")
-
-    def runs(self, configs: Sequence[Config], place: RunOptions, shown: Callable[[Config], Show]) -> Iterator[SweepEvent]:
-        """Execute `configs`, and tell each step on the way.
-
-        Closing the iterator ends what is running.
-
-        Args:
-            configs: the runs.
-            place: where they run.
-            shown: of a run, what shows its progress; in one process only.
-
-        Raises:
-            UserError: these runs cannot be executed in this way.
-        """
-        self.check()
         if self.ray is not None and self.jobs > 1:
-            raise UserError("--jobs is for one machine: a Ray cluster runs as many at a time as it has room for")
-        if place.processes() > 1 and (self.ray is not None or self.jobs > 1):
-            raise UserError("--jobs and --ray are for runs of one process each: start them without a launcher")
-        if self.ray is not None:
-            from sparseout.runs.ray import on_ray
-
-            return on_ray(configs, place, self.ray)
-        return in_processes(configs, place, self.jobs) if self.jobs > 1 else one_by_one(configs, place, shown)
+            raise UserError("--jobs is for one machine: a Ray cluster runs as many runs at a time as it has room for")
 
 
-def one_by_one(configs: Sequence[Config], place: RunOptions, shown: Callable[[Config], Show]) -> Iterator[SweepEvent]:
-    """In this process."""
+def run_all(
+    configs: Sequence[Config], options: RunOptions, sweep: SweepOptions, on_step: Callable[[Config], OnStep]
+) -> Iterator[SweepEvent]:
+    """Execute the runs and yield an event whenever one starts or ends. Closing the iterator ends the runs in progress.
+
+    Args:
+        configs: the runs.
+        options: their data, device and output folder.
+        sweep: how to execute them.
+        on_step: returns the function that shows a run's progress; used only if the runs execute in this process.
+
+    Raises:
+        UserError: these runs cannot be executed in this way.
+    """
+    sweep.check()
+    if options.processes() > 1 and (sweep.ray is not None or sweep.jobs > 1):
+        raise UserError("--jobs and --ray are for runs of one process each: start them without a launcher")
+    if sweep.ray is not None:
+        from sparseout.runs.ray import on_ray
+
+        return on_ray(configs, options, sweep.ray)
+    return in_processes(configs, options, sweep.jobs) if sweep.jobs > 1 else one_by_one(configs, options, on_step)
+
+
+def one_by_one(configs: Sequence[Config], options: RunOptions, on_step: Callable[[Config], OnStep]) -> Iterator[SweepEvent]:
+    """Execute the runs in this process, one after another."""
     for config in configs:
         yield SweepEvent(1)
-        yield SweepEvent(0, config, run_one(config, place, shown(config)))
+        yield SweepEvent(0, config, run_one(config, options, on_step(config)))
 
 
-def in_processes(configs: Sequence[Config], place: RunOptions, jobs: int) -> Iterator[SweepEvent]:
-    """In `jobs` processes, each of which executes run after run; one that dies fails its run alone."""
+def in_processes(configs: Sequence[Config], options: RunOptions, jobs: int) -> Iterator[SweepEvent]:
+    """Execute each run in a process of its own, `jobs` at a time. If a process dies, only its run fails.
+
+    Raises:
+        KeyboardInterrupt: a process received Ctrl-C.
+    """
     waiting = collections.deque(configs)
-    with contextlib.closing(Processes(place)) as processes:
-        while waiting or processes.running:
-            while waiting and len(processes.running) < jobs:
-                processes.start(waiting.popleft())
-            yield SweepEvent(len(processes.running))
-            for config, failed in processes.ended():
-                yield SweepEvent(len(processes.running), config, failed)
+    running: list[Child] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Child(waiting.popleft(), options))
+            yield SweepEvent(len(running))
+            while not (ended := [child for child in running if child.process.poll() is not None]):
+                time.sleep(POLL_SECONDS)
+            for child in ended:
+                running.remove(child)
+                yield SweepEvent(len(running), child.config, child.failure())
+    finally:
+        for child in running:
+            child.process.terminate()
+        for child in running:
+            child.close()
 
 
-class Processes:
-    """Processes that execute a run each, and then another; in place of one that died there is a new one.
+class Child:
+    """A process that trains one run by the run's own command.
 
-    Attributes:
-        running: what comes from a process that executes a run, with the process and the run.
+    Its standard input is a pipe that this process holds open. The pipe closes when this process ends, however it does, and the
+    child then ends too (see `run_as_child`).
     """
 
-    def __init__(self, place: RunOptions) -> None:
-        self.place = place
-        self.running: dict[Connection, tuple[BaseProcess, Config]] = {}
-        self._idle: list[tuple[Connection, BaseProcess]] = []
+    def __init__(self, config: Config, options: RunOptions) -> None:
+        self.config = config
+        self.options = options
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads could fill up)
+        self.process = subprocess.Popen(
+            child_command(config, options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            env={**os.environ, CHILD: "1"},
+        )
 
-    @property
-    def _pids(self) -> set[int]:
-        """The processes that execute a run."""
-        return {process.pid for process, _ in self.running.values() if process.pid}
+    def failure(self) -> Failure | None:
+        """Return why the run failed, if it did, once the process has ended; print its warnings.
 
-    def start(self, config: Config) -> None:
-        """Begin a run."""
-        connection, process = self._idle.pop() if self._idle else self._process()
-        self.running[connection] = process, config
-        with contextlib.suppress(OSError):  # it died, as `ended` will find
-            connection.send(config)
-
-    def ended(self) -> Iterator[tuple[Config, Failure | None]]:
-        """Wait until a run has ended; each that has, and why it failed."""
-        for connection in multiprocessing.connection.wait(list(self.running)):
-            assert isinstance(connection, Connection)
-            process, config = self.running.pop(connection)
-            try:
-                failed: Failure | None = connection.recv()
-                self._idle.append((connection, process))
-            except (EOFError, OSError):
-                process.join()
-                connection.close()
-                failed = failure(config, self.place, f"its process ({process.pid}) died{_cause(process.exitcode)}")
-            yield config, failed
+        Raises:
+            KeyboardInterrupt: the process received Ctrl-C.
+        """
+        self._errors.seek(0)
+        errors = self._errors.read().decode(errors="replace")
+        lines = errors.splitlines()
+        code = self.process.returncode
+        self.close()
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == FAILED and lines:
+            reason = lines.pop()
+        if code in (0, FAILED):
+            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        if code == 0:
+            return None
+        if code == FAILED:
+            return Failure(self.config, reason, command_of(self.config, self.options))
+        end = f"died of signal {-code}" if code < 0 else f"ended with exit code {code}"
+        cause = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        last = f": {lines[-1]}" if lines else ""
+        return record_failure(self.config, self.options, f"its process ({self.process.pid}) {end}{cause}{last}", errors)
 
     def close(self) -> None:
-        """End what is running, and let the processes go."""
-        processes = [process for process, _ in self.running.values()] + [process for _, process in self._idle]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        for connection in (*self.running, *(connection for connection, _ in self._idle)):
-            connection.close()
-
-    def _process(self) -> tuple[Connection, BaseProcess]:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        here, there = context.Pipe()
-        process = context.Process(target=_execute, args=(there, self.place), daemon=True)
-        with _ctrl_c_blocked():
-            process.start()
-        there.close()
-        return here, process
+        """Wait for the process, close its files, and remove files that it did not finish writing."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+        self._errors.close()
+        folder = self.options.out / self.config.folder
+        if isinstance(folder, Path):
+            remove_stale_parts(folder)
 
 
-def _cause(exitcode: int | None) -> str:
-    """The likely cause of a process's death, by its exit code."""
-    if exitcode == -signal.SIGKILL:
-        return ", as when memory runs out"
-    return f" of signal {-exitcode}" if exitcode and exitcode < 0 else f" with exit code {exitcode}"
+def child_command(config: Config, options: RunOptions) -> list[str]:
+    """Return the command of a `Child`."""
+    return [sys.executable, "-m", *shlex.split(command_of(config, options))]
 
 
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Ctrl-C waits, and a process that starts meanwhile never gets it: its parent does, and ends it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def run_as_child(config: Config, options: RunOptions) -> int:
+    """Train one run as a `Child` does, print why it failed, if it did, and return the exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    failure = run_one(config, options)
+    if failure:
+        print(failure.reason, file=sys.stderr)
+    return FAILED if failure else 0
 
 
-def _execute(connection: Connection, place: RunOptions) -> None:
-    """Execute each run that comes, until the parent ends, however it does: what runs on would be in its successor's way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            connection.send(run_one(connection.recv(), place))
+def _end_with_parent() -> None:
+    """End this process when standard input closes: a process that outlives its sweep would compete with the next one."""
+    with contextlib.suppress(OSError):
+        os.read(0, 1)
+    os._exit(1)

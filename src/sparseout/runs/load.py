@@ -1,4 +1,4 @@
-"""A run's trained model again, from its folder: the configuration, the weights, and the data that it is evaluated on."""
+"""Load a trained run from its folder: the configuration, the network with its weights, and the data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sparseout.training.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """A run that has ended.
+    """A complete run.
 
     Attributes:
-        study: the experiment.
+        study: the run's study.
         config: the run's settings.
-        data: what it was trained and is evaluated on.
-        network: with the run's weights, on the CPU.
-        summary: its record.
-        folder: that it is in.
+        data: the study's data, for training and evaluation.
+        network: the network with the run's weights, on the CPU.
+        summary: the content of `summary.json`.
+        folder: the run's folder.
     """
 
     study: Study
@@ -41,24 +41,24 @@ class LoadedRun:
 
     @property
     def history(self) -> list[Record]:
-        """Its epochs.
+        """The run's epochs, a record each.
 
         Raises:
-            UserError: they cannot be read.
+            UserError: the file cannot be read.
         """
         return read_epochs(self.folder)
 
 
 def load_run(folder: Path, data_dir: Path | None = None) -> LoadedRun:
-    """The run in `folder`, with its study's data from `data_dir` or where it comes from by default. No pickle is read.
+    """Load the run in `folder`, with its study's data from `data_dir` or from the default source. No pickle is read.
 
     Raises:
-        FolderError: the folder is no complete run of a study that is known, its files are damaged, or they are not of one run.
+        FolderError: the folder is not a complete run of a known study, or its files are damaged or belong to different runs.
         UserError: the data is missing.
     """
     if not all(is_file(folder / name) for name in (CONFIG, SUMMARY, WEIGHTS)):
         raise FolderError(f"{folder} must be the folder of a complete run, with {CONFIG}, {WEIGHTS} and {SUMMARY}")
-    folder = folder.resolve()  # '.' has no name, and a link has another
+    folder = folder.resolve()  # '.' has no name, and a link has another name
     study, config = _configured(folder)
     try:
         summary = read_run(folder)
@@ -75,7 +75,7 @@ def load_run(folder: Path, data_dir: Path | None = None) -> LoadedRun:
 
 
 def _configured(folder: Path) -> tuple[Study, Config]:
-    """The study and the configuration that the settings of a run ask for; one that is not among them has its default."""
+    """Return the study and the configuration of a run; a setting that its file lacks has the default."""
     path = folder / CONFIG
     try:
         settings = read_file(path, RunSettings)
@@ -83,15 +83,15 @@ def _configured(folder: Path) -> tuple[Study, Config]:
         raise FolderError(str(error)) from error
     study = STUDIES.get(settings["study"])
     if study is None:
-        raise FolderError(f"{path} must be of a study that is known, got {settings['study']!r}")
+        raise FolderError(f"{path}: study must be one of {', '.join(map(repr, STUDIES))}, got {settings['study']!r}")
     names = {field.name for field in dataclasses.fields(study.config)}
     try:
         config = study.config(**{name: value for name, value in settings.items() if name in names})
     except (TypeError, ValueError) as error:
         raise FolderError(f"{path}: {error}") from error
-    made = {"run": settings["run"], **config.to_dict()}  # settings that came later are not in the hash
+    allowed = {"run": settings["run"], **config.to_dict()}  # the hash of an older run lacks newer settings
     for name, value in settings.items():
-        if name not in made or made[name] != value:
+        if name not in allowed or allowed[name] != value:
             raise FolderError(f"{path}: {name}: no run of this study has {value!r}")
     return study, config
 
@@ -99,17 +99,17 @@ def _configured(folder: Path) -> tuple[Study, Config]:
 def _load_weights(network: nn.Module, path: Path, run: str) -> None:
     try:
         with safe_open(path, framework="pt") as file:
-            of = (file.metadata() or {}).get("run", run)  # earlier versions did not write it
+            owner = (file.metadata() or {}).get("run", run)  # earlier versions did not write it
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise FolderError(f"{path} are no weights of this run: {_line(error)}") from error
-    if of != run:
-        raise FolderError(f"{path} has the weights of the run {of}, not of {run}")
+        raise FolderError(f"{path} does not hold the weights of this run: {_line(error)}") from error
+    if owner != run:
+        raise FolderError(f"{path} has the weights of the run {owner}, not of {run}")
     try:
         _check_types(network, tensors)
         network.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
-        raise FolderError(f"{path} are no weights of this run: {_line(error)}") from error
+        raise FolderError(f"{path} does not hold the weights of this run: {_line(error)}") from error
 
 
 def _check_types(network: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster: each run is a task, which Ray places, and starts again elsewhere when its machine is lost."""
+"""A sweep on a Ray cluster: each run is a task. If its machine is lost, Ray restarts the task on another one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 from sparseout.errors import UserError
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import SweepEvent, failure, run_one
+from sparseout.runs.run import SweepEvent, record_failure, run_one
 from sparseout.training.config import Config
 
-RETRIES = 5  # of a run whose worker was lost; a run that fails by itself would fail again
-INTERVAL = 1.0  # seconds between two looks at what is running
+RETRIES = 5  # restarts of a run whose worker was lost; a run that raised an exception would raise it again
+INTERVAL = 1.0  # seconds between two updates of the number of runs in progress
 
 
-def on_ray(configs: Sequence[Config], place: RunOptions, address: str) -> Iterator[SweepEvent]:
-    """Execute `configs` on the cluster at `address`, with a CPU for each of a run's threads, and a GPU where it uses one.
+def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iterator[SweepEvent]:
+    """Execute the runs on the cluster at `address`. Each run gets one CPU per thread, and a GPU if it uses one.
 
     Raises:
-        UserError: ray is not installed, there is no cluster, or its machines cannot execute a run.
+        UserError: ray is not installed, there is no cluster at the address, or no machine has room for a run.
     """
     try:
         import ray
     except ImportError as error:
         raise UserError("--ray needs ray: pip install 'sparseout[ray]'") from error
-    if ":" in place.device:
-        raise UserError(f"device must be a kind such as 'cuda' on Ray, which chooses which one, got {place.device!r}")
+    if ":" in options.device:
+        raise UserError(f"device must be a type such as 'cuda' on Ray, which chooses the index itself, got {options.device!r}")
     own = not ray.is_initialized()
     if own:
         _check_answers(address)
@@ -40,29 +40,29 @@ def on_ray(configs: Sequence[Config], place: RunOptions, address: str) -> Iterat
     pending = {}
     try:
         room = ray.cluster_resources()
-        gpus = int(place.device == "cuda" or (place.device == "auto" and room.get("GPU", 0) > 0))
+        gpus = int(options.device == "cuda" or (options.device == "auto" and room.get("GPU", 0) > 0))
         most = max(node["Resources"].get("CPU", 0) for node in ray.nodes())
         for config in configs:
             if config.threads > most:
                 raise UserError(
                     f"threads must be at most the {most:g} CPUs of the cluster's largest machine, got {config.threads}"
                 )
-        # A worker has a working directory of its own.
-        out = place.out.absolute() if isinstance(place.out, Path) else place.out
-        there = dataclasses.replace(place, out=out, data_dir=place.data_dir and place.data_dir.absolute())
+        # A worker has another working directory.
+        out = options.out.absolute() if isinstance(options.out, Path) else options.out
+        absolute = dataclasses.replace(options, out=out, data_dir=options.data_dir and options.data_dir.absolute())
         task = ray.remote(run_one)
         for config in configs:
-            asked = task.options(name=config.folder, num_cpus=config.threads, num_gpus=gpus, max_retries=RETRIES)
-            pending[asked.remote(config, there)] = config
+            sized = task.options(name=config.folder, num_cpus=config.threads, num_gpus=gpus, max_retries=RETRIES)
+            pending[sized.remote(config, absolute)] = config
         while pending:
             ended, _ = ray.wait(list(pending), timeout=INTERVAL)
             for reference in ended:
                 config = pending.pop(reference)
                 try:
-                    failed = ray.get(reference)
+                    failure = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    failed = failure(config, place, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-                yield SweepEvent(_running(len(pending), config), config, failed)
+                    failure = record_failure(config, options, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+                yield SweepEvent(_running(len(pending), config), config, failure)
             if not ended:
                 yield SweepEvent(_running(len(pending), next(iter(pending.values()))))
     finally:
@@ -73,7 +73,7 @@ def on_ray(configs: Sequence[Config], place: RunOptions, address: str) -> Iterat
 
 
 def _running(pending: int, config: Config) -> int:
-    """How many of the pending runs run, by the CPUs in use."""
+    """Return how many of the pending runs are in progress, from the number of CPUs in use."""
     import ray
 
     used = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
@@ -81,9 +81,9 @@ def _running(pending: int, config: Config) -> int:
 
 
 def _check_answers(address: str) -> None:
-    """Raise unless something listens at `HOST:PORT`: Ray itself would try for minutes, deaf to signals."""
+    """Raise unless something listens at `HOST:PORT`: Ray itself would try for minutes and ignore signals."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):  # 'auto', or what Ray has to judge
+    if not (host and port.isdigit()):  # 'auto', or an address that Ray checks
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,4 +1,4 @@
-"""A sweep's file: which study, and which values of which settings."""
+"""The sweep file: a study, and a value or several values for each setting."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-WORDS: dict[Any, str] = {float: "a number", int: "an integer", bool: "true or false", str: "a word"}
+TYPE_NAMES: dict[Any, str] = {float: "a number", int: "an integer", bool: "true or false", str: "a string"}
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepSpec:
-    """What a file asks for.
+    """A sweep file.
 
     Attributes:
-        content: of the file.
-        configs: the runs.
+        content: the bytes of the file.
+        configs: the runs that it describes.
     """
 
     content: bytes
@@ -37,10 +37,10 @@ class SweepSpec:
 
 
 def read_spec(file: Path) -> SweepSpec:
-    """Read `study = NAME`, a `preset` if there is one, and settings: `name = value`, or `name = [value, ...]`, an axis.
+    """Read a sweep file: `study = NAME`, optionally a `preset`, and settings as `name = value` or `name = [value, ...]`.
 
     Raises:
-        UserError: the file cannot be read, or has a name or a value that its study does not have.
+        UserError: the file cannot be read, or its study has no such setting or does not allow such a value.
     """
     try:
         content = file.read_bytes()
@@ -76,27 +76,27 @@ def _configs(given: dict[str, Any]) -> list[Config]:
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     if name in {field.name for kind in (RunOptions, SweepOptions) for field in dataclasses.fields(kind)}:
-        return f"{name} is no part of the question: give --{name.replace('_', '-')} to the command"
+        return f"{name} does not belong in the file: pass --{name.replace('_', '-')} to the command"
     close = difflib.get_close_matches(name, known, 1, 0.0)[0]
-    return f"{name if name.isidentifier() else _shown(name)} is no setting of this study: did you mean {close}?"
+    return f"{name if name.isidentifier() else _shown(name)} is not a setting of this study: did you mean {close}?"
 
 
 def _checked(name: str, hint: Any, value: Any) -> Any:
-    """`value` as a flag would give it: the configuration checks ranges and names."""
-    kind = hint if hint in WORDS else str
+    """Return `value` if its type is the setting's, as a flag would; the configuration checks its range."""
+    kind = hint if hint in TYPE_NAMES else str
     if type(value) is int and not -(2**63) <= value < 2**63:
         raise UserError(f"{name} must be a number of at most 64 bits, got {_shown(value)}")
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{name} must be {WORDS[kind]}, got {_shown(value)}")
+        raise UserError(f"{name} must be {TYPE_NAMES[kind]}, got {_shown(value)}")
     return value
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: one line of at most 80 characters."""
+    """Return a value for a message, in one line of at most 80 characters."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested, or with more digits, than Python writes
+    except (RecursionError, ValueError):  # nested too deeply, or with too many digits, for Python to write
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""The paper's first experiment: how sparse the representation of an autoencoder becomes as `q` changes."""
+"""The paper's first experiment: how the sparsity of an autoencoder's representation depends on `q`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
 from sparseout.training.study import Study
 
-BATCH = 1000  # test images at a time
+BATCH = 1000  # images per forward pass of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig(Config):
-    """Train an autoencoder of one hidden ReLU layer, with noise on that layer, by Adam on binary cross entropy.
+    """Train an autoencoder with one hidden ReLU layer and noise on that layer, by Adam on binary cross entropy.
 
     Attributes:
         dataset: 'digits' (1,797 images of 8 x 8, bundled with scikit-learn) or 'mnist' (70,000 of 28 x 28)
-        hidden_size: units of the hidden layer
-        epochs: passes over the training images
-        batch_size: images a step
-        lr: Adam's learning rate
+        hidden_size: number of units of the hidden layer
+        epochs: number of passes over the training images
+        batch_size: number of images per step
+        lr: learning rate of Adam
     """
 
     study: ClassVar[str] = "autoencoder"
@@ -48,16 +48,18 @@ class AutoencoderConfig(Config):
 
 
 class Autoencoder(nn.Module):
-    """`logits = W2 noise(relu(W1 x + b1)) + b2`, with `nn.Linear`'s own initialisation.
+    """`logits = W2 noise(relu(W1 x + b1)) + b2`, with the default initialisation of `nn.Linear`.
 
     Args:
-        pixels: inputs and outputs.
-        hidden_size: units of the representation.
+        pixels: number of inputs and outputs.
+        hidden_size: number of units of the representation.
         noise: layer applied to the representation.
 
     Shape:
-        Input and output: `(batch, pixels)`; the input lies in [0, 1], the output is logits.
+        Input and output: `(batch, pixels)`; the input lies in [0, 1], the output holds logits.
     """
+
+    regularised_layers = ("noise",)
 
     def __init__(self, pixels: int, hidden_size: int, noise: nn.Module) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class Autoencoder(nn.Module):
 
 
 class AutoencoderLearner(Learner):
-    """Adam on the mean binary cross entropy of a pixel."""
+    """Minimises the mean binary cross entropy per pixel with Adam."""
 
     network: Autoencoder
 
@@ -91,34 +93,34 @@ class AutoencoderLearner(Learner):
         return Loss(total, len(batch) * target.shape[1])
 
     def evaluate(self) -> Record:
-        return evaluate(self.network, self.images)
+        return evaluate(self.network, self.images, profile=False)
 
     def results(self) -> Record:
-        return evaluate(self.network, self.images, profile=True)
+        return evaluate(self.network, self.images)
 
 
 def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
-    """The images of `config.dataset`."""
+    """Load the images of `config.dataset`."""
     return mnist.load(config.dataset, data_dir)
 
 
 def model(config: AutoencoderConfig, images: mnist.Images) -> Autoencoder:
-    """The autoencoder of `config` for images of that size."""
+    """Build the autoencoder of `config` for the size of `images`."""
     return Autoencoder(images.train.shape[1], config.hidden_size, config.noise_layer())
 
 
 def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:
-    """The test images."""
+    """Return the test images, in batches."""
     batches: tuple[Tensor, ...] = images.test.split(BATCH)
     return batches
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: mnist.Images, profile: bool = True) -> Record:
-    """Mean binary cross entropy a pixel of the test images, in nats, and the sparsity of their clean representations."""
+def evaluate(network: Autoencoder, images: mnist.Images, profile: bool = True) -> Record:
+    """Return the mean binary cross entropy per pixel of the test images, in nats, and the sparsity of their representations."""
     network.eval()
     total = 0.0
-    with measuring(network, profile) as measures:
+    with measuring(network, network.regularised_layers, profile) as measures:
         for target in test_batches(images):
             total += F.binary_cross_entropy_with_logits(network(target), target, reduction="sum").item()
     return {"test_loss": total / images.test.numel(), **measures.results()}

@@ -1,4 +1,4 @@
-"""The paper's image classification: wide residual networks with noise in their blocks, and how `q` changes what they learn."""
+"""The paper's image classification: how the noise in the blocks of a wide residual network changes its accuracy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparseout.checks import check_integer
 from sparseout.errors import UserError
@@ -23,29 +23,29 @@ from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
 from sparseout.training.study import Study
 
-BATCH = 500  # held-out images at a time
-DECAYS = (3, 6, 8)  # tenths of the epochs, after each of which the learning rate falls to a fifth
+BATCH = 500  # images per forward pass of an evaluation
+DECAYS = (3, 6, 8)  # tenths of the epochs after which the learning rate is divided by 5
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
-    """Train a wide residual network, with noise in its blocks, by SGD with Nesterov's momentum of 0.9 on cross entropy.
+    """Train a wide residual network with noise in its blocks, by SGD with Nesterov momentum 0.9 on cross entropy.
 
-    The learning rate falls to a fifth after 30, 60 and 80 % of the epochs. Images are shifted by up to an eighth of their size,
-    reflected at the borders, and mirrored with probability 1/2 unless they are digits.
+    The learning rate is divided by 5 after 30, 60 and 80 % of the epochs. Images are shifted by up to an eighth of their size,
+    with reflected borders, and mirrored with probability 1/2 unless they are digits.
 
     Attributes:
         p: drop probability in [0, 1]
         dataset: 'digits' (1,797 of 8 x 8, bundled with scikit-learn), 'cifar10' or 'cifar100' (60,000 of 32 x 32)
-        train_images: how many to learn from, the first ones; 0 is all that are not held out
-        valid_images: how many of the training images to hold out, the last ones, and to evaluate each epoch
-        depth: 6 n + 4 for n blocks in each of the three groups
-        width: factor of the channels 16, 32 and 64
-        placement: of the noise: 'before-conv2' as in the authors' network, or 'after-conv1', before the normalisation
-        epochs: passes over the training images
-        batch_size: images a step; what is left of an epoch's order is skipped, as the authors do
-        lr: learning rate at the start
-        weight_decay: of all parameters
+        train_images: number of images to train on, from the start of the training set; 0 for all that are not held out
+        valid_images: number of images to hold out from the end of the training set, for an evaluation after each epoch
+        depth: 6 n + 4 for n blocks per group
+        width: factor of the 16, 32 and 64 channels of the groups
+        placement: position of the noise: 'before-conv2', as in the authors' network, or 'after-conv1', before the normalisation
+        epochs: number of passes over the training images
+        batch_size: number of images per step; an incomplete last batch is skipped, as in the authors' code
+        lr: initial learning rate
+        weight_decay: L2 penalty on all parameters
     """
 
     study: ClassVar[str] = "image"
@@ -72,15 +72,15 @@ class ImageConfig(Config):
         check_depth(self.depth)
 
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate in `epoch`, counted from 1."""
+        """Return the learning rate in `epoch`, counted from 1."""
         return self.lr * 0.2 ** sum(10 * (epoch - 1) >= tenths * self.epochs for tenths in DECAYS)
 
 
 def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
-    """The images of `config.dataset`.
+    """Load the images of `config.dataset`.
 
     Raises:
-        UserError: they cannot be used, or are fewer than a batch.
+        UserError: the images cannot be loaded, or are fewer than a batch.
     """
     data = classification.load(config.dataset, data_dir, config.train_images, config.valid_images)
     if len(data.train) < config.batch_size:
@@ -89,19 +89,21 @@ def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
 
 
 def model(config: ImageConfig, data: LabelledImages) -> WideResNet:
-    """The network of `config` for images and classes as `data` has."""
+    """Build the network of `config` for the channels and classes of `data`."""
     return WideResNet(config.depth, config.width, data.channels, data.classes, config.noise_layer, config.placement)
 
 
 def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:
-    """The test images, as the network takes them."""
+    """Return the normalised test images, in batches."""
     return tuple(data.normalised(images) for images in data.test.images.split(BATCH))
 
 
 class ImageLearner(Learner):
-    """Minimises the cross entropy of shifted and mirrored images, in nats an image."""
+    """Minimises the mean cross entropy of shifted and mirrored images, with SGD."""
 
-    def __init__(self, config: ImageConfig, data: LabelledImages, network: nn.Module, accelerator: Accelerator) -> None:
+    network: WideResNet
+
+    def __init__(self, config: ImageConfig, data: LabelledImages, network: WideResNet, accelerator: Accelerator) -> None:
         optimizer = torch.optim.SGD(
             network.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
         )
@@ -132,28 +134,28 @@ class ImageLearner(Learner):
         return [self.data.normalised(images[: max(BATCH, self.config.batch_size)])]
 
     def evaluate(self) -> Record:
-        """Judge by the validation images; where there are none by the test images, as the authors' log does."""
+        """Evaluate on the validation images or, if there are none, on the test images, as the authors' log does."""
         if not len(self.data.valid):
             return evaluate(self.network, self.data, profile=False)
-        loss, accuracy, sparsity = _judge(self.network, self.data, self.data.valid)
+        loss, accuracy, sparsity = _evaluate(self.network, self.data, self.data.valid)
         return {"valid_loss": loss, "valid_accuracy": accuracy, **sparsity}
 
     def results(self) -> Record:
         return evaluate(self.network, self.data)
 
 
-def evaluate(network: nn.Module, data: LabelledImages, profile: bool = True) -> Record:
-    """Mean cross entropy of a test image, in nats, the accuracy, and the sparsity of the clean activations."""
-    loss, accuracy, sparsity = _judge(network, data, data.test, profile)
+def evaluate(network: WideResNet, data: LabelledImages, profile: bool = True) -> Record:
+    """Return the mean cross entropy of the test images, in nats, the accuracy, and the sparsity of the clean activations."""
+    loss, accuracy, sparsity = _evaluate(network, data, data.test, profile)
     return {"test_loss": loss, "accuracy": accuracy, **sparsity}
 
 
 @torch.no_grad()
-def _judge(network: nn.Module, data: LabelledImages, part: Part, profile: bool = False) -> tuple[float, float, Record]:
+def _evaluate(network: WideResNet, data: LabelledImages, part: Part, profile: bool = False) -> tuple[float, float, Record]:
     network.eval()
     device = next(network.parameters()).device
     loss, correct = 0.0, 0
-    with measuring(network, profile) as measures:
+    with measuring(network, network.regularised_layers, profile) as measures:
         for images, labels in zip(part.images.split(BATCH), part.labels.split(BATCH), strict=True):
             logits, labels = network(data.normalised(images.to(device))), labels.to(device)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()

@@ -1,10 +1,9 @@
-"""The paper's question in language modelling: does noise that makes an AWD-LSTM's activations sparser lower its perplexity?"""
+"""The paper's language modelling: how the noise on an AWD-LSTM's activations changes its perplexity."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,11 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
-from sparseout.checks import check_integer, check_number, check_p
+from sparseout.checks import check_integer, check_number
 from sparseout.errors import UserError
 from sparseout.records.schema import LARGEST, Record
 from sparseout.structured import LockedSparseout
-from sparseout.studies.data import text
+from sparseout.studies.data import sequences, text
 from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
@@ -26,39 +25,35 @@ from sparseout.training.learner import Learner, Loss
 from sparseout.training.study import Study
 
 NoiseLayers = Literal["hidden", "output", "both"]
-SHORTEST = 5  # words of a sequence, as the authors' code has it
-COLUMNS = 20  # of the validation text, read side by side
-CONTEXT = 64  # words that each column but the first reads before its own
-PIECE = 1280  # words to evaluate at a time
-MOST_LAYERS = 1000
+COLUMNS = 20  # of the validation text, read in parallel
+MAX_LAYERS = 1000
 PATIENCE = 5  # epochs: the n of NT-ASGD
-IGNORED = -100  # cross_entropy's mark for what is not to be predicted
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig(Config):
-    """Train an AWD-LSTM language model by NT-ASGD, with noise on the output of its layers.
+    """Train an AWD-LSTM language model with noise on the output of its layers, by NT-ASGD.
 
     Attributes:
         p: drop probability on the output of the last layer
         dataset: 'english' (the documentation of the running interpreter), 'ptb' (Penn Treebank) or 'wikitext2'
-        train_tokens: of the training text, from its start; 0 is all of it
-        noise_layers: layers with the noise: all but the last ('hidden'), the last ('output') or 'both'; the rest: locked dropout
-        p_hidden: drop probability between layers
+        train_tokens: number of tokens to train on, from the start of the training text; 0 for all
+        noise_layers: layers with the noise: 'hidden' (all but the last), 'output' (the last) or 'both'; others: locked dropout
+        p_hidden: drop probability on the output of all layers but the last
         p_input: drop probability of the locked dropout on the first layer's input
-        p_embedding: probability with which a word of the embedding is dropped
-        p_weight: probability with which a recurrent weight is dropped
-        num_layers: LSTMs on top of each other
-        hidden_size: units of each layer but the last
-        embedding_size: features of a word, and units of the last layer
-        epochs: passes over the training text
-        batch_size: columns that the training text is cut into, which are read side by side
-        bptt: words of a sequence, on average
-        lr: of SGD, for a sequence of bptt words; it is in proportion to its length
+        p_embedding: probability of dropping a word of the embedding
+        p_weight: probability of dropping a recurrent weight
+        num_layers: number of stacked LSTMs
+        hidden_size: number of units of each layer but the last
+        embedding_size: number of features of a word, and of units of the last layer
+        epochs: number of passes over the training text
+        batch_size: number of columns that the training text is cut into and read in parallel
+        bptt: average length of a sequence, in words
+        lr: learning rate of SGD for a sequence of bptt words; it is proportional to the length
         weight_decay: L2 penalty on all parameters
-        clip: 2-norm that gradients are clipped to
-        alpha: of the activation regularisation: mean square of the last layer's output after its noise
-        beta: of the temporal one: mean square of the change in the last layer's output from word to word
+        clip: maximum 2-norm of the gradients
+        alpha: weight of the activation regularisation, the mean square of the last layer's output after its noise
+        beta: weight of the temporal regularisation, the mean square of the change of that output before its noise between words
     """
 
     study: ClassVar[str] = "language"
@@ -84,38 +79,41 @@ class LanguageConfig(Config):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        p = check_p(self.p)
         super().__post_init__()
         for name in ("p_hidden", "p_input", "p_embedding", "p_weight"):
             check_number(name, getattr(self, name), 0, 1, "a drop probability in [0, 1]")
         self._check_not_negative("weight_decay", "alpha", "beta")
         check_integer("train_tokens", self.train_tokens, 0, 2**31 - 1)
-        check_integer("bptt", self.bptt, SHORTEST, 2**31 - 1)
-        self._check_at_least_1("num_layers", most=MOST_LAYERS)
+        check_integer("bptt", self.bptt, sequences.MIN_LENGTH, 2**31 - 1)
+        self._check_at_least_1("num_layers", most=MAX_LAYERS)
         self._check_at_least_1("hidden_size", "embedding_size", "epochs", "batch_size")
         self._check_positive("lr", "clip")
-        if self.noise == "none":
-            # A place without the noise keeps its locked dropout.
-            object.__setattr__(self, "p", p if self.noise_layers == "hidden" else 0.0)
-            object.__setattr__(self, "p_hidden", self.p_hidden if self.noise_layers == "output" else 0.0)
+
+    def ignored(self) -> dict[str, Any]:
+        if self.noise != "none":
+            return super().ignored()
+        # Layers outside noise_layers keep their locked dropout.
+        p = self.p if self.noise_layers == "hidden" else 0.0
+        p_hidden = self.p_hidden if self.noise_layers == "output" else 0.0
+        return super().ignored() | {"p": p, "p_hidden": p_hidden}
 
     def noises(self) -> list[nn.Module]:
-        """What the output of each layer goes through."""
+        """Return a layer of noise for the output of each LSTM."""
         return [*(self._noise("hidden", self.p_hidden) for _ in range(self.num_layers - 1)), self._noise("output", self.p)]
 
-    def _noise(self, place: str, p: float) -> nn.Module:
-        if self.noise_layers not in (place, "both") or self.noise == "dropout":
+    def _noise(self, layer: str, p: float) -> nn.Module:
+        if self.noise_layers not in (layer, "both") or self.noise == "dropout":
             return LockedDropout(p)
         if self.noise == "none":
             return nn.Identity()
-        return LockedSparseout(p, self.q, gradient=self.gradient, scale=self.layer_scale)
+        return LockedSparseout(p, self.layer_q, gradient=self.gradient, scale=self.layer_scale)
 
 
 class LanguageLearner(Learner):
-    """SGD on the mean cross entropy of the next word, averaged once the validation loss stops falling (NT-ASGD).
+    """Minimises the mean cross entropy of the next word with SGD, averaged once the validation loss stops falling (NT-ASGD).
 
-    The training text is cut into `batch_size` columns, read side by side in sequences of random length, each going on from
-    the hidden state that the one before ended with. What counts is the best epoch by the validation loss.
+    The training text is cut into `batch_size` columns, which are read in parallel, in sequences of random length. Each sequence
+    starts from the final hidden state of the previous one. The results are those of the epoch with the lowest validation loss.
 
     Source: Merity, Keskar and Socher (2018), sections 3 and 4.1.
     """
@@ -140,7 +138,7 @@ class LanguageLearner(Learner):
         self.best: dict[str, Tensor] = {}
 
     def start_epoch(self, epoch: int) -> int:
-        self.lengths = lengths(len(self.columns) - 1, self.config.bptt, self.generator("bptt", epoch))
+        self.lengths = sequences.lengths(len(self.columns) - 1, self.config.bptt, self.generator("bptt", epoch))
         self.hidden = self.network.zeros(self.columns.shape[1])
         return len(self.lengths)
 
@@ -155,12 +153,12 @@ class LanguageLearner(Learner):
         return Loss(total, length * self.config.batch_size, penalty)
 
     def clean_batches(self) -> list[Tensor]:
-        return [inputs for inputs, _ in _pieces(self.corpus.valid, COLUMNS)]
+        return [inputs for inputs, _ in sequences.pieces(self.corpus.valid, COLUMNS)]
 
     def evaluated_forward(self, inputs: Tensor) -> Any:
         if self.averaged is None:
             return super().evaluated_forward(inputs)
-        # The network's own layers, which are measured, with the averaged weights.
+        # The target measures the layers of the network itself, here with the averaged weights.
         return torch.func.functional_call(self.network, dict(self.averaged.module.named_parameters()), (inputs,))
 
     def update(self, step: int) -> tuple[Tensor, int]:
@@ -172,8 +170,8 @@ class LanguageLearner(Learner):
         return done
 
     def evaluate(self) -> Record:
-        network = self.network if self.averaged is None else self.averaged.module
-        loss, measures = judge(network, self.corpus.valid, COLUMNS)
+        network: Any = self.network if self.averaged is None else self.averaged.module
+        loss, measures = evaluate_text(network, self.corpus.valid, COLUMNS)
         self._end_epoch(network, self.broadcast(loss))
         return {"valid_loss": loss, "valid_perplexity": perplexity(loss), **measures}
 
@@ -187,7 +185,7 @@ class LanguageLearner(Learner):
         state = super().state_dict() | {"valid_losses": self.valid_losses, "best": self.best}
         if self.averaged is not None:
             state["averaged"] = self.averaged.state_dict()
-        # Columns come first where those of all processes are put together.
+        # `gather` concatenates the processes' columns along the first dimension.
         gathered = [[self.accelerator.gather(part.transpose(0, 1).contiguous()) for part in layer] for layer in self.hidden]
         state["hidden"] = {str(number): {"h": h, "c": c} for number, (h, c) in enumerate(gathered)}
         return state
@@ -204,7 +202,7 @@ class LanguageLearner(Learner):
         self.hidden = tuple((h, c) for h, c in shares)
 
     def _end_epoch(self, network: nn.Module, loss: float) -> None:
-        """Keep the best weights, and begin to average where the loss is above the lowest of all but the last epochs."""
+        """Keep the best weights; start to average if the loss exceeds the lowest one before the last `PATIENCE` epochs."""
         loss = math.inf if math.isnan(loss) else loss
         if loss < min(self.valid_losses, default=math.inf) or not self.best:
             self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -214,108 +212,65 @@ class LanguageLearner(Learner):
 
 
 def average(network: AWDLSTM) -> AveragedModel:
-    """The mean of the weights after each call of its `update_parameters`: `theta <- theta + (w - theta) / n`."""
-    # torch.optim.ASGD would take each step with the rate of the step before it.
+    """Return a running mean of the network's weights; its `update_parameters` is `theta <- theta + (w - theta) / n`."""
+    # torch.optim.ASGD would apply each learning rate one step late.
     averaged = AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())
     for module in averaged.modules():
         if isinstance(module, nn.LSTM):
-            module.flatten_parameters()  # which a copy is not, on a GPU
+            module.flatten_parameters()  # copies on a GPU are not flat
     return averaged
 
 
-def lengths(words: int, bptt: int, generator: torch.Generator) -> list[int]:
-    """Lengths of sequences that make up `words`: normal around `bptt`, or in one of 20 around `bptt / 2`, deviation 5.
-
-    >>> lengths(300, 70, torch.Generator().manual_seed(0))
-    [71, 71, 71, 72, 15]
-    """
-    drawn = []
-    while words > 0:
-        mean = bptt if torch.rand((), generator=generator) < 0.95 else bptt / 2
-        length = max(SHORTEST, round(mean + 5 * torch.randn((), generator=generator).item()))
-        if words - length < SHORTEST:
-            length = words
-        drawn.append(length)
-        words -= length
-    return drawn
-
-
 def load(config: LanguageConfig, data_dir: Path | None) -> text.Corpus:
-    """The text of `config.dataset`.
+    """Load the text of `config.dataset`.
 
     Raises:
-        UserError: it cannot be loaded, or is too short for `config.batch_size` columns of more than `config.bptt` words.
+        UserError: the text cannot be loaded, or is too short for `config.batch_size` columns of more than `config.bptt` words.
     """
     corpus = text.load(config.dataset, data_dir, config.train_tokens)
     rows = len(corpus.train) // config.batch_size
     if config.bptt > rows - 1:
         raise UserError(
-            f"bptt must be below the {rows:,} words of a column, of which {len(corpus.train):,} words make {config.batch_size}, "
+            f"bptt must be below the {rows:,} words of a column ({len(corpus.train):,} words in {config.batch_size} columns), "
             f"got {config.bptt}"
         )
     return corpus
 
 
 def model(config: LanguageConfig, corpus: text.Corpus) -> AWDLSTM:
-    """The language model of `config` for the words of `corpus`."""
+    """Build the language model of `config` for the vocabulary of `corpus`."""
     noises, drops = config.noises(), (config.p_embedding, config.p_input, config.p_weight)
     return AWDLSTM(len(corpus.vocabulary), config.embedding_size, config.hidden_size, noises, *drops)
 
 
-def pairs(words: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets `(time, columns)` in which every word but the first is a target once; other targets are `IGNORED`.
-
-    Each column but the first reads the `CONTEXT` words before its own. A short text has fewer columns.
-
-    >>> inputs, targets = pairs(torch.arange(5), 1)
-    >>> inputs.flatten().tolist(), targets.flatten().tolist()
-    ([0, 1, 2, 3], [1, 2, 3, 4])
-    """
-    predicted = len(words) - 1
-    columns = max(1, min(columns, predicted // (4 * CONTEXT)))
-    context = CONTEXT if columns > 1 else 0
-    time = torch.arange(-(-(predicted + (columns - 1) * context) // columns), device=words.device)[:, None]
-    starts = torch.arange(columns, device=words.device) * (len(time) - context)
-    place = starts + time
-    counts = (place < predicted) & ((time >= context) | (starts == 0))
-    place = place.clamp(max=predicted - 1)
-    return words[place], words[place + 1].where(counts, IGNORED)
-
-
 @torch.no_grad()
-def judge(network: nn.Module, words: Tensor, columns: int, profile: bool = False) -> tuple[float, Record]:
-    """Mean negative log likelihood of every word but the first, in nats, and the sparsity of the clean representations."""
+def evaluate_text(network: AWDLSTM, words: Tensor, columns: int, profile: bool = False) -> tuple[float, Record]:
+    """Return the mean negative log likelihood of all words but the first, in nats, and the sparsity of the clean activations."""
     network.eval()
     total, hidden = 0.0, None
-    with measuring(network, profile) as measures:
-        for inputs, targets in _pieces(words.to(next(network.parameters()).device), columns):
+    with measuring(network, network.regularised_layers, profile) as measures:
+        for inputs, targets in sequences.pieces(words.to(next(network.parameters()).device), columns):
             output: Output = network(inputs, hidden)
             hidden = output.hidden
             total += F.cross_entropy(output.logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
     return total / (len(words) - 1), measures.results()
 
 
-def _pieces(words: Tensor, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
-    inputs, targets = pairs(words, columns)
-    rows = PIECE // inputs.shape[1]
-    return zip(inputs.split(rows), targets.split(rows), strict=True)
-
-
 def perplexity(loss: float) -> float:
-    """`exp(loss)`, infinite where that is beyond float32."""
+    """Return `exp(loss)`, or infinity if that exceeds the range of float32."""
     value = torch.tensor(loss, dtype=torch.float64).exp().item()
     return math.inf if value > LARGEST else value
 
 
-def evaluate(network: nn.Module, corpus: text.Corpus) -> Record:
-    """Mean negative log likelihood a word of the test text, read in one piece, its exponential, and the layers' sparsity."""
-    loss, measures = judge(network, corpus.test, columns=1, profile=True)
+def evaluate(network: AWDLSTM, corpus: text.Corpus) -> Record:
+    """Return the mean negative log likelihood of the test text, read as one column, the perplexity and the layers' sparsity."""
+    loss, measures = evaluate_text(network, corpus.test, columns=1, profile=True)
     return {"test_loss": loss, "perplexity": perplexity(loss), **measures}
 
 
 def test_batches(corpus: text.Corpus) -> tuple[Tensor, ...]:
-    """The words of the test text, as sequences side by side."""
-    return tuple(inputs for inputs, _ in _pieces(corpus.test, COLUMNS))
+    """Return the test text as inputs of the network, in columns."""
+    return tuple(inputs for inputs, _ in sequences.pieces(corpus.test, COLUMNS))
 
 
 STUDY = Study(

@@ -1,5 +1,6 @@
-"""The studies that there are, by name."""
+"""The studies, by name."""
 
 from sparseout.studies import autoencoder, image, language
+from sparseout.studies.glm import study as glm
 
-STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY)}
+STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY, glm.STUDY)}

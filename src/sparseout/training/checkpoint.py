@@ -1,4 +1,4 @@
-"""Everything that a run's next step depends on, in one safetensors file: no pickle, nothing executed on loading."""
+"""Checkpoints: the complete state of a run in one safetensors file. Loading one executes no code, as a pickle could."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sparseout.records.files import Location, write_atomic
 
 
 def save_checkpoint(path: Location, run: str, state: Mapping[Any, Any]) -> None:
-    """Write `state` of the run called `run` to `path`, whole or not at all.
+    """Write the state of a run to `path` atomically.
 
     Args:
-        path: the file; an earlier checkpoint in it stays as it is until this one is complete.
-        run: the run's hash, without which the file cannot be loaded.
-        state: dictionaries in each other, with tensors and JSON's values as their leaves.
+        path: the file; it keeps the previous checkpoint until the new one is complete.
+        run: the run's hash, which `load_checkpoint` compares.
+        state: nested dictionaries whose leaves are tensors or JSON values.
 
     Raises:
         UserError: the file cannot be written.
@@ -36,14 +36,14 @@ def save_checkpoint(path: Location, run: str, state: Mapping[Any, Any]) -> None:
     try:
         save_tensors(path, tensors, {"run": run, "values": values, "sha256": _digest(run, values, tensors)})
     except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror or error}): what it held before is intact") from error
+        raise UserError(f"{path} could not be written ({error.strerror or error}): its previous content is intact") from error
 
 
 def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
-    """The state in `path`, with its tensors on the CPU.
+    """Return the state in `path`, with its tensors on the CPU.
 
     Raises:
-        UserError: the file cannot be read, was changed after it was written, or is of another run.
+        UserError: the file cannot be read, has a wrong checksum, or belongs to another run.
     """
     try:
         with local(path) as copy, safe_open(copy, framework="pt") as file:
@@ -51,7 +51,7 @@ def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, values, digest = (metadata[name] for name in ("run", "values", "sha256"))
         if digest != _digest(found, values, tensors):
-            raise ValueError("its content does not have the checksum that it was written with")
+            raise ValueError("its content does not match its checksum")
         state = _tree(json.loads(values) | tensors)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
@@ -62,14 +62,14 @@ def load_checkpoint(path: Location, run: str) -> dict[Any, Any]:
 
 
 def save_tensors(path: Location, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` to `path` as safetensors, whole or not at all; one that has several names is written under each."""
+    """Write `tensors` to `path` as safetensors, atomically. A tensor with several names is written under each of them."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(copies, metadata=metadata))
 
 
 @contextlib.contextmanager
 def local(path: Location) -> Iterator[Path]:
-    """A file on this machine with the content of `path`: itself where it is one."""
+    """Yield a local file with the content of `path`: `path` itself if it is local, else a temporary copy."""
     if isinstance(path, Path):
         yield path
         return
@@ -80,7 +80,7 @@ def local(path: Location) -> Iterator[Path]:
 
 
 def _leaves(tree: Mapping[Any, Any], keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Each leaf with the keys that lead to it; an empty dictionary is one."""
+    """Yield each leaf with the keys that lead to it. An empty dictionary counts as a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*keys, key))

@@ -1,4 +1,4 @@
-"""The training engine of all studies: epochs, checkpoints, records; a run that is killed goes on to the same numbers."""
+"""The training engine of all studies: epochs, checkpoints and records. A killed run resumes to the same numbers."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Origin = dict[str, str | int | None]
-DECIDE = 50  # steps between two decisions of several processes, which have to agree
+AGREE_EVERY = 50  # steps between two decisions that several processes take together
 
 
 @dataclasses.dataclass
 class Position:
-    """How far a run is: `step` steps of `epoch` are done.
+    """The progress of a run.
 
     Attributes:
-        loss, items: sum of the losses of the epoch so far, and what they are of.
-        seconds: that the run has taken, at least 0, over all processes that trained it one after another.
-        trained_by: the `origin` of each of these that differs from the one before.
+        epoch: current epoch, counted from 1.
+        step: number of completed steps of the epoch.
+        loss: sum of the epoch's losses so far.
+        items: number of items in that sum.
+        seconds: training time so far, at least 0, over all sessions of the run.
+        trained_by: `origin` of each session that differs from the previous one.
     """
 
     epoch: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -51,9 +54,9 @@ class Engine:
     """Trains runs: `for epoch: for step: learner.update(step)`, with an evaluation and a checkpoint after each epoch.
 
     Args:
-        accelerator: the device, and the other processes.
-        checkpoint_minutes: between two checkpoints within an epoch.
-        tensorboard: write event files.
+        accelerator: Accelerate's handle of the device and the other processes.
+        checkpoint_minutes: minutes between two checkpoints within an epoch.
+        tensorboard: whether to write TensorBoard's event files.
     """
 
     def __init__(self, accelerator: Accelerator, checkpoint_minutes: float, tensorboard: bool) -> None:
@@ -62,17 +65,18 @@ class Engine:
         self.tensorboard = tensorboard
 
     def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> tuple[Record, Position]:
-        """Train a run to its end, from its last checkpoint where it has one.
+        """Train a run to its end, from its last checkpoint if it has one.
 
         Args:
-            learner: the run, as it is before its first step.
-            folder: the run's files; the first process alone writes them.
-            show: called after each step with the epoch, the fraction of it that is done, and how many items the step had.
+            learner: the run before its first step.
+            folder: the run's files; only the first process writes them.
+            show: called after each step with the epoch, the completed fraction of it, and the number of items in the step.
 
         Returns:
-            The run's results, and where it ended.
+            The results of the run, and its final position.
         """
         self._clock = time.perf_counter()
+        learner.attach_target()
         at, steps = self._resume(learner, folder)
         with self._events(folder) as events:
             while at.epoch <= learner.config.epochs:
@@ -80,21 +84,21 @@ class Engine:
                     steps = learner.start_epoch(at.epoch)
                 self._train_epoch(learner, folder, at, steps, show)
                 metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.broadcast(learner.evaluate())}
-                if learner.control:
-                    metrics["q"] = learner.control.q
+                if learner.target_run:
+                    metrics["q"] = learner.target_run.q
                 self._end_epoch(learner, folder, at, metrics, events)
-        if learner.control:
-            learner.control.target.stop()
+        if learner.target_run:
+            learner.target_run.target.stop()
         results = learner.broadcast(learner.results())
-        if learner.control:
-            results |= learner.control.results(results)
+        if learner.target_run:
+            results |= learner.target_run.results(results)
         self._tick(at)
         return results, at
 
     def _train_epoch(
         self, learner: Learner, folder: RunFolder, at: Position, steps: int, show: Callable[[int, float, int], None]
     ) -> None:
-        """Train for what is left of the epoch."""
+        """Train the remaining steps of the epoch."""
         losses: list[Tensor] = []
         learner.network.train()
         saved = time.perf_counter()
@@ -114,7 +118,7 @@ class Engine:
     def _end_epoch(
         self, learner: Learner, folder: RunFolder, at: Position, metrics: Record, events: SummaryWriter | None
     ) -> None:
-        """Record the epoch, then save where the next begins: killed between the two, a run repeats the epoch."""
+        """Record the epoch, then save a checkpoint at the start of the next; a run killed in between repeats the epoch."""
         self._tick(at)
         if self.accelerator.is_main_process:
             metrics = {name: value for name, value in metrics.items() if name != "layers"}
@@ -126,7 +130,7 @@ class Engine:
         self._save(learner, folder, at)
 
     def _seed_noise(self, learner: Learner, epoch: int, step: int) -> None:
-        """Seed the default generator of the device, from which the noise is drawn, for this step of this process."""
+        """Seed the device's default generator, the source of the noise, for this step of this process."""
         seed = learner.config.seed_of("noise", epoch, step, self.accelerator.process_index)
         if learner.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
@@ -134,18 +138,18 @@ class Engine:
             torch.get_device_module(learner.device).manual_seed(seed)
 
     def _collect(self, losses: list[Tensor], at: Position) -> None:
-        """Add the losses of all processes to the position's, step by step, so that the sum does not depend on when."""
+        """Add the losses of all processes to the position, one step at a time, so that the sum does not depend on the calls."""
         if losses:
             for loss in self.accelerator.reduce(torch.stack(losses), "sum").tolist():
                 at.loss += loss
             losses.clear()
 
     def _is_due(self, learner: Learner, step: int, saved: float) -> bool:
-        """Whether to save a checkpoint within the epoch, on which all processes agree."""
+        """Return whether to save a checkpoint within the epoch; all processes agree on it."""
         due = time.perf_counter() - saved > self.checkpoint_seconds
         if self.accelerator.num_processes == 1:
             return due
-        return step % DECIDE == DECIDE - 1 and bool(learner.broadcast(due))
+        return step % AGREE_EVERY == AGREE_EVERY - 1 and bool(learner.broadcast(due))
 
     def _save(self, learner: Learner, folder: RunFolder, at: Position) -> None:
         self._tick(at)
@@ -154,23 +158,26 @@ class Engine:
             save_checkpoint(folder.path / CHECKPOINT, learner.config.run, {"at": dataclasses.asdict(at), "learner": state})
 
     def _resume(self, learner: Learner, folder: RunFolder) -> tuple[Position, int]:
-        """Restore the last checkpoint, which the first process reads for all. Returns where it is, and its epoch's steps."""
+        """Restore the last checkpoint, which the first process reads for all. Return its position and its epoch's steps."""
         found = self._read(learner, folder) if self.accelerator.is_main_process else None
         found = learner.broadcast(found)
         if isinstance(found, FolderError):
             raise found
         state, at = found
-        # What an epoch begins with is made again, and then becomes what it was in the middle of the epoch.
+        # Starting the epoch again restores its data order; the checkpoint then restores the state in the middle of it.
         steps = learner.start_epoch(at.epoch) if at.step else 0
         try:
             if state is not None:
                 learner.load_state_dict(state)
-        except Exception as error:  # a state of another form fails wherever the learner, the network or torch meets it
+        except Exception as error:  # a malformed state may fail anywhere in the learner, the network or torch
             raise _refused(folder, f"{type(error).__name__}: {error}") from error
         return at, steps
 
     def _read(self, learner: Learner, folder: RunFolder) -> tuple[dict[str, Any] | None, Position] | FolderError:
-        """The learner's state and the position in the checkpoint, or why there is no going on from it; neither at the start."""
+        """Return the learner's state and the position in the checkpoint, or the reason that it cannot be resumed.
+
+        Without a checkpoint the state is None.
+        """
         now = origin(self.accelerator.device, self.accelerator.num_processes)
         path = folder.path / CHECKPOINT
         try:
@@ -181,7 +188,7 @@ class Engine:
             at: Position = msgspec.convert(state.get("at"), Position)
             folder.truncate_history(at.epoch - 1)
             at.seconds = at.seconds if 0 <= at.seconds < LARGEST else 0.0
-            at.trained_by = _went_on(folder, at.trained_by, now)
+            at.trained_by = _add_origin(folder, at.trained_by, now)
             return state.get("learner", {}), at
         except msgspec.ValidationError as error:
             return _refused(folder, f"at: {error}")
@@ -189,14 +196,14 @@ class Engine:
             return FolderError(str(error))
 
     def _tick(self, at: Position) -> None:
-        """Add the time since the last tick."""
+        """Add the time since the previous call to the position."""
         now = time.perf_counter()
         at.seconds += max(0.0, now - self._clock)  # a clock may step back
         self._clock = now
 
     @contextlib.contextmanager
     def _events(self, folder: RunFolder) -> Iterator[SummaryWriter | None]:
-        """TensorBoard's writer, where it was asked for."""
+        """Yield TensorBoard's writer, or None if it is off."""
         if not (self.tensorboard and self.accelerator.is_main_process):
             yield None
             return
@@ -210,13 +217,15 @@ class Engine:
             yield events
 
 
-def _went_on(folder: RunFolder, before: list[Origin], now: Origin) -> list[Origin]:
-    """What trained a run so far, and what does now, which is said where it differs."""
-    before = before or [{"sparseout": None}]  # by a version that did not record it
+def _add_origin(folder: RunFolder, before: list[Origin], now: Origin) -> list[Origin]:
+    """Return the origins of a run with the current one, and print a warning if it differs from the last."""
+    before = before or [{"sparseout": None}]  # earlier versions did not record it
     changed = changes(before[-1], now)
     if not changed:
         return before
-    text = f"{folder.path.name} goes on with {changed}: its numbers may differ from those of one version, and its record has both"
+    text = (
+        f"{folder.path.name} resumes with {changed}: its numbers may differ from those of a single version; its record names both"
+    )
     print(f"sparseout: warning: {text}", file=sys.stderr)
     return [*before, now]
 

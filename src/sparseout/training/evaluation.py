@@ -1,4 +1,4 @@
-"""The sparsity of a network's regularised layers on held-out data: the probe's measures, and activity by rank."""
+"""Sparsity of a network's regularised layers on held-out data: the probe's measures, and activity by rank."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from sparseout.probe.values import plain_values
 
 MEASURES = ("hoyer", "zeros", "rms")
 RANKS = 65
-SAMPLE = 2048  # vectors of a batch whose activity by rank is taken
-
-
-def regularised(network: nn.Module) -> list[str]:
-    """The names of the layers in the studied place: those that are an attribute `noise` of a module."""
-    return [name for name, _ in network.named_modules() if name.rsplit(".", 1)[-1] == "noise"]
+SAMPLE = 2048  # vectors per batch that enter the activity by rank
 
 
 @contextlib.contextmanager
-def measuring(network: nn.Module, profile: bool = False) -> Iterator[Measures]:
-    """Measure the regularised layers' clean inputs while the context lasts, and with `profile` their activity by rank."""
-    profiles = {name: Profile() for name in regularised(network)} if profile else {}
-    hooks = [network.get_submodule(name).register_forward_pre_hook(taken.hook) for name, taken in profiles.items()]
+def measuring(network: nn.Module, layers: Sequence[str], profile: bool = False) -> Iterator[Measures]:
+    """Measure the clean inputs of `layers` while the context is open, and with `profile` also their activity by rank.
+
+    Args:
+        network: the network to run in the context.
+        layers: names of its regularised layers.
+        profile: whether to measure the activity by rank.
+    """
+    profiles = {name: Profile() for name in layers} if profile else {}
+    hooks = [network.get_submodule(name).register_forward_pre_hook(each.hook) for name, each in profiles.items()]
     try:
-        with Probe(network, regularised(network), measures=MEASURES) as probe:
+        with Probe(network, layers, measures=MEASURES) as probe:
             yield Measures(probe, profiles)
     finally:
         for hook in hooks:
@@ -39,13 +40,18 @@ def measuring(network: nn.Module, profile: bool = False) -> Iterator[Measures]:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is being measured."""
+    """The measurements of a `measuring` context.
+
+    Attributes:
+        probe: probe of the regularised layers.
+        profiles: activity by rank, by layer.
+    """
 
     probe: Probe
     profiles: Mapping[str, Profile]
 
     def results(self) -> dict[str, Any]:
-        """The record's `hoyer`, `zeros` and `rms`, means over the layers, and `layers`: these by layer, with what they are of."""
+        """Return the record's `hoyer`, `zeros` and `rms`, means over the layers, and `layers`, the same by layer with counts."""
         layers = {}
         for record in self.probe.summary().layers:
             counts = {"units": record.units, "vectors": record.vectors, "zero_vectors": record.zero_vectors}
@@ -61,20 +67,20 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class Profile:
-    """Activity by rank: a vector's magnitudes in falling order, relative to its first, as means over the vectors seen."""
+    """Activity by rank: a vector's magnitudes in descending order, relative to the largest, averaged over vectors."""
 
     def __init__(self) -> None:
         self.sums = numpy.zeros(0)
         self.vectors = 0
 
     def hook(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Take the input of a layer into account."""
+        """Add the input of a layer, as a forward pre-hook."""
         self.add(inputs[0])
 
     def add(self, activations: Tensor) -> None:
-        """Take a batch's finite vectors into account, or about `SAMPLE` evenly spread ones of it where it has more."""
+        """Add the finite vectors of a batch; of a large batch, about `SAMPLE` evenly spaced ones."""
         activations = plain_values(activations)
-        if activations.dim() == 4:  # units are the channels of one position
+        if activations.dim() == 4:  # the units are the channels at one position
             activations = activations.movedim(1, -1)
         vectors = activations.detach().flatten(0, -2)
         vectors = vectors[:: max(1, -(-len(vectors) // SAMPLE))].double()
@@ -85,7 +91,7 @@ class Profile:
         self.vectors += len(vectors)
 
     def result(self) -> list[float] | None:
-        """The means at `RANKS` evenly spaced ranks; None where no vector was finite."""
+        """Return the means at `RANKS` evenly spaced ranks, or None if no vector was finite."""
         if not self.vectors:
             return None
         ranks = numpy.linspace(0, len(self.sums) - 1, RANKS)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: a folder of plain files, each written whole or not at all, and the study's view of them."""
+"""The files of a study: a folder of plain, atomically written files for each run, and a view over all runs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ EPOCHS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
-VIEWS = (RESULTS, "report.html", "sparsity.png", "sweep.toml")  # what a sweep makes of its runs, and what asked for them
+VIEWS = (RESULTS, "report.html", "sparsity.png", "sweep.toml")  # files of a sweep, beside its runs
 FAILURE = "failure.json"
 
 
 class StudyFolder:
-    """A study's output: `study.json` says whose it is, each run has a folder, `results.jsonl` is the view of them.
+    """The output folder of a study: `study.json` names the study, each run has a folder, `results.jsonl` lists their results.
 
-    Any number of processes may write runs into it. Nothing is made before `open`.
+    Any number of processes may write runs into the folder. Nothing is written before `open`.
 
     Attributes:
-        left_out: of each run's folder whose content is damaged or is another run's, by its name, what is wrong with it.
+        left_out: the fault of each run folder that is damaged or holds another run, by the folder's name.
 
     Raises:
         UserError: `path` holds something else.
@@ -67,10 +67,10 @@ class StudyFolder:
         return is_file(self.path / STUDY)
 
     def open(self) -> None:
-        """Make the folder.
+        """Create the folder and `study.json`.
 
         Raises:
-            UserError: it cannot be written, or one of the files that a sweep writes at its end is a folder.
+            UserError: the folder cannot be written, or one of the files that a sweep writes at its end is a folder.
         """
         for name in VIEWS:
             if (self.path / name).is_dir():
@@ -84,11 +84,11 @@ class StudyFolder:
             raise UserError(f"--out must be a folder that can be written: {self.path}: {error.strerror or error}") from error
 
     def run(self, config: Config) -> RunFolder:
-        """The folder of one run."""
+        """Return the folder of one run."""
         return RunFolder(self.path / config.folder, config)
 
     def complete(self) -> dict[str, Record]:
-        """The summaries of all complete runs, by their folders' names; one that was read is not read again."""
+        """Return the summaries of all complete runs, by folder name. A summary is read once and cached."""
         found = set(folders_with(self.path, SUMMARY))
         self._records = {name: record for name, record in self._records.items() if name in found}
         self.left_out = {}
@@ -103,11 +103,11 @@ class StudyFolder:
         return self._records
 
     def summaries(self) -> list[Record]:
-        """The summaries of all complete runs, sorted by run."""
+        """Return the summaries of all complete runs, sorted by run."""
         return sorted(self.complete().values(), key=lambda record: str(record["run"]))
 
     def failures(self) -> list[Record]:
-        """What is known of the runs that failed, and were not completed since."""
+        """Return the failure records of runs that have not been completed since."""
         complete = self.complete()
         names = sorted(name for name in folders_with(self.path, FAILURE) if name not in complete and name not in self.left_out)
         failures = []
@@ -122,15 +122,15 @@ class StudyFolder:
         return failures
 
     def histories(self) -> Histories:
-        """Each complete run's epochs, by run, read when they are asked for."""
+        """Return the epochs of each complete run, by run; they are read on access."""
         return Histories(self.path, {str(record["run"]): name for name, record in self.complete().items()})
 
     def write_question(self, question: bytes) -> None:
-        """Keep the file that asked for the runs, as `sweep.toml`."""
+        """Write a copy of the sweep file as `sweep.toml`."""
         write_atomic(self.path / "sweep.toml", question)
 
     def write_results(self) -> list[Record]:
-        """Rebuild `results.jsonl`, the summaries a line each, and return them; complete runs need no checkpoint any more."""
+        """Rebuild `results.jsonl`, one summary a line, and return the summaries. The checkpoints of complete runs are deleted."""
         records = self.summaries()
         for name in folders_with(self.path, CHECKPOINT):
             if name in self._records and is_file(self.path / name / CHECKPOINT):
@@ -140,14 +140,14 @@ class StudyFolder:
 
 
 class Histories(Mapping[str, list[Record]]):
-    """The epochs of runs, by run; none where they cannot be read.
+    """The epochs of runs, by run; an empty list if they cannot be read.
 
     Args:
         path: the study's folder.
-        folders: the names of the runs' folders in it, by run.
+        folders: names of the runs' folders, by run.
 
     Attributes:
-        left_out: of each run whose epochs could not be read, by its folder, what is wrong with them.
+        left_out: the fault of each run whose epochs could not be read, by the folder's name.
     """
 
     def __init__(self, path: Location, folders: Mapping[str, str]) -> None:
@@ -171,10 +171,10 @@ class Histories(Mapping[str, list[Record]]):
 
 
 class RunFolder:
-    """One run's files: `config.json`, `metrics.jsonl`, `weights.safetensors`, and last of all `summary.json`.
+    """The files of one run: `config.json`, `metrics.jsonl`, `weights.safetensors`, and finally `summary.json`.
 
-    Two processes that train the same run, such as one that a cluster has given up and its successor, write the same content:
-    each file is written whole, from what its writer knows, and never from what it finds.
+    Two processes may train the same run, for example after a cluster has restarted a run that was not dead. Both write the same
+    content: each writes complete files from its own memory and never appends to files that it finds.
     """
 
     def __init__(self, path: Location, config: Config) -> None:
@@ -183,10 +183,10 @@ class RunFolder:
         self._epochs: list[bytes] = []
 
     def is_complete(self) -> bool:
-        """Whether the run has ended: its summary is written last.
+        """Return whether the run has ended, which its summary shows because it is written last.
 
         Raises:
-            UserError: the folder holds another run, or this one's summary is damaged.
+            UserError: the folder holds another run, or the summary is damaged.
         """
         ((_, contents),) = read_files(self.path.parent, [self.path.name], (SUMMARY, CONFIG))
         if SUMMARY in contents:
@@ -194,13 +194,13 @@ class RunFolder:
         try:
             settings = read_settings(content_of(self.path, contents, CONFIG), self.path / CONFIG) if CONFIG in contents else None
         except UserError:
-            return False  # `open` writes settings that are damaged again
+            return False  # `open` replaces damaged settings
         if settings is not None and (found := run_of(settings)) != self.config.run:
             raise UserError(f"{self.path} holds the run {found}, not {self.config.run}: rename it, or delete it")
         return False
 
     def open(self) -> None:
-        """Make the folder, and clear what a killed run left half written, and why it failed when it last did."""
+        """Create the folder and `config.json`, and remove partly written files and the record of an earlier failure."""
         self.path.mkdir(parents=True, exist_ok=True)
         if isinstance(self.path, Path):
             remove_stale_parts(self.path)
@@ -208,10 +208,10 @@ class RunFolder:
         (self.path / FAILURE).unlink(missing_ok=True)
 
     def truncate_history(self, count: int) -> None:
-        """Cut `metrics.jsonl` to its first `count` epochs.
+        """Truncate `metrics.jsonl` to its first `count` epochs.
 
         Raises:
-            UserError: it does not have them.
+            UserError: the file has fewer epochs.
         """
         path = self.path / EPOCHS
         kept = list(itertools.islice(lines(path), count)) if count else []
@@ -221,18 +221,24 @@ class RunFolder:
         write_atomic(path, b"".join(self._epochs))
 
     def add_epoch(self, metrics: Record) -> None:
-        """Add an epoch to `metrics.jsonl`."""
+        """Append an epoch to `metrics.jsonl`."""
         self._epochs.append(f"{to_json(metrics)}\n".encode())
         write_atomic(self.path / EPOCHS, b"".join(self._epochs))
 
     def write_failure(self, reason: str, command: str, trace: str) -> None:
-        """Record why the run ended before its end, and the command that repeats it."""
+        """Record why the run failed, and the command that repeats it."""
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"run": self.config.run, "reason": reason, "command": command, "traceback": trace}
         write_atomic(self.path / FAILURE, to_json(record).encode())
 
     def write_summary(self, results: Record, seconds: float, trained_by: Sequence[Record]) -> Record:
-        """End the run: its settings, its results, how long it took, and each `origin` that trained it, from the first."""
+        """Complete the run: write and return its summary.
+
+        Args:
+            results: the results of the run.
+            seconds: training time of the run.
+            trained_by: `origin` of each session that trained the run, in order.
+        """
         config = self.config.to_dict()
         summary = {
             "study": config.pop("study"),
@@ -247,7 +253,7 @@ class RunFolder:
 
 
 def read_study(path: Location) -> str:
-    """The study whose folder this is, by its `study.json`.
+    """Return the name of the study in the folder `path`, from its `study.json`.
 
     Raises:
         UserError: the file is damaged.
@@ -256,38 +262,38 @@ def read_study(path: Location) -> str:
 
 
 def read_file(path: Location, kind: type) -> Record:
-    """The record of a `kind` in a file.
+    """Read a file that holds one record of the given `kind`.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: the file cannot be read, or holds something else.
     """
     return read(content_of(path.parent, {path.name: read_bytes(path)}, path.name), kind, path)
 
 
 def read_run(folder: Location) -> Record:
-    """The summary of the complete run in `folder`, whatever that is called.
+    """Read the summary of the complete run in `folder`, which may have any name.
 
     Raises:
-        UserError: the folder is damaged, or its settings and its results are not of one run.
+        UserError: the folder is damaged, or its settings and its results belong to different runs.
     """
     ((_, contents),) = read_files(folder.parent, [folder.name], (SUMMARY, CONFIG))
     return _summary(folder, contents)
 
 
 def read_lines(path: Location) -> list[Record]:
-    """The records of a JSON-lines file.
+    """Read the records of a JSON-lines file.
 
     Raises:
-        UserError: a line is none.
+        UserError: a line is not a record.
     """
     return [read(line, dict, name) for name, line in lines(path)]
 
 
 def read_epochs(folder: Location) -> list[Record]:
-    """The epochs of the run in `folder`.
+    """Read the epochs of the run in `folder`.
 
     Raises:
-        UserError: they cannot be read, or are not those from the first on.
+        UserError: the epochs cannot be read, or are not numbered consecutively from 1.
     """
     return _epochs(lines(folder / EPOCHS))
 
@@ -302,7 +308,7 @@ def _epochs(numbered: Iterable[tuple[str, bytes]]) -> list[Record]:
 
 
 def _summary(folder: Location, contents: Contents) -> Record:
-    """The summary of the complete run in `folder`, where its settings and its results, among `contents`, agree."""
+    """Return the summary of the complete run in `folder`, from `contents`, after checking that its settings agree."""
     summary = read_summary(content_of(folder, contents, SUMMARY), folder / SUMMARY)
     if CONFIG in contents:
         run = run_of(read_settings(content_of(folder, contents, CONFIG), folder / CONFIG))
@@ -312,17 +318,13 @@ def _summary(folder: Location, contents: Contents) -> Record:
 
 
 def _named_summary(folder: Location, contents: Contents) -> Record:
-    """The same where the folder's name agrees too."""
+    """Return the same summary after checking that the folder's name agrees too."""
     summary = _summary(folder, contents)
     check_name(folder, settings_of(summary))
     return summary
 
 
 def check_name(folder: Location, settings: Record) -> None:
-    """Check that a folder is called as the run with these settings.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise `UserError` unless the folder has the name of the run with these settings."""
     if folder.name != (name := folder_of(settings)):
         raise UserError(f"{folder} holds the run {run_of(settings)}, whose folder is called {name}: rename it, or delete it")

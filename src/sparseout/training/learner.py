@@ -1,9 +1,8 @@
-"""What the training engine asks of a study's run: batches, a loss, an evaluation, and everything that training changes."""
+"""The interface between a study and the training engine: batches, loss, evaluation, and the state of training."""
 
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +16,12 @@ from sparseout.training.target_run import TargetRun
 
 
 class Loss(NamedTuple):
-    """The loss of a batch, of which each process computes its share.
+    """The loss of a batch, of which each process computes its shard.
 
     Attributes:
         total: sum over this process's items, a scalar.
-        items: of the whole batch, those of other processes included.
-        penalty: added to the mean over the items in the objective, and not recorded; a mean over this process's share.
+        items: number of items in the whole batch, over all processes.
+        penalty: added to the mean loss in the objective but not recorded; a mean over this process's shard.
     """
 
     total: Tensor
@@ -33,16 +32,17 @@ class Loss(NamedTuple):
 class Learner(abc.ABC):
     """One run in training: `w <- optimizer(w, d/dw (total / items + penalty))`, step after step.
 
-    Whatever is random in a step is a function of the run's seed, the epoch, the step and the process: `generator` makes such
-    draws, and the default generator, from which the noise is drawn, is seeded anew for each step. Nothing has to be saved of it.
+    The random draws of a step depend on the run's seed, the epoch, the step and the process alone: some come from `generator`,
+    the noise from the default generator, which the engine seeds before each step. No generator state has to be saved.
 
     Attributes:
-        config: the run's settings.
+        config: settings of the run.
         network: the network itself.
-        model: the network as it is called in training, wrapped where several processes train it.
-        optimizer: of the network's parameters.
-        accelerator: knows the device and the other processes.
-        max_norm: gradients are clipped to this 2-norm; None clips nothing.
+        model: the network to call in training, wrapped if several processes train it.
+        optimizer: optimizer of the network's parameters.
+        accelerator: Accelerate's handle of the device and the other processes.
+        target_run: the run's sparsity target, set by `attach_target`; None if the run has none.
+        max_norm: maximum 2-norm of the gradients, which are clipped; None does not clip.
     """
 
     max_norm: float | None = None
@@ -51,27 +51,32 @@ class Learner(abc.ABC):
         self.config = config
         self.network = network
         self.accelerator = accelerator
+        self.target_run: TargetRun | None = None
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
 
     @abc.abstractmethod
     def start_epoch(self, epoch: int) -> int:
-        """Make ready for `epoch`, counted from 1: the order of its data, its learning rate. Returns the number of its steps."""
+        """Prepare `epoch`, counted from 1: its data order and learning rate. Return its number of steps."""
 
     @abc.abstractmethod
     def loss(self, step: int) -> Loss:
-        """The loss of a step of the epoch that was begun, counted from 0."""
+        """Return the loss of a step of the current epoch, counted from 0."""
 
     @abc.abstractmethod
     def evaluate(self) -> Record:
-        """What to record at the end of each epoch: losses and sparsity on held-out data, without noise."""
+        """Return the metrics of an epoch: losses and sparsity on held-out data, without noise."""
 
     @abc.abstractmethod
     def results(self) -> Record:
-        """What the run found, at its end; the network then has the weights to keep."""
+        """Return the results of the finished run, and leave the final weights in the network."""
+
+    def attach_target(self) -> None:
+        """Attach a `SparsityTarget` to the network if the run has a target. Call this once, before the first step."""
+        if self.config.has_target:
+            self.target_run = TargetRun(self.config, self.network, self.clean_batches(), self.evaluated_forward)
 
     def update(self, step: int) -> tuple[Tensor, int]:
-        """Train on one batch. Returns this process's share of the loss, summed, and the items of the whole batch."""
-        control = self.control  # which measures from the first step on
+        """Train on one batch. Return this process's share of the summed loss, and the number of items of the whole batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss = self.loss(step)
         self.optimizer.zero_grad()
@@ -80,52 +85,45 @@ class Learner(abc.ABC):
         if self.max_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_norm)
         self.optimizer.step()
-        if control:
-            control.step()
+        if self.target_run:
+            self.target_run.step()
         return loss.total.detach(), loss.items
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training changes, as nested dictionaries of tensors, numbers, strings and lists of numbers."""
+        """Return all state that training changes, as nested dictionaries of tensors, numbers, strings and lists of numbers."""
         state = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state | {"control": self.control.state_dict()} if self.control else state
+        return state | {"control": self.target_run.state_dict()} if self.target_run else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, in the middle of an epoch too, which is begun again first."""
+        """Restore a `state_dict`. Within an epoch, call `start_epoch` first."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.control:
-            self.control.load_state_dict(state["control"])
+        if self.target_run:
+            self.target_run.load_state_dict(state["control"])
 
     def clean_batches(self) -> Sequence[Tensor]:
-        """Inputs of the network that it does not learn from, for the sparsity without noise; none where one layer has noise."""
+        """Return held-out inputs of the network, to measure its sparsity without noise; none if only one layer has noise."""
         return ()
 
     def evaluated_forward(self, inputs: Tensor) -> Any:
-        """Call the network with the weights that are evaluated in the end."""
+        """Call the network with the weights of the final evaluation."""
         return self.network(inputs)
-
-    @functools.cached_property
-    def control(self) -> TargetRun | None:
-        """What drives `q`, where the run has a target."""
-        if not self.config.target_sparsity:
-            return None
-        return TargetRun(self.config, self.network, self.clean_batches(), self.evaluated_forward)
 
     @property
     def device(self) -> torch.device:
-        """Where to train."""
+        """The device to train on."""
         device: torch.device = self.accelerator.device
         return device
 
-    def generator(self, purpose: str, *place: int) -> torch.Generator:
-        """A generator on the CPU, for what is drawn for `purpose` at `place`, such as an epoch and a step."""
-        return torch.Generator().manual_seed(self.config.seed_of(purpose, *place))
+    def generator(self, purpose: str, *index: int) -> torch.Generator:
+        """Return a CPU generator for the draws of `purpose` at `index`, such as an epoch and a step."""
+        return torch.Generator().manual_seed(self.config.seed_of(purpose, *index))
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's `value`, in all of them."""
+        """Return the first process's `value` in every process."""
         return broadcast_object_list([value])[0]
 
     def local_shard(self, batch: Tensor, dim: int = 0) -> Tensor:
-        """This process's share of the items of a batch, which lie along `dim`."""
+        """Return this process's shard of a batch, whose items lie along `dim`."""
         part: Tensor = batch.tensor_split(self.accelerator.num_processes, dim)[self.accelerator.process_index]
         return part

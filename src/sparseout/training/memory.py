@@ -1,4 +1,4 @@
-"""Whether a run's network fits into memory, found before anything of it is made or written."""
+"""A check that a run's network fits into memory, before the run creates or writes anything."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from sparseout.errors import UserError
 from sparseout.training.config import Config
 from sparseout.training.study import Study
 
-SIZES = ("num_layers", "depth", "width", "hidden_size", "embedding_size")  # the settings that a network's size depends on
+SIZES = ("num_layers", "depth", "width", "hidden_size", "embedding_size")  # settings that determine a network's size
 
 
 def check_memory(study: Study, config: Config, data: Any, device: torch.device) -> None:
-    """Refuse a run whose weights and gradients, `2 * bytes of the parameters`, are more than the memory of `device`.
+    """Raise `UserError` if a run's weights and gradients, `2 * bytes of the parameters`, exceed the memory of `device`.
 
     Args:
         study: the experiment.
         config: the run.
-        data: what `study.load` returns for it.
-        device: that it trains on.
-
-    Raises:
-        UserError: it needs more than there is.
+        data: the result of `study.load` for the run.
+        device: the device to train on.
     """
-    there = _memory(device)
-    sizes = " and ".join(f"{name} of {getattr(config, name)}" for name in SIZES if hasattr(config, name))
+    available = _memory(device)
+    sizes = ", ".join(f"{name}={getattr(config, name)}" for name in SIZES if hasattr(config, name))
     try:
         with torch.device("meta"):
             needed = 2 * sum(parameter.nbytes for parameter in study.model(config, data).parameters())
-    except (RuntimeError, OverflowError) as error:  # more than a number of 64 bits can count
-        raise UserError(f"{sizes} needs more memory than any machine has: {str(error).splitlines()[0]}") from error
-    if there and needed > there:
-        raise UserError(f"{sizes} needs about {needed / 1e9:,.0f} GB for weights and gradients: {device} has {there / 1e9:,.0f}")
+    except (RuntimeError, OverflowError) as error:  # the size does not fit into 64 bits
+        raise UserError(f"a network with {sizes} needs more memory than any machine has: {str(error).splitlines()[0]}") from error
+    if available and needed > available:
+        raise UserError(
+            f"a network with {sizes} needs about {needed / 1e9:,.0f} GB for weights and gradients: "
+            f"{device} has {available / 1e9:,.0f} GB"
+        )
 
 
 def _memory(device: torch.device) -> int | None:
-    """Bytes that `device` has in all; None where the system does not say."""
+    """Return the total memory of `device` in bytes, or None if the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:

@@ -1,4 +1,4 @@
-"""A study: its configuration, data, network and training, and the grid of runs that a question is."""
+"""A study: the configuration, data, network and training of an experiment, and the grid of runs that a sweep makes of it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sparseout.records.schema import Record
 from sparseout.training.config import Config
 from sparseout.training.learner import Learner
 
-MOST = 1_000_000  # runs of a grid
+MAX_RUNS = 1_000_000  # of a grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """An experiment: its configuration, its data, its network, and how that is trained and evaluated.
+    """An experiment: its configuration, data and network, and how the network is trained and evaluated.
 
     Attributes:
-        config: the configuration's class; its `study` is the experiment's name.
-        load: the data that a configuration asks for, from a folder or where it comes from by default; cheap when called again.
-        model: a configuration's network for its data, untrained.
-        learner: a run for the engine to train.
-        evaluate: results of a network on the test data.
-        test_batches: the inputs of the test data.
-        items: what a step trains on, for the progress bar.
-        presets: settings that differ from the configuration's own, by the preset's name; several values of one are an axis.
+        config: class of the configuration; its `study` is the experiment's name.
+        load: loads a configuration's data from a folder, by default from its usual source; repeated calls are cheap.
+        model: builds a configuration's untrained network for its data.
+        learner: builds a `Learner`, which the engine trains.
+        evaluate: returns the results of a network on the test data.
+        test_batches: returns the inputs of the test data.
+        items: plural name of the training examples, for the progress bar.
+        presets: changes to the configuration's defaults, by the preset's name; a tuple of values makes an axis.
     """
 
     config: type[Config]
@@ -46,11 +46,11 @@ class Study:
 
     @property
     def default_preset(self) -> str:
-        """The first one."""
+        """The name of the first preset."""
         return next(iter(self.presets))
 
     def axes(self, preset: str) -> dict[str, tuple[Any, ...]]:
-        """The values of each setting in a preset.
+        """Return the values of each setting in a preset.
 
         Raises:
             UserError: there is no such preset.
@@ -61,7 +61,7 @@ class Study:
         return {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
 
     def grid(self, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
-        """The runs of each combination of the axes' values, equal ones once.
+        """Return one run for each combination of the axes' values, without duplicates.
 
         Raises:
             UserError: a value is out of its range, or an axis has none.
@@ -69,10 +69,10 @@ class Study:
         for name, values in axes.items():
             if not values:
                 raise UserError(f"{name} needs at least one value")
-        if (count := math.prod(map(len, axes.values()))) > MOST:
-            raise UserError(f"a sweep takes at most {MOST:,} runs, got {count:,}")
+        if (count := math.prod(map(len, axes.values()))) > MAX_RUNS:
+            raise UserError(f"a sweep takes at most {MAX_RUNS:,} runs, got {count:,}")
         try:
             runs = [self.config(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+            return list(dict.fromkeys(run.normalised() for run in runs))
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
-        return list(dict.fromkeys(runs))

@@ -1,4 +1,4 @@
-"""A run that is driven to a sparsity: its `SparsityTarget`, the course that it took, and when it had settled."""
+"""A run with a sparsity target: its `SparsityTarget`, the history of `q` and of the sparsity, and the settling time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from sparseout.metrics import TOLERANCE
 from sparseout.records.schema import Record
 from sparseout.training.config import Config
 
-POINTS = 65  # of the course that a record keeps
+POINTS = 65  # in the history that a record keeps
 
 
 class TargetRun:
-    """Drives the mean over the Sparseout layers to `config.target_sparsity`, by one `q` for all.
+    """Moves one `q` for all Sparseout layers until their mean sparsity is `config.target_sparsity`.
+
+    Construction attaches hooks to the layers; `target.stop()` removes them.
 
     Args:
-        config: of a run with a target.
-        network: holds the layers.
-        batches: that the network takes, held out of training, for the sparsity without noise; none where one layer has noise.
-        forward: calls the network on one of these, with the weights whose sparsity is to reach the target.
+        config: configuration of a run with a target.
+        network: the network with the layers.
+        batches: held-out inputs of the network, to measure the sparsity without noise; not needed if one layer has noise.
+        forward: calls the network on one of `batches`, with the weights whose sparsity is to reach the target.
     """
 
     def __init__(self, config: Config, network: nn.Module, batches: Sequence[Tensor], forward: Callable[[Tensor], Any]) -> None:
@@ -45,7 +47,7 @@ class TargetRun:
         self._measured: list[float] = []
 
     def step(self) -> None:
-        """Call after each step of the optimizer."""
+        """Update `q`. Call this after each step of the optimizer."""
         sampled = self.target.steps % self.target.every == 0
         self.target.step()
         if sampled:
@@ -54,16 +56,16 @@ class TargetRun:
 
     @property
     def q(self) -> float:
-        """Of the layers, now."""
+        """The current `q` of the layers."""
         return self.target.report()[MEAN].q
 
     @property
     def settled(self) -> float:
-        """The fraction of training so far after which the smoothed measurements stayed within 0.02 of the target.
+        """The fraction of training after which the smoothed measurements stayed within 0.02 of the target.
 
-        1 where the last one did not, or there is none.
+        It is 1 if the last measurement is out of tolerance, or if there is none.
         """
-        # NaN, where nothing was measured, is not close.
+        # NaN, a missing measurement, is out of tolerance.
         close = numpy.abs(numpy.array(self._measured) - self.config.target_sparsity) <= TOLERANCE
         if not close.size:
             return 1.0
@@ -71,10 +73,10 @@ class TargetRun:
         return round((int(missed[-1]) + 1) / len(close), 4) if len(missed) else 0.0
 
     def results(self, found: Mapping[str, Any]) -> Record:
-        """The record's `control`, for a run that `found` these results.
+        """Return the record's `control`, for a run with the results `found`.
 
-        `achieved` is the measure on the test data, the mean over the layers that were driven, None where one has none; `q` the
-        last one; `course` has `q` and what was measured, smoothed, at evenly spaced times.
+        `achieved` is the measure on the test data, averaged over the layers of the target; None if it is missing for one of them.
+        `q` is the final one. `course` has `q` and the smoothed measurements at evenly spaced times.
         """
         achieved = [found["layers"].get(name, {}).get(self.config.target_measure) for name in self.target.layers]
         course = {"q": _points(self._q), "measured": _points(self._measured)}
@@ -89,15 +91,16 @@ class TargetRun:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The controller's state, and the course so far."""
+        """Return the state of the controller and the history."""
         return {"target": self.target.state_dict(), "q": self._q, "measured": self._measured}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Restore a `state_dict`."""
         self.target.load_state_dict(state["target"])
         self._q, self._measured = list(state["q"]), list(state["measured"])
 
 
 def _points(values: list[float]) -> list[float]:
+    """Interpolate `values` at `POINTS` evenly spaced times."""
     places = numpy.linspace(0, len(values) - 1, POINTS)
     return [round(value, 5) for value in numpy.interp(places, numpy.arange(len(values)), values).tolist()]

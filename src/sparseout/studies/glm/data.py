@@ -9,9 +9,13 @@ from typing import Any
 import numpy
 from sklearn import datasets
 from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from sparseout.glm.families import Name
+
+TRAIN_SIZES = {"breast cancer": 200, "diabetes": 200, "digits": 300, "counts": 200}  # the other samples are the test set
+SYNTHETIC = ("strong", "even", "weak")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +88,19 @@ def synthetic(samples: int, support: str, seed: int) -> Data:
     coef[chosen] = 0.5 / scale[chosen]
     X = random.normal(size=(samples, 40)) * scale
     return Data("gaussian", X, X @ coef + random.normal(size=samples), coef)
+
+
+def split(name: str, seed: int) -> tuple[Data, Data]:
+    """Return training and test data: a random split of a bundled set or of `counts()`, or two draws of synthetic data."""
+    if name in SYNTHETIC:
+        return synthetic(100, name, seed), synthetic(1000, name, 10_000 + seed)
+    whole = counts() if name == "counts" else bundled(name)
+    labels = whole.y if whole.family in ("bernoulli", "multinomial") else None
+    X, X_test, y, y_test = train_test_split(whole.X, whole.y, train_size=TRAIN_SIZES[name], random_state=seed, stratify=labels)
+    return Data(whole.family, X, y), Data(whole.family, X_test, y_test)
+
+
+def standardised(train: Data, test: Data) -> tuple[Data, Data]:
+    """Return both with the features standardised by the mean and the standard deviation of the training features."""
+    scaler = StandardScaler().fit(train.X)
+    return dataclasses.replace(train, X=scaler.transform(train.X)), dataclasses.replace(test, X=scaler.transform(test.X))

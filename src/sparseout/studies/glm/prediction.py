@@ -17,7 +17,7 @@ from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_squared_error
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -26,8 +26,7 @@ from sparseout.records.schema import Count, Record, Share
 from sparseout.studies.glm import data
 from sparseout.studies.glm.figures import LABELS, table
 
-BUNDLED = {"breast cancer": 200, "diabetes": 200, "digits": 300}  # samples to train on; the others are the test set
-SYNTHETIC = ("strong", "even", "weak")
+BUNDLED = ("breast cancer", "diabetes", "digits")
 SEEDS = range(10)
 FOLDS = 3
 PS, QS = (0.02, 0.1, 0.3, 0.6), (0.5, 1.0, 2.0, 3.0)
@@ -53,7 +52,7 @@ class Row(Struct):
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
     """A part for each data set and seed."""
-    return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *SYNTHETIC)}
+    return {f"{name} {seed}": functools.partial(measure, name, seed) for seed in SEEDS for name in (*BUNDLED, *data.SYNTHETIC)}
 
 
 def measure(name: str, seed: int) -> list[Record]:
@@ -61,7 +60,7 @@ def measure(name: str, seed: int) -> list[Record]:
 
     The bundled features are standardised; the synthetic ones are not, because their magnitudes are what is studied.
     """
-    train, test = _split(name, seed)
+    train, test = data.split(name, seed)
     rows = []
     for method in METHODS:
         search = tuned(method, train, seed, scaled=name in BUNDLED)
@@ -106,15 +105,6 @@ def _method(name: str, train: data.Data) -> tuple[Any, dict[str, Any]]:
     return Lasso(max_iter=10_000), {"alpha": STRENGTHS}
 
 
-def _split(name: str, seed: int) -> tuple[data.Data, data.Data]:
-    if name in SYNTHETIC:
-        return data.synthetic(100, name, seed), data.synthetic(1000, name, 10_000 + seed)
-    whole = data.bundled(name)
-    labels = None if whole.family == "gaussian" else whole.y
-    X, X_test, y, y_test = train_test_split(whole.X, whole.y, train_size=BUNDLED[name], random_state=seed, stratify=labels)
-    return data.Data(whole.family, X, y), data.Data(whole.family, X_test, y_test)
-
-
 def _losses(search: GridSearchCV, test: data.Data) -> Record:
     if test.family == "gaussian":
         return {"loss": float(mean_squared_error(test.y, search.predict(test.X)))}
@@ -142,7 +132,7 @@ def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
     }
     ratios = [math.log(loss / losses["dropout"][seed]) for seed, loss in losses[method].items()]
     sizes = next(row for row in rows if row["data"] == name)
-    enlarged = 1 / len(ratios) + (0 if name in SYNTHETIC else sizes["test"] / sizes["train"])
+    enlarged = 1 / len(ratios) + (0 if name in data.SYNTHETIC else sizes["test"] / sizes["train"])
     quantile = scipy.stats.t.ppf(0.975, len(ratios) - 1)
     return statistics.fmean(ratios), float(quantile * statistics.stdev(ratios) * math.sqrt(enlarged))
 
@@ -150,7 +140,7 @@ def interval(rows: list[Record], name: str, method: str) -> tuple[float, float]:
 def draw(rows: list[Record], figure: Any) -> None:
     """The test losses over Dropout's, with intervals; and which q were chosen."""
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    names = [name for name in (*BUNDLED, *SYNTHETIC) if any(row["data"] == name for row in rows)]
+    names = [name for name in (*BUNDLED, *data.SYNTHETIC) if any(row["data"] == name for row in rows)]
     others = (("sparseout", "#2183b3"), ("ridge", "#66a182"), ("lasso", "#edae49"))
     for place, (method, colour) in enumerate(others):
         means, widths = zip(*(interval(rows, name, method) for name in names), strict=True)

@@ -1,4 +1,4 @@
-"""AWD-LSTM: a language model of stacked LSTMs, in which everything that can be is regularised, with places for Sparseout."""
+"""AWD-LSTM: a language model of stacked LSTMs with dropout on its weights, embedding and activations, or with Sparseout."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from sparseout.op.functional import sparseout
 
 RECURRENT = "weight_hh_l0"
-Hidden = tuple[tuple[Tensor, Tensor], ...]  # of each layer: output and cell, (1, columns, units)
+Hidden = tuple[tuple[Tensor, Tensor], ...]  # output and cell state of each layer, (1, columns, units)
 
 
 class LockedDropout(nn.Module):
-    """`y_t = x_t m / (1 - p)`: torch's dropout with one draw a sequence and feature, shared by all time steps `t`.
+    """`y_t = x_t m / (1 - p)`: torch's dropout with one draw per sequence and feature, shared by all time steps `t`.
 
     Args:
         p: drop probability in [0, 1].
@@ -39,7 +39,7 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, input: Tensor) -> Tensor:
-        # Dropout of whole channels, where the features are channels and the time steps their positions.
+        # dropout1d drops whole channels: here the features are the channels, the time steps the positions.
         return F.dropout1d(input.permute(1, 2, 0), self.p, self.training).permute(2, 0, 1)
 
     def extra_repr(self) -> str:
@@ -49,11 +49,11 @@ class LockedDropout(nn.Module):
 class Layer(nn.Module):
     """`raw, h = lstm(x, h)` with `U m / (1 - p)` for its recurrent matrix `U`, then `y = noise(raw)`.
 
-    The matrix is dropped anew in each training call; the parameters, and their names, are those of `nn.LSTM`.
+    Each training call draws a new mask `m` for the matrix. The parameters have the names of `nn.LSTM`.
 
     Args:
-        inputs, units: features in and out.
-        p: probability with which an element of the recurrent matrix is dropped.
+        inputs, units: number of features of the input and the output.
+        p: probability of dropping an element of the recurrent matrix.
         noise: layer applied to the output.
 
     Shape:
@@ -72,7 +72,7 @@ class Layer(nn.Module):
         if self.training and self.p > 0:
             dropped = {RECURRENT: sparseout(self.lstm.get_parameter(RECURRENT), self.p)}  # q = 2 is dropout
             with warnings.catch_warnings():
-                # cuDNN wants the weights side by side, where a matrix that is new in each step cannot be.
+                # cuDNN warns because the new matrix is not stored next to the other weights.
                 warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
                 raw, hidden = torch.func.functional_call(self.lstm, dropped, (input, hidden))
         else:
@@ -84,13 +84,13 @@ class Layer(nn.Module):
 
 
 class Output(NamedTuple):
-    """What the language model computes.
+    """The output of the language model.
 
     Attributes:
-        logits: of the next word, `(time, columns, words)`.
-        hidden: to go on from.
-        regularised: output of the last layer after its noise, `(time, columns, embedding)`.
-        raw: the same before it.
+        logits: logits of the next word, `(time, columns, vocabulary_size)`.
+        hidden: hidden state after the last word.
+        regularised: output of the last layer after its noise, `(time, columns, embedding_size)`.
+        raw: output of the last layer before its noise.
     """
 
     logits: Tensor
@@ -100,21 +100,21 @@ class Output(NamedTuple):
 
 
 class AWDLSTM(nn.Module):
-    """`logits = E y + b`, where `y` is `lstm_L(... lstm_1(E[words]))`: embedding and decoder share the matrix `E`.
+    """`logits = E y + b` with `y = lstm_L(... lstm_1(E[words]))`: embedding and decoder share the matrix `E`.
 
-    Whole words of the embedding are dropped, the input is dropped by a locked mask, each LSTM's recurrent matrix is dropped, and
-    each layer's output goes through its noise. Weights are drawn as the authors do: `E` uniform in [-0.1, 0.1], `b` zero, the
-    LSTMs as `nn.LSTM` draws them.
+    Dropout acts on whole words of the embedding, on the input (with a locked mask) and on each LSTM's recurrent matrix; the noise
+    acts on each layer's output. The initialisation is the authors': `E` uniform in [-0.1, 0.1], `b` zero, the LSTMs as in
+    `nn.LSTM`.
 
     Args:
         vocabulary_size: size of the vocabulary.
-        embedding_size: features of a word, and units of the last layer.
-        hidden_size: units of the other layers.
-        noises: of each layer's output; their number is that of the layers.
-        p_embedding, p_input, p_weight: drop probabilities of words, of the input's features, and of recurrent weights.
+        embedding_size: number of features of a word, and of units of the last layer.
+        hidden_size: number of units of the other layers.
+        noises: layer of noise for the output of each LSTM; their number is the number of LSTMs.
+        p_embedding, p_input, p_weight: drop probabilities of words, input features and recurrent weights.
 
     Shape:
-        Input: words, integers `(time, columns)`, and the hidden state of the words before, zero by default.
+        Input: words, integers `(time, columns)`, and the hidden state after the previous words, by default zeros.
 
     Source: Merity, Keskar and Socher (2018), *Regularizing and optimizing LSTM language models*, arXiv:1708.02182.
 
@@ -148,20 +148,25 @@ class AWDLSTM(nn.Module):
     def forward(self, words: Tensor, hidden: Hidden | None = None) -> Output:
         states = self.zeros(words.shape[1]) if hidden is None else hidden
         activations = self.input_dropout(self._embed(words))
-        after = []
+        new_states = []
         for layer, state in zip(self.layers, states, strict=True):
             activations, raw, state = layer(activations, state)
-            after.append(state)
+            new_states.append(state)
         logits = F.linear(activations, self.embedding.weight, self.bias)
-        return Output(logits, tuple(after), activations, raw)
+        return Output(logits, tuple(new_states), activations, raw)
+
+    @property
+    def regularised_layers(self) -> list[str]:
+        """Names of the layers of noise."""
+        return [f"layers.{number}.noise" for number in range(len(self.layers))]
 
     def zeros(self, columns: int) -> Hidden:
-        """The hidden state before the first word."""
+        """Return the hidden state before the first word."""
         shapes = [(1, columns, units) for units in self.units]
         return tuple((self.bias.new_zeros(shape), self.bias.new_zeros(shape)) for shape in shapes)
 
     def _embed(self, words: Tensor) -> Tensor:
-        """The words' features; a dropped word's are zero wherever it occurs."""
+        """Return the words' features, which are zero for each occurrence of a dropped word."""
         embedded: Tensor = self.embedding(words)
         if not self.training or self.p_embedding == 0:
             return embedded

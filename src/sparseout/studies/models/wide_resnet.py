@@ -1,4 +1,4 @@
-"""Wide residual networks, with a layer of noise in each block."""
+"""Wide residual networks with a layer of noise in each block."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import Tensor, nn
 from sparseout.checks import check_choice
 
 Placement = Literal["before-conv2", "after-conv1"]
-DEEPEST = 1000
+MAX_DEPTH = 1000
 PLACEMENTS = ("before-conv2", "after-conv1")
 
 
 class WideResNet(nn.Module):
     """`logits = W mean(relu(norm(block(... block(conv(x))))))`: WRN-depth-width, three groups of (depth - 4) / 6 blocks.
 
-    The groups have 16, 32 and 64 times `width` channels, the second and the third halve the image. Convolutions have no biases.
+    The groups have 16, 32 and 64 times `width` channels; the second and the third halve the image. Convolutions have no biases.
     The initialisation is the authors': convolutions `N(0, 2 / fan_in)`, scales of the normalisations uniform in [0, 1], biases 0.
-    In memory the weights are `torch.channels_last`, and images that are too make it fastest.
+    The weights are in `torch.channels_last` memory; the network is fastest with images in the same format.
 
     Args:
-        depth: 6 n + 4 for n blocks a group: 10, 16, 22, 28, 40.
-        width: factor of the channels.
-        channels: of the images.
+        depth: 6 n + 4 for n blocks per group: 10, 16, 22, 28, 40.
+        width: factor of the number of channels.
+        channels: number of channels of the images.
         classes: number of logits.
-        noise: makes the layer that a block applies to its activations.
-        placement: `"before-conv2"`, after the second rectifier, as Dropout is in the authors' network; or `"after-conv1"`, before
-            the second normalisation.
+        noise: returns a new layer of noise, for the activations of one block.
+        placement: `"before-conv2"`, after the second rectifier, the place of Dropout in the authors' network; or `"after-conv1"`,
+            before the second normalisation.
 
     Shape:
         Input: `(batch, channels, height, width)`, at least 1 x 1. Output: `(batch, classes)`.
 
     Raises:
-        ValueError: the depth is none of these, or the placement is unknown.
+        ValueError: the depth is not 6 n + 4, or the placement is unknown.
 
     Source: Zagoruyko and Komodakis (2016), *Wide Residual Networks*, arXiv:1605.07146.
 
@@ -60,11 +60,12 @@ class WideResNet(nn.Module):
         check_depth(depth)
         check_choice("placement", placement, PLACEMENTS)
         widths = [16, 16 * width, 32 * width, 64 * width]
+        self.blocks = (depth - 4) // 6  # per group
         self.conv = _convolution(channels, widths[0])
         self.groups = nn.Sequential()
         for before, after, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True):
             first = Block(before, after, stride, noise(), placement)
-            others = [Block(after, after, 1, noise(), placement) for _ in range((depth - 4) // 6 - 1)]
+            others = [Block(after, after, 1, noise(), placement) for _ in range(self.blocks - 1)]
             self.groups.append(nn.Sequential(first, *others))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.linear = nn.Linear(widths[-1], classes)
@@ -76,6 +77,11 @@ class WideResNet(nn.Module):
         logits: Tensor = self.linear(F.relu(self.norm(features), inplace=True).mean((-2, -1)))
         return logits
 
+    @property
+    def regularised_layers(self) -> list[str]:
+        """Names of the layers of noise."""
+        return [f"groups.{group}.{block}.noise" for group in range(len(self.groups)) for block in range(self.blocks)]
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -86,9 +92,10 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """`y = shortcut + conv2(noise(relu(norm2(conv1(o)))))` with `o = relu(norm1(x))`; or `norm2(noise(conv1(o)))`, as placed.
+    """`y = shortcut + conv2(noise(relu(norm2(conv1(o)))))` with `o = relu(norm1(x))`; with the placement
+    "after-conv1", `relu(norm2(noise(conv1(o))))` is the input of `conv2`.
 
-    The shortcut is `x`, or a 1 x 1 convolution of `o` where the number of channels changes.
+    The shortcut is `x`, or a 1 x 1 convolution of `o` if the number of channels changes.
     """
 
     def __init__(self, before: int, after: int, stride: int, noise: nn.Module, placement: Placement) -> None:
@@ -114,9 +121,9 @@ class Block(nn.Module):
 
 
 def check_depth(depth: int) -> None:
-    """Refuse a depth that is not 6 n + 4, or is of networks that nobody trains."""
-    if not 10 <= depth <= DEEPEST or depth % 6 != 4:
-        raise ValueError(f"depth must be 6 n + 4 for n blocks a group (10, 16, 22, 28, ..., {DEEPEST}), got {depth!r}")
+    """Raise `ValueError` unless `depth` is 6 n + 4, in [10, 1000]."""
+    if not 10 <= depth <= MAX_DEPTH or depth % 6 != 4:
+        raise ValueError(f"depth must be 6 n + 4 for n blocks per group (10, 16, 22, 28, ..., {MAX_DEPTH}), got {depth!r}")
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:

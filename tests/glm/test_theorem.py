@@ -1,4 +1,4 @@
-"""The study of the theorem: what its experiments measure, what its command leaves, and what the theory page says of both."""
+"""The experiments on the theorem: their measurements, the files of their command, and the statements of the theory page."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def test_what_is_left_of_a_coefficient_is_what_the_penalty_foretells():
 
 @pytest.mark.parametrize("name", ["diabetes", "breast cancer"])
 def test_every_method_is_tuned_over_as_many_points(name):
-    train, _ = prediction._split(name, 0)
+    train, _ = data.split(name, 0)
     for method in prediction.METHODS:
         estimator, grid = prediction._method(method, train)
         assert math.prod(map(len, grid.values())) == prediction.POINTS
@@ -86,12 +86,12 @@ def test_every_method_is_tuned_over_as_many_points(name):
 
 
 def test_splits_are_paired_and_do_not_overlap():
-    train, test = prediction._split("diabetes", 0)
+    train, test = data.split("diabetes", 0)
     whole = data.bundled("diabetes")
     assert len(train.y) + len(test.y) == len(whole.y)
     assert not {tuple(row) for row in train.X.tolist()} & {tuple(row) for row in test.X.tolist()}
-    again, _ = prediction._split("diabetes", 0)
-    other, _ = prediction._split("diabetes", 1)
+    again, _ = data.split("diabetes", 0)
+    other, _ = data.split("diabetes", 1)
     assert (train.X == again.X).all()
     assert (train.X != other.X).any()
 
@@ -103,7 +103,7 @@ def test_a_split_of_the_prediction():
     assert losses["sparseout"] < losses["dropout"]  # q > 2 spares the small features, which alone matter here
     assert [prediction._q(row) for row in rows][1:] == [None] * 3
     assert prediction._q(rows[0]) == 3.0
-    train, test = prediction._split("weak", 0)
+    train, test = data.split("weak", 0)
     p = rows[0]["chosen"]["sparseoutregressor__p"]
     fit = SparseoutRegressor(p=p, q=3.0, tol=1e-3, max_iter=300).fit(train.X, train.y)
     assert losses["sparseout"] == pytest.approx(numpy.mean((fit.predict(test.X) - test.y) ** 2))
@@ -128,7 +128,7 @@ def test_the_command_resumes_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     def stop():
         raise Stop
 
-    run = ["study", "glm", "--experiments", "shrinkage", "--out", str(tmp_path)]
+    run = ["theorem", "--experiments", "shrinkage", "--out", str(tmp_path)]
     whole = shrinkage.parts()
     monkeypatch.setattr(shrinkage, "parts", lambda: {**whole, "synthetic": stop})
     assert main(run) == 130
@@ -142,7 +142,7 @@ def test_the_command_resumes_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     assert rows != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["provenance.json", "shrinkage.jsonl", "shrinkage.png"]
     source = json.loads((tmp_path / "provenance.json").read_text())["shrinkage"]
-    assert source["command"] == "sparseout study glm --experiments shrinkage"
+    assert source["command"] == "sparseout theorem --experiments shrinkage"
     with Image.open(tmp_path / "shrinkage.png") as image:
         assert image.width > 1500
     assert "left at 10" in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_a_users_mistake_is_one_line_and_code_2(flags, message, tmp_path, capsys
     (tmp_path / "DAMAGED").mkdir()
     (tmp_path / "DAMAGED" / "shrinkage.jsonl").write_text("{half")
     flags = [str(tmp_path / flag) if flag.isupper() else flag for flag in flags]
-    assert main(["study", "glm", *flags]) == 2
+    assert main(["theorem", *flags]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert error.count("\n") == 1
@@ -176,7 +176,7 @@ def test_the_published_rows_are_whole_and_say_where_they_come_from(module):
     assert {row["part"] for row in records(name)} == set(module.parts())
     source = json.loads((ROOT / "results" / "glm" / "provenance.json").read_text())[name]
     assert re.fullmatch("[0-9a-f]{12}", source["commit"])
-    assert source["command"] == f"sparseout study glm --experiments {name}"
+    assert source["command"] == f"sparseout theorem --experiments {name}"
 
 
 def test_the_theory_page_names_tests_that_exist():

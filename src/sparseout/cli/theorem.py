@@ -1,4 +1,4 @@
-"""The command `sparseout study glm`: four experiments on the theorem, each a file of rows and a figure."""
+"""The command `sparseout theorem`: four experiments on the theorem, each with a file of rows and a figure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from sparseout.training.folders import read_file
 EXPERIMENTS = ("convergence", "approximation", "shrinkage", "prediction")
 
 
-def glm(
+def theorem(
     experiments: Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(EXPERIMENTS)} ...")] = EXPERIMENTS,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/glm"),
 ) -> None:
-    """Hold the theorem of generalized linear models against data: where training ends, how good it is, and what it is good for.
+    """Compare the theorem of generalized linear models with data: convergence, accuracy, shrinkage and prediction.
 
-    Killed at any moment, it goes on where it stopped when the same command is given again. docs/theory.md says what was found.
+    The same command resumes an interrupted one. docs/theory.md describes the results.
 
     Args:
-        experiments: which to run
-        out: folder for each experiment's rows (.jsonl) and figure (.png), and provenance.json
+        experiments: experiments to run
+        out: folder for each experiment's rows (.jsonl) and figure (.png), and for provenance.json
     """
     for name in experiments:
         if name not in EXPERIMENTS:
@@ -47,7 +47,7 @@ def glm(
     except OSError as error:
         raise UserError(f"--out must be a folder that can be written: {out}: {error.strerror}") from error
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order round differently
+    torch.set_num_threads(1)  # another order of summation rounds differently
     try:
         for name in dict.fromkeys(experiments):
             experiment = importlib.import_module(f"sparseout.studies.glm.{name}")
@@ -57,12 +57,12 @@ def glm(
 
 
 def _files(experiments: Sequence[str]) -> list[str]:
-    """The names of what the experiments write."""
+    """Return the names of the files that the experiments write."""
     return ["provenance.json", *(f"{name}.{kind}" for name in dict.fromkeys(experiments) for kind in ("jsonl", "png"))]
 
 
 def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
-    """Run the parts that are not in the experiment's file yet, and draw what it holds."""
+    """Run the parts that are missing from the experiment's file, then draw the figure."""
     path, sources_path, parts = out / f"{name}.jsonl", out / "provenance.json", experiment.parts()
     rows = _read(path, experiment.Row, parts)
     sources = read_file(sources_path, dict[str, Provenance]) if sources_path.exists() else {}
@@ -74,7 +74,7 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
                 continue
             rows += [{"part": part, **row} for row in measure()]
             write_atomic(path, "".join(to_json(row) + "\n" for row in rows).encode())
-            sources[name] = provenance(f"sparseout study glm --experiments {name}", torch.device("cpu"))
+            sources[name] = provenance(f"sparseout theorem --experiments {name}", torch.device("cpu"))
             write_atomic(sources_path, (to_json(sources) + "\n").encode())
             progress.advance(task)
     console.print(_draw(experiment, rows, path))
@@ -82,10 +82,15 @@ def _run(name: str, experiment: Any, out: Path, console: Console) -> None:
 
 
 def _read(path: Path, kind: type, parts: Mapping[str, Any]) -> list[Record]:
-    """The rows of an experiment's file, if there is one, each a `kind` of one of the `parts`.
+    """Read the rows of an experiment's file, if it exists.
+
+    Args:
+        path: the file.
+        kind: schema of a row.
+        parts: parts of the experiment, by name.
 
     Raises:
-        UserError: a line is none.
+        UserError: a line is not a row of one of the parts.
     """
     if not path.exists():
         return []
@@ -96,12 +101,12 @@ def _read(path: Path, kind: type, parts: Mapping[str, Any]) -> list[Record]:
             if rows[-1]["part"] not in parts:
                 raise UserError(f"{name}: part: must be one of {', '.join(map(repr, parts))}, got {rows[-1]['part']!r}")
     except UserError as error:
-        raise UserError(f"{error}: delete the file to run that again") from error
+        raise UserError(f"{error}: delete the file to repeat the experiment") from error
     return rows
 
 
 def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:
-    """Write the experiment's figure beside its rows in `path`, and return their table."""
+    """Write the experiment's figure beside its rows in `path`, and return its table."""
     from sparseout.studies.glm.figures import write_figure
 
     try:
@@ -109,4 +114,4 @@ def _draw(experiment: Any, rows: list[Record], path: Path) -> Table:
         return cast(Table, experiment.summary(rows))
     except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} must have the rows of {path.stem} ({reason}): delete it to run that again") from error
+        raise UserError(f"{path} must have the rows of {path.stem} ({reason}): delete it to repeat the experiment") from error
