@@ -57,11 +57,11 @@ def test_a_folder_that_is_not_a_complete_run(damage, study, tmp_path, capsys, mo
     changes[damage]()
     messages = {
         "unfinished": "must be the folder of a complete run",
-        "weights": "are no weights of this run",
-        "pickle": "are no weights of this run",
+        "weights": "does not hold the weights of this run",
+        "pickle": "does not hold the weights of this run",
         "config": "config.json cannot be read",
         "settings": "config.json: p must be a drop probability in [0, 1], got 7",
-        "another study": "must be of a study that is known, got 'other'",
+        "another study": "config.json: study must be one of ",
         "of another size": "config.json was edited: run is",
     }
     assert messages[damage] in refused(capsys, f"run:{folder}")
