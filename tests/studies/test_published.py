@@ -1,4 +1,4 @@
-"""The README's figures are those of the records in `results/`, and the records show what the README says of them."""
+"""The README's figures agree with the records in `results/`, and each study's sweep file asks for its records."""
 
 import itertools
 import json

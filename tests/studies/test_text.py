@@ -1,4 +1,4 @@
-"""The studies' texts, from real files and from broken ones."""
+"""Texts, from valid and from damaged files."""
 
 import ast
 import os
