@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sparseout import report
 from sparseout.studies.data import text
 
 
@@ -13,6 +14,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def no_report():
+    """Write no figure and no report page, which take longer than a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
