@@ -1,4 +1,7 @@
-"""Before Triton is imported: its interpreter runs the GPU kernel where there is no GPU. Files of absent extras are left out."""
+"""Use Triton's interpreter on machines without a GPU, and skip files whose extra is not installed.
+
+The interpreter has to be chosen before Triton is imported.
+"""
 
 import importlib.util
 import os

@@ -67,9 +67,9 @@ def test_the_weight_of_a_feature_is_its_norm_to_the_power_q():
             assert row["relative"] == pytest.approx(1)
 
 
-def test_what_is_left_of_a_coefficient_is_what_the_penalty_foretells():
+def test_the_kept_share_of_a_coefficient_is_the_prediction_of_the_penalty():
     rows = shrinkage.fits(samples=20_000)
-    assert max(abs(row["kept"] - row["foretold"]) for row in rows) < 0.06
+    assert max(abs(row["kept"] - row["predicted"]) for row in rows) < 0.06
     left = {q: [row["kept"] for row in rows if row["q"] == q] for q in shrinkage.QS}
     assert left[0.5][0] < 0.1 < 0.9 < left[0.5][-1]
     assert left[3.0][0] > 0.8 > 0.1 > left[3.0][-1]

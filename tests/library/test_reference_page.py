@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sparseout
-from sparseout import control, glm, metrics, probe, schedule, surgery
+from sparseout import control, glm, metrics, probe, regularizers, schedule, surgery
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 MODULES = {
@@ -21,6 +21,7 @@ MODULES = {
     "sparseout.surgery": surgery,
     "sparseout.metrics": metrics,
     "sparseout.control": control,
+    "sparseout.regularizers": regularizers,
 }
 SECTION = re.compile(r"^## `(.*)`$", re.MULTILINE)
 

@@ -1,14 +1,15 @@
-"""What the studies' tests share."""
+"""Fixtures of the studies' tests."""
 
 import pytest
 import torch
 
+from sparseout import report
 from sparseout.studies.data import text
 
 
 @pytest.fixture
 def one_thread():
-    """One thread, as runs have it: threads that wait for each other are slow where other work runs beside the tests."""
+    """Use one thread, as runs do by default; several threads are slow on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -16,8 +17,16 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
+def no_report():
+    """Write no figure and no report page, which take longer than a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def corpus():
-    """Words that depend on the word before, so that there is something to learn."""
+    """A text whose words depend on the previous word, so that a model can learn from it."""
     generator = torch.Generator().manual_seed(0)
     chain = [0]
     for jump in torch.randint(1, 4, (1400,), generator=generator).tolist():

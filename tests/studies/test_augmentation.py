@@ -1,4 +1,4 @@
-"""Crops and flips are exactly those that padding by reflection, cropping and mirroring one image at a time gives."""
+"""Crops and flips equal reflection padding, cropping and mirroring of each image."""
 
 import pytest
 import torch

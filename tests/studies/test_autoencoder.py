@@ -1,4 +1,4 @@
-"""The study end to end: its records, its resumption, and what it finds on real digits."""
+"""The autoencoder study end to end: records, resumption, and the sparsity on real digits."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The AWD-LSTM: its size, and what it drops."""
+"""The AWD-LSTM: its size, its dropout masks, and the positions of the noise."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, in turns: the timing, and the op beside others. No time is asserted."""
+"""The benchmark of the op: timing in turns, and the contenders. No test asserts a time."""
 
 import math
 import os

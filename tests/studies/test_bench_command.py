@@ -1,4 +1,4 @@
-"""The command `sparseout bench`: steps, probes, targets and fits, and the records that it leaves. No time is asserted."""
+"""The command `sparseout bench`: steps, probes, targets, fits and files. No test asserts a time."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A checkpoint restores what was saved, is of one run, and nothing in it is executed."""
+"""A checkpoint restores the saved state, belongs to one run, and executes no code."""
 
 import pickle
 import subprocess

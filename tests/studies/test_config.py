@@ -1,4 +1,4 @@
-"""A run's name is a hash of what changes its numbers, and of nothing else."""
+"""A run's name is a hash of all settings that change its numbers."""
 
 import dataclasses
 import math
@@ -65,7 +65,19 @@ def test_what_the_noise_ignores_is_not_in_the_name():
 
 
 def test_integers_and_floats_of_one_value_are_one_run():
-    assert AutoencoderConfig(q=2, p=0).run == AutoencoderConfig(q=2.0, p=0.0).run
+    assert AutoencoderConfig(q=2, p=0, lr=1).run == AutoencoderConfig(q=2.0, p=0.0, lr=1.0).run
+
+
+def test_normalised_settings_are_those_of_the_record():
+    config = AutoencoderConfig(noise="dropout", q=1, gradient="exact", target_sparsity=0.5)
+    normalised = config.normalised()
+    assert (normalised.q, normalised.gradient, normalised.target_sparsity, normalised.p) == (2.0, "detached", 0.0, 0.5)
+    assert normalised == normalised.normalised()
+    assert normalised.to_dict() == config.to_dict()
+
+
+def test_a_run_with_a_target_starts_as_dropout():
+    assert AutoencoderConfig(q=1.0, target_sparsity=0.5).noise_layer().q == 2
 
 
 def test_the_generators_of_a_run_differ_and_do_not_depend_on_q():

@@ -29,12 +29,14 @@ def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
     return record, read_lines(next(out.glob("*/metrics.jsonl")))
 
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 STEPS = 29  # of an epoch in batches of 50
 LONG = {"epochs": 60, "batch_size": 50}
 
 
 @pytest.fixture(scope="module")
-def at_once(tmp_path_factory):
+def at_once(no_report, tmp_path_factory):
     """A run with a target of 0.7, without warmup and ramp: its record and its history."""
     return run(tmp_path_factory.mktemp("at once"), target_sparsity=0.7, **LONG)
 
@@ -66,7 +68,7 @@ SHORT |= {"target_warmup": 10, "target_ramp": 30}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(no_report, tmp_path_factory):
     return run(tmp_path_factory.mktemp("uninterrupted"), **SHORT)
 
 

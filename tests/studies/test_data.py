@@ -1,4 +1,4 @@
-"""The data sets, from real files and from broken ones."""
+"""Images for the autoencoder, from valid and from damaged files."""
 
 import io
 import os

@@ -1,10 +1,10 @@
 """The engine: a run that is interrupted anywhere resumes to the same numbers, and several processes train as one."""
 
-import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +12,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sparseout.cli.main import main
 from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
 from sparseout.training import engine
 from sparseout.training.folders import RunFolder, read_lines
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 SMALL = {"q": (1.5,), "epochs": (3,), "hidden_size": (16,), "batch_size": (300,)}  # 5 steps an epoch
 
@@ -42,7 +45,7 @@ def histories(out):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(no_report, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted")
     return list(map(numbers, study(out))), histories(out)
 
@@ -163,23 +166,19 @@ def test_event_files_on_request(tmp_path):
         assert [event.step for event in events.Scalars(name)] == [1, 2, 3]
 
 
-def launch(processes, out, *flags):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "sparseout"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    arguments = [*command, "study", *flags, "--out", str(out), "--device", "cpu"]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Report: ") == 1
-    return {record["noise"]: record for record in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
-
-
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
     """The output folder and the records, by noise, of the same runs in one process and in two."""
     flags = ["autoencoder", "--noise", "none", "sparseout", "--seed", "0", "--q", "2", "--epochs", "3", "--batch-size", "300"]
-    outs = [tmp_path_factory.mktemp("launched") / str(processes) for processes in (1, 2)]
-    return [(out, launch(processes, out, *flags)) for processes, out in enumerate(outs, 1)]
+    one, two = ([*flags, "--device", "cpu", "--out", str(tmp_path_factory.mktemp("launched"))] for _ in range(2))
+    assert main(["study", *one]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sparseout"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "study", *two], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1
+    outs = Path(one[-1]), Path(two[-1])
+    return [(out, {record["noise"]: record for record in read_lines(out / "results.jsonl")}) for out in outs]
 
 
 def test_two_processes_train_as_one_does(launched):

@@ -1,4 +1,4 @@
-"""The image study's learner: what noise changes and what it leaves alone, its schedule, its resumption, and that it learns."""
+"""The image study: the effect of the noise, the schedule, resumption, evaluation, and settings out of range."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Labelled images, from real files and from broken ones."""
+"""Labelled images, from valid and from damaged files."""
 
 import io
 import os

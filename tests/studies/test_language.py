@@ -1,4 +1,4 @@
-"""The language study: its data order, its loss, NT-ASGD, resumption, and the perplexity that it reports."""
+"""The language study: data order, objective, hidden state, perplexity, and settings out of range."""
 
 import itertools
 import json

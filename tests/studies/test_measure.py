@@ -1,4 +1,4 @@
-"""Measures taken batch by batch equal those of all vectors at once, and are those of a layer's clean input."""
+"""Measures of batches equal those of all vectors at once, and measure a layer's clean input."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The numbers on the results pages are those of the records in `results/`."""
+"""The numbers on the results pages are those of the records in `results/`, and each sweep file asks for its records."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""The wide residual network is its authors': parameters, structure, initialisation, and where the noise is."""
+"""The wide residual network has the authors' parameters, structure and initialisation, and the noise in its blocks."""
 
 import pytest
 import torch

@@ -114,12 +114,12 @@ def _draw_op(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None
 def _draw_steps(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None], dict[str, Any]]) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     noises = list(dict.fromkeys((row["noise"], row["q"]) for row in rows if row["noise"] != "none"))
-    for place, (noise, q) in enumerate(noises):
+    for index, (noise, q) in enumerate(noises):
         of_noise = [row for row in rows if (row["noise"], row["q"]) == (noise, q)]
         ratios = [row["ratio_to_none"] for row in of_noise]
         below = [row["ratio_to_none"] - row["none_iqr_low"] for row in of_noise]
         above = [row["none_iqr_high"] - row["ratio_to_none"] for row in of_noise]
-        at = [models.index(row["model"]) + 0.2 * (place - (len(noises) - 1) / 2) for row in of_noise]
+        at = [models.index(row["model"]) + 0.2 * (index - (len(noises) - 1) / 2) for row in of_noise]
         style = {**styles(noise, q), "linestyle": "none", "markersize": 7}
         axes.errorbar(ratios, at, xerr=(below, above), elinewidth=2, label=label(noise, q), **style)
     axes.axvline(1, color=GREY, linewidth=1)

@@ -102,5 +102,5 @@ class TargetRun:
 
 def _points(values: list[float]) -> list[float]:
     """Interpolate `values` at `POINTS` evenly spaced times."""
-    places = numpy.linspace(0, len(values) - 1, POINTS)
-    return [round(value, 5) for value in numpy.interp(places, numpy.arange(len(values)), values).tolist()]
+    times = numpy.linspace(0, len(values) - 1, POINTS)
+    return [round(value, 5) for value in numpy.interp(times, numpy.arange(len(values)), values).tolist()]

@@ -142,9 +142,9 @@ def draw(rows: list[Record], figure: Any) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     names = [name for name in (*BUNDLED, *data.SYNTHETIC) if any(row["data"] == name for row in rows)]
     others = (("sparseout", "#2183b3"), ("ridge", "#66a182"), ("lasso", "#edae49"))
-    for place, (method, colour) in enumerate(others):
+    for index, (method, colour) in enumerate(others):
         means, widths = zip(*(interval(rows, name, method) for name in names), strict=True)
-        at = [number + 0.2 * (place - 1) for number in range(len(names))]
+        at = [number + 0.2 * (index - 1) for number in range(len(names))]
         left.errorbar(means, at, xerr=widths, fmt="o", markersize=5, color=colour, elinewidth=2, label=method)
     left.axvline(0, color="#808080", linewidth=1)
     left.set_yticks(range(len(names)), [LABELS[name] for name in names])
@@ -153,10 +153,10 @@ def draw(rows: list[Record], figure: Any) -> None:
     left.set_title("Prediction at equal tuning effort", loc="left", weight="bold")
     left.legend(frameon=False, fontsize=8, loc="lower left")
     start = [0] * len(names)
-    for place, q in enumerate(QS):
+    for index, q in enumerate(QS):
         counts = [sum(_q(row) == q for row in rows if (row["data"], row["method"]) == (name, "sparseout")) for name in names]
         right.barh(
-            range(len(names)), counts, left=start, color=colormaps["viridis"](0.9 * place / (len(QS) - 1)), label=f"q = {q:g}"
+            range(len(names)), counts, left=start, color=colormaps["viridis"](0.9 * index / (len(QS) - 1)), label=f"q = {q:g}"
         )
         start = [before + count for before, count in zip(start, counts, strict=True)]
     right.set_yticks(range(len(names)), [])

@@ -33,7 +33,7 @@ class Row(Struct):
     weight: float | UnsetType = UNSET
     relative: float | UnsetType = UNSET
     kept: float | UnsetType = UNSET
-    foretold: float | UnsetType = UNSET
+    predicted: float | UnsetType = UNSET
 
 
 def parts() -> dict[str, Callable[[], list[Record]]]:
@@ -56,7 +56,7 @@ def weights(name: str) -> list[Record]:
 
 
 def fits(samples: int = 4000) -> list[Record]:
-    """Return `kept = coef_j(p) / coef_j(0)` of equally important features of all magnitudes, and its prediction, `foretold`."""
+    """Return `kept = coef_j(p) / coef_j(0)` of equally important features of all magnitudes, and the `predicted` value."""
     random = numpy.random.default_rng(0)
     scale = numpy.geomspace(0.1, 10, 20)
     X = random.normal(size=(samples, 20)) * scale
@@ -70,9 +70,9 @@ def fits(samples: int = 4000) -> list[Record]:
     rows = []
     for q in QS:
         kept = fit(P, q) / free
-        foretold = square / (square + P / (1 - P) * (abs(X) ** q).mean(0))
-        for feature, (rms, left, alone) in enumerate(zip(square**0.5, kept, foretold, strict=True)):
-            rows.append({"data": "synthetic", "q": q, "feature": feature, "rms": rms, "kept": left, "foretold": alone})
+        predicted = square / (square + P / (1 - P) * (abs(X) ** q).mean(0))
+        for feature, (rms, left, alone) in enumerate(zip(square**0.5, kept, predicted, strict=True)):
+            rows.append({"data": "synthetic", "q": q, "feature": feature, "rms": rms, "kept": left, "predicted": alone})
     return rows
 
 
@@ -81,13 +81,13 @@ def draw(rows: list[Record], figure: Any) -> None:
     panels = figure.subplots(1, 3)
     titles = ("Penalty of a unit coefficient", "Penalty over mean square", "Coefficient left by the noise")
     for axes, title, measure in zip(panels, titles, ("weight", "relative", "kept"), strict=True):
-        for place, q in enumerate(QS):
+        for index, q in enumerate(QS):
             here = _by_magnitude(rows, q, measure)
-            colour, rms = colormaps["viridis"](0.9 * place / (len(QS) - 1)), [row["rms"] for row in here]
+            colour, rms = colormaps["viridis"](0.9 * index / (len(QS) - 1)), [row["rms"] for row in here]
             line = "o" if measure == "kept" else "o-"
             axes.plot(rms, [row[measure] for row in here], line, markersize=4, color=colour, label=f"q = {q:g}")
             if measure == "kept":
-                axes.plot(rms, [row["foretold"] for row in here], color=colour)
+                axes.plot(rms, [row["predicted"] for row in here], color=colour)
         axes.set(xscale="log", yscale="linear" if measure == "kept" else "log", xlabel="magnitude of the feature (RMS)")
         axes.set_title(title, loc="left", weight="bold")
     panels[0].legend(frameon=False, fontsize=8)

@@ -125,7 +125,7 @@ class GlmLearner(Learner):
         settings["random_state"] = config.seed_of("noise") % 2**32
         fit = SparseoutClassifier(**settings) if family in CLASSES else SparseoutRegressor(family=family, **settings)
         with warnings.catch_warnings():
-            # The record's numbers are those of the fit where it stopped.
+            # A fit that stops early is recorded as it is.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fit.fit(self.data.X.numpy(), self.data.y.numpy())
         with torch.no_grad():

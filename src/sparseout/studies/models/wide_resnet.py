@@ -29,7 +29,7 @@ class WideResNet(nn.Module):
         channels: number of channels of the images.
         classes: number of logits.
         noise: returns a new layer of noise, for the activations of one block.
-        placement: `"before-conv2"`, after the second rectifier, the place of Dropout in the authors' network; or `"after-conv1"`,
+        placement: `"before-conv2"`, after the second rectifier, as Dropout in the authors' network; or `"after-conv1"`,
             before the second normalisation.
 
     Shape:
