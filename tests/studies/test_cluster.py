@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster of two nodes on this machine, one of which is killed."""
+"""Runs as tasks of a Ray cluster of two nodes on this machine; one node is killed."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def cluster():
 
 
 class KillNode:
-    """A console that kills a node of the cluster when it hears that some runs have ended."""
+    """A console that kills a node of the cluster when some runs have ended."""
 
     def __init__(self, cluster, node, after):
         self.cluster, self.node, self.after = cluster, node, after
@@ -66,8 +66,8 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
     configs = STUDY.grid(GRID)
     assert len(configs) == 40
     killing = KillNode(cluster, worker, 10)
-    place = RunOptions(tmp_path / "ray", device="cpu")
-    records, failures = execute(STUDY, configs, place, SweepOptions(ray="auto"), Console(file=killing))
+    options = RunOptions(tmp_path / "ray", device="cpu")
+    records, failures = execute(STUDY, configs, options, SweepOptions(ray="auto"), Console(file=killing))
     assert killing.node is None
     assert failures == []
     assert sorted(record["run"] for record in records) == sorted(config.run for config in configs)
@@ -76,15 +76,15 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "alone")
 
 
-def test_a_run_that_fails_is_told_and_not_tried_again(cluster, tmp_path):
+def test_a_run_that_fails_is_reported_and_not_tried_again(cluster, tmp_path):
     configs = STUDY.grid({"q": (1.0,), "seed": (0, 1), "hidden_size": (16,), "epochs": (1,)})
-    place = RunOptions(tmp_path, device="cpu")
+    options = RunOptions(tmp_path, device="cpu")
     broken = tmp_path / configs[0].folder / "checkpoint.safetensors"
     broken.parent.mkdir()
     broken.write_bytes(b"not a checkpoint")
     (tmp_path / "study.json").write_text('{"study": "autoencoder"}')
     start = time.monotonic()
-    records, (failure,) = execute(STUDY, configs, place, SweepOptions(ray="auto"), Console(quiet=True))
+    records, (failure,) = execute(STUDY, configs, options, SweepOptions(ray="auto"), Console(quiet=True))
     assert time.monotonic() - start < 120
     assert [record["run"] for record in records] == [configs[1].run]
     assert "checkpoint.safetensors cannot be resumed from" in failure.reason

@@ -1,4 +1,4 @@
-"""The command as a person meets it: real processes, killed for real."""
+"""The command as a user runs it: real processes, which are really killed."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def run(*arguments):
 
 
 def wait_for_epochs(out, count):
-    """Until the study has begun its second run and that has `count` epochs."""
+    """Wait until the study is in its second run or later, and that run has `count` epochs."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         histories = list(out.glob("*/metrics.jsonl"))
@@ -73,7 +73,7 @@ def test_killed_twice_it_ends_with_the_same_numbers(uninterrupted, tmp_path):
     assert numbers(out) == numbers(uninterrupted[0])
 
 
-def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_keeps_complete_runs_and_says_how_to_resume(tmp_path):
     out = tmp_path / "out"
     # A test run in the background ignores the signal, and so would its children.
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(tmp_path):
     assert len(numbers(out)) >= 1
 
 
-def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
+def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):
     rows = [summary(AutoencoderConfig(seed=seed)) for seed in range(5000)]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     script = f"{sys.executable} -m sparseout results {tmp_path} --runs | head -n 1"

@@ -32,14 +32,14 @@ print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 
 
 def result(config, generator):
-    """What a run leaves, with a test loss that rises with q by more than seeds differ."""
+    """The summary of a run; its test loss rises with q by more than the seeds differ."""
     hoyer, noise = 0.9 - config.q / 10 + generator.normal() / 100, generator.normal() / 100
     return summary(config, hoyer=hoyer, test_loss=config.q + noise)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The records of a study of ten thousand runs, and what a process of its own prints of them."""
+    """The records of a study of ten thousand runs, and the output of a process that lists and reports them."""
     out, generator = tmp_path_factory.mktemp("many"), numpy.random.default_rng(0)
     (out / "study.json").write_text('{"study": "autoencoder"}')
     records = []

@@ -1,4 +1,4 @@
-"""Flags that cannot be meant: one line that names the flag, its value and what is allowed, exit code 2, nothing written."""
+"""Invalid flags: one line names the flag, its value and the allowed values; the exit code is 2 and nothing is written."""
 
 import pytest
 import torch
@@ -180,7 +180,7 @@ def trained(tmp_path_factory):
         ("study autoencoder --out=\udcff", "--out must be in UTF-8, got '--out=\\udcff'"),
     ],
 )
-def test_a_value_that_no_flag_can_mean(command, message, trained, tmp_path, capsys, monkeypatch):
+def test_a_value_that_no_flag_allows(command, message, trained, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("x")
     (run,) = trained.glob("q2-*")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A run that other code, another torch or another machine goes on with says so, and its record names all that trained it."""
+"""A run that resumes with other code, another torch or on another machine warns, and its record names each of them."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def attempt(out):
 
 
 def stop(out, steps=15, owner=AutoencoderLearner, name="update"):
-    """Train, with a checkpoint after each step, until `name` was called so many times."""
+    """Train with a checkpoint after each step, and interrupt the call of `name` after `steps` calls."""
     original, left = getattr(owner, name), iter(range(steps))
 
     def interrupt(*arguments):
@@ -57,7 +57,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_changed_is_said_in_a_line_and_recorded(name, tmp_path, monkeypatch, capsys):
+def test_a_change_is_printed_in_one_line_and_recorded(name, tmp_path, monkeypatch, capsys):
     before = provenance.origin(torch.device("cpu"))
     stop(tmp_path, 4)
     assert capsys.readouterr().err == ""
@@ -68,12 +68,12 @@ def test_what_changed_is_said_in_a_line_and_recorded(name, tmp_path, monkeypatch
     assert err.startswith(f"sparseout: warning: {RUN.folder} resumes with {name} {after[name]} after {before[name]}: ")
     assert err.count("\n") == 1
     found = finished(tmp_path)["provenance"]
-    assert capsys.readouterr().err == "", "it is in the checkpoint, and is not said again"
+    assert capsys.readouterr().err == "", "the checkpoint has the change, so it is not printed again"
     assert found["trained_by"] == [before, after]
     assert found[name] == after[name]
 
 
-def test_a_run_of_one_version_names_it_once_and_says_nothing(tmp_path, capsys):
+def test_a_run_of_one_version_names_it_once_and_prints_nothing(tmp_path, capsys):
     stop(tmp_path, 4)
     stop(tmp_path, 4)
     found = finished(tmp_path)["provenance"]
@@ -86,7 +86,7 @@ def rewrite(path, **at):
     save_checkpoint(path, RUN.run, {**state, "at": {name: value for name, value in (state["at"] | at).items() if value != "-"}})
 
 
-def test_a_checkpoint_that_does_not_say_what_wrote_it_is_gone_on_with_and_said_to_be(tmp_path, capsys):
+def test_a_checkpoint_without_an_origin_is_resumed_with_a_warning(tmp_path, capsys):
     rewrite(stop(tmp_path, 4), trained_by="-")
     found = finished(tmp_path)["provenance"]
     assert [origin["sparseout"] for origin in found["trained_by"]] == [None, provenance.sparseout.__version__]
@@ -100,7 +100,7 @@ def seconds(out):
 
 
 @pytest.mark.parametrize("found", [-1e6, math.nan, math.inf, -math.inf])
-def test_time_in_a_checkpoint_that_cannot_be_does_not_count(found, tmp_path):
+def test_impossible_times_in_a_checkpoint_do_not_count(found, tmp_path):
     rewrite(stop(tmp_path, 4), seconds=found)
     finished(tmp_path)
     assert all(0 <= value < 1000 for value in seconds(tmp_path))
@@ -121,7 +121,7 @@ POSITIONS = [
 
 
 @pytest.mark.parametrize("at", POSITIONS, ids=str)
-def test_a_position_of_another_form_fails_its_run_by_name_before_it_trains(at, tmp_path):
+def test_a_malformed_position_fails_its_run_before_it_trains(at, tmp_path):
     path = tmp_path / RUN.folder / "checkpoint.safetensors"
     path.parent.mkdir()
     position = {"epoch": 1, "step": 0, "loss": 0.0, "items": 0, "seconds": 0.0, "trained_by": []} | at
@@ -134,7 +134,7 @@ def metrics(out, *lines):
     (out / RUN.folder / "metrics.jsonl").write_bytes(b"".join(lines))
 
 
-def test_the_line_of_an_epoch_that_was_half_written_is_written_again(tmp_path):
+def test_a_partly_written_epoch_is_written_again(tmp_path):
     """Killed after it wrote the epoch, which its checkpoint does not have yet."""
     stop(tmp_path, 0, AutoencoderLearner, "evaluate")
     metrics(tmp_path, b'{"epoch": 1, "train_lo')

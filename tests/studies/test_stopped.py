@@ -109,8 +109,8 @@ def test_a_child_that_dies_fails_its_run_and_the_reason_is_recorded(code, end, t
     folder = StudyFolder(tmp_path, "autoencoder")
     folder.open()
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (running, ended, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
-    assert (running, ended) == (0, config)
+    _, (running, started, ended, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
+    assert (running, started, ended) == (0, None, config)
     assert re.fullmatch(rf"its process \(\d+\) {end}", failure.reason)
     (record,) = folder.failures()
     assert (record["reason"], record["command"]) == (failure.reason, failure.command)
@@ -120,8 +120,8 @@ def test_a_childs_warnings_and_its_reason_are_passed_on(tmp_path, monkeypatch, c
     print_both = "import sys; print('sparseout: warning: slow', 'no data', sep='\\n', file=sys.stderr); sys.exit(3)"
     children_are(monkeypatch, print_both)
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (_, _, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
-    assert (failure.reason, capsys.readouterr().err) == ("no data", "sparseout: warning: slow\n")
+    _, event = executors.in_processes([config], RunOptions(tmp_path), 1)
+    assert (event.failure.reason, capsys.readouterr().err) == ("no data", "sparseout: warning: slow\n")
 
 
 def test_a_child_that_receives_ctrl_c_interrupts_the_sweep(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`sparseout evaluate` and `sparseout sample`: what a trained run is of use for."""
+"""The commands that use a trained run: `sparseout evaluate` and `sparseout sample`."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def language_model(tmp_path_factory):
     return folder
 
 
-def test_runs_are_judged_as_they_were_recorded(autoencoders, capsys):
+def test_evaluated_again_runs_have_the_recorded_scores(autoencoders, capsys):
     code, printed, _ = run(capsys, "evaluate", autoencoders, "--json")
     assert code == 0
     found = [json.loads(line) for line in printed.splitlines()]
@@ -46,7 +46,7 @@ def test_runs_are_judged_as_they_were_recorded(autoencoders, capsys):
         assert run(capsys, "evaluate", folder, "--json")[1] == json.dumps(line) + "\n"
 
 
-def test_the_table_tells_a_run_that_is_not_what_its_record_says(autoencoders, tmp_path, capsys):
+def test_the_table_shows_a_difference_from_the_record(autoencoders, tmp_path, capsys):
     copy = shutil.copytree(autoencoders, tmp_path / "copy")
     summary = next(copy.glob("q1*/summary.json"))
     record = json.loads(summary.read_text())
@@ -59,7 +59,7 @@ def test_the_table_tells_a_run_that_is_not_what_its_record_says(autoencoders, tm
 
 
 @pytest.mark.parametrize("what", ["empty", "unfinished", "nothing"])
-def test_what_cannot_be_evaluated(what, autoencoders, tmp_path, capsys):
+def test_folders_that_cannot_be_evaluated(what, autoencoders, tmp_path, capsys):
     copy = shutil.copytree(autoencoders, tmp_path / "copy")
     for path in copy.glob("*/summary.json"):
         path.unlink()
@@ -83,7 +83,7 @@ def test_text_from_a_trained_run(language_model, capsys):
     assert run(capsys, *flags, "--seed", "2")[1] != printed
 
 
-def test_a_language_model_is_judged_as_it_was_recorded(language_model, capsys):
+def test_evaluated_again_a_language_model_has_the_recorded_scores(language_model, capsys):
     record = json.loads((language_model / "summary.json").read_text())
     found = json.loads(run(capsys, "evaluate", language_model, "--json")[1])
     assert found["perplexity"] == record["perplexity"]

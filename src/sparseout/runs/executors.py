@@ -41,7 +41,7 @@ class SweepOptions:
     """How a sweep is executed. None of these options changes a number.
 
     Attributes:
-        jobs: number of runs at a time on this machine, each in a process of its own
+        jobs: number of runs at a time on this machine, each in a process of its own, which takes seconds to start
         ray: execute on a Ray cluster: 'auto' is the cluster of this machine, HOST:PORT any other
         dry_run: list the runs and estimate the time they take; run nothing
     """
