@@ -153,7 +153,6 @@ AT_BOUND = {
     "p": 0.5,
     "out_of_reach": False,
     "responds": True,
-    "sparser": "down",
     "bounds": (0.3, 4.0),
     "at_bound": True,
     "rms": 1.0,

@@ -13,6 +13,7 @@ PATIENCE_HORIZONS = 1.5  # an error that keeps its sign for longer raises the ga
 DEADBAND = 0.005  # smaller errors leave the gain alone
 LARGE_ERROR = 0.1  # predicted errors above this count as present ones
 GAIN_BOUNDS = (0.5, 8.0)
+MIN_SAMPLES_AT_BOUND = 100  # before a setpoint counts as out of reach
 
 
 @dataclasses.dataclass
@@ -92,6 +93,14 @@ class Controller:
     def responds(self) -> bool:
         """Whether the measured value has moved since the first sample."""
         return not self.highest - self.lowest < 2 * DEADBAND
+
+    def is_stalled(self, setpoint: float) -> bool:
+        """Whether the output has been at a bound for long, and the measured value does not move or moves too slowly."""
+        error = setpoint - self.measured
+        # At the current drift, three times the samples so far would not reach the setpoint.
+        approach = 2 * math.copysign(1.0, error) * self.drift
+        long = self.at_bound > max(MIN_SAMPLES_AT_BOUND, self.samples / 2) and approach < abs(error)
+        return long or (self.at_bound > MIN_SAMPLES_AT_BOUND and not self.responds)
 
     def update(self, setpoint: float) -> None:
         """Move the output by one step toward `setpoint`."""

@@ -30,9 +30,8 @@ class LayerReport:
         p: current `p` of a Sparseout layer; None for other layers.
         out_of_reach: whether the target is missed and the measured value has stalled with the number at a bound, or did not
             respond to it.
-        responds: whether the measured value moved while the number moved to its bound.
+        responds: whether the measured value has moved since the first measurement.
         bounds: bounds of the number.
-        sparser: the direction of the number that makes activations sparser, `"up"` or `"down"`.
         at_bound: whether a bound of `q`, or of `p` if it is controlled, keeps the layer from its target.
         rms: root mean square of the layer's input in the last measurement; NaN before the first.
         scale: `scale` of a Sparseout layer; None for other layers.
@@ -50,7 +49,6 @@ class LayerReport:
     out_of_reach: bool
     responds: bool
     bounds: tuple[float, float]
-    sparser: Literal["up", "down"]
     at_bound: bool
     rms: float
     scale: float | Literal["rms"] | None

@@ -32,7 +32,6 @@ from sparseout.probe.selection import Layers
 
 EVALUATION_INTERVAL = 10  # samples from one evaluation to the next
 EVALUATION_WEIGHT = 0.25  # of the newest evaluation in the bias
-MIN_SAMPLES_AT_BOUND = 100  # before a target counts as out of reach
 
 
 class SparsityTarget:
@@ -324,7 +323,7 @@ class SparsityTarget:
         return min(max(dial.value(position), low), high)
 
     def _warn_if_out_of_reach(self, name: str) -> None:
-        if name in self._warned or self._controllers[name].at_bound <= MIN_SAMPLES_AT_BOUND:
+        if name in self._warned or not self._controllers[name].at_bound:
             return
         report = self._layer_report(name)
         if report.out_of_reach:
@@ -334,11 +333,6 @@ class SparsityTarget:
     def _layer_report(self, name: str) -> LayerReport:
         controller, target = self._controllers[name], self._targets[name]
         module = self._module(name)
-        error = target - controller.measured
-        # At the current drift, three times the training so far would not reach the target.
-        approach = 2 * math.copysign(1.0, error) * controller.drift
-        stalled = controller.at_bound > max(MIN_SAMPLES_AT_BOUND, controller.samples / 2) and approach < abs(error)
-        flat = controller.at_bound > MIN_SAMPLES_AT_BOUND and not controller.responds
         return LayerReport(
             layer=name,
             label="the mean" if self._settings.mean else name or "the model",
@@ -348,10 +342,9 @@ class SparsityTarget:
             name=module.dial.name,
             value=float(getattr(module, module.dial.name)),
             p=getattr(module, "p", None) if isinstance(module, Sparseout) else None,
-            out_of_reach=(stalled or flat) and abs(error) > TOLERANCE,
-            responds=not flat,
+            out_of_reach=controller.is_stalled(target) and abs(target - controller.measured) > TOLERANCE,
+            responds=controller.responds,
             bounds=self._settings.bounds or (module.dial.low, module.dial.high),
-            sparser=module.dial.sparser,
             at_bound=controller.at_bound > 0,
             rms=self._rms.get(name, math.nan),
             scale=module.scale if isinstance(module, Sparseout) else None,
