@@ -13,7 +13,7 @@ PACKAGE = Path(sparseout.__file__).parent
 # A later part may import an earlier one, and a part may import itself.
 ORDER = [
     *("errors", "checks", "extras", "batches", "native", "op", "layers", "structured", "schedule", "metrics"),
-    *("surgery", "glm", "records", "probe", "control", "report", "training", "studies", "runs", "bench", "cli"),
+    *("surgery", "glm", "records", "probe", "control", "inference", "report", "training", "studies", "runs", "bench", "cli"),
 ]
 NEVER = {"report": {"probe", "control"}}  # imports that the order alone would allow
 EXTRAS = {
