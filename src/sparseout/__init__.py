@@ -5,6 +5,7 @@ from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because
 # isort: split
 from sparseout import metrics, schedule
 from sparseout.control import SparsityTarget, target_callback
+from sparseout.inference import skip_zeros
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
 from sparseout.op.functional import sparseout
@@ -29,6 +30,7 @@ __all__ = [
     "metrics",
     "restore",
     "schedule",
+    "skip_zeros",
     "sparseout",
     "swap_dropout",
     "target_callback",
