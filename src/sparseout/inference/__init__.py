@@ -1,7 +1,19 @@
 """What sparse activations save when a trained model runs: skipped zeros and removed dead units."""
 
+from sparseout.inference.dead import drop_dead
+from sparseout.inference.drop_report import Dropped, DropReport
 from sparseout.inference.layer import SkipZerosLinear, restore
 from sparseout.inference.report import LayerReport, Refusal, SkipReport
 from sparseout.inference.skip import skip_zeros
 
-__all__ = ["LayerReport", "Refusal", "SkipReport", "SkipZerosLinear", "restore", "skip_zeros"]
+__all__ = [
+    "DropReport",
+    "Dropped",
+    "LayerReport",
+    "Refusal",
+    "SkipReport",
+    "SkipZerosLinear",
+    "drop_dead",
+    "restore",
+    "skip_zeros",
+]

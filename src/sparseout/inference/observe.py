@@ -85,7 +85,7 @@ def _why_not(layer: nn.Linear, weight: str, owners: Mapping[nn.Parameter, Sequen
 
 
 @contextlib.contextmanager
-def _wrapped(forwards: Mapping[str, tuple[nn.Linear, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+def wrapped(forwards: Mapping[str, tuple[nn.Linear, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
     """Replace the `forward` of layers for a while."""
     # Hooks would switch off the fused calls of nn.TransformerEncoderLayer, which never reach these layers.
     try:
@@ -113,7 +113,7 @@ def record_inputs(model: nn.Module, run: Run, layers: Mapping[str, nn.Linear]) -
 
         return forward
 
-    with _wrapped({name: (layer, wrap(name, layer)) for name, layer in layers.items()}):
+    with wrapped({name: (layer, wrap(name, layer)) for name, layer in layers.items()}):
         run(model)
     return {name: [each for each in kept if len(each)] for name, kept in inputs.items()}
 
@@ -145,7 +145,7 @@ def time_shares(
         return seconds, spent / seconds
 
     cold, warm = [], []
-    with _wrapped({name: (layer, wrap(layer)) for name, layer in layers.items()}):
+    with wrapped({name: (layer, wrap(layer)) for name, layer in layers.items()}):
         for _ in range(_TIMED_RUNS):
             fill_cache()
             cold.append(timed())

@@ -98,7 +98,7 @@ class SkipReport:
             lines += [f"the loss changes from {self.loss_before:.6g} to {self.loss_after:.6g} ({change:+.3g})"]
         lines += _table(replaced) if replaced else []
         lines += [f"{layer.name or 'the model'}: {layer.reason}" for layer in self.layers if layer.reason]
-        return "\n".join([*lines, *_grouped(self.refused)])
+        return "\n".join([*lines, *grouped(self.refused)])
 
 
 def _table(layers: Sequence[LayerReport]) -> list[str]:
@@ -116,7 +116,7 @@ def _table(layers: Sequence[LayerReport]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _grouped(refused: Sequence[Refusal]) -> list[str]:
+def grouped(refused: Sequence[Refusal]) -> list[str]:
     """One line for each reason, with the first three names."""
     names: dict[str, list[str]] = {}
     for name, reason in refused:
