@@ -260,3 +260,23 @@ def test_the_timer_takes_turns_and_returns_the_shortest_times():
     times = Timer().measure({name: (lambda x, name=name: calls.append(name), [torch.ones(1)]) for name in "ab"}, 0.0)
     assert calls == ["a", "a", "b", "b"] * 3
     assert all(0 < times[name].warm < 1 and 0 < times[name].cold < 1 for name in "ab")
+
+
+@pytest.mark.slow
+def test_no_model_that_it_returns_is_slower_than_before():
+    torch.manual_seed(0)
+    timer, replaced = Timer(), 0
+    for _ in range(30):
+        inputs, outputs, rows = (int(2 ** (low + 6 * torch.rand(()))) for low in (5, 5, 0))
+        x = torch.randn(rows, inputs) * (torch.rand(rows, inputs) < torch.rand(()) ** 2)
+        dense = nn.Sequential(nn.Linear(inputs, outputs)).eval()
+        report = sparseout.skip_zeros(dense, x)
+        if report.replaced:
+            replaced += 1
+            with torch.no_grad():
+                times = timer.measure({"dense": (dense, [x]), "fast": (report.model, [x])}, 0.5)
+            assert times["fast"].cold <= 1.02 * times["dense"].cold
+            assert times["fast"].warm <= 1.02 * times["dense"].warm
+        else:
+            assert type(report.model[0]) is nn.Linear
+    assert 0 < replaced < 30

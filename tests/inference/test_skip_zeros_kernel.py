@@ -23,13 +23,13 @@ def draw(rows, inputs, columns, active, weights=torch.float32, inputs_dtype=torc
     made = torch.Generator().manual_seed(rows + 7 * inputs + 11 * columns)
     x = torch.randn(rows, inputs, generator=made) * (torch.rand(rows, inputs, generator=made) < active)
     weight = torch.randn(inputs, columns, generator=made).to(weights)
-    return x.to(inputs_dtype), weight, torch.randn(columns, generator=made)
+    return x.to(inputs_dtype), weight.t(), torch.randn(columns, generator=made)
 
 
 def assert_near(ours, x, weight, bias, tolerance=1e-5):
     """Within `tolerance` of float64's, relative to the sum of the magnitudes that were added."""
-    exact = x.double() @ weight.double() + bias.double()
-    size = x.double().abs() @ weight.double().abs() + bias.double().abs()
+    exact = x.double() @ weight.double().t() + bias.double()
+    size = x.double().abs() @ weight.double().abs().t() + bias.double().abs()
     assert ours.shape == exact.shape
     assert ((ours.double() - exact).abs() <= tolerance * size).all()
 
@@ -100,15 +100,16 @@ def test_without_a_compiled_kernel_plain_torch_computes(monkeypatch):
 def test_inputs_in_any_layout_are_read():
     x, weight, bias = draw(40, 6, 9, 0.5)
     transposed = x.t()
-    assert_near(kernel.product(transposed, torch.ones(40, 2), None), transposed, torch.ones(40, 2), torch.zeros(2))
-    assert_near(kernel.product(x, weight.t().contiguous().t(), bias), x, weight, bias)
+    ones = torch.ones(40, 2).t()
+    assert_near(kernel.product(transposed, ones, None), transposed, ones, torch.zeros(2))
+    assert_near(kernel.product(x, weight.contiguous(), bias), x, weight, bias)
 
 
 @pytest.mark.parametrize("product", [kernel.product, kernel.gathered, kernel.dense])
 def test_nan_and_inf_in_the_input_reach_the_output_as_in_a_dense_layer(product):
     x, weight, bias = draw(4, 30, 20, 0.5)
     x[0, 3], x[1, 4], x[2, 5], x[2, 6] = torch.nan, torch.inf, torch.inf, -torch.inf
-    ours, theirs = product(x, weight, bias), functional.linear(x, weight.t(), bias)
+    ours, theirs = product(x, weight, bias), functional.linear(x, weight, bias)
     assert torch.equal(ours.isnan(), theirs.isnan())
     assert torch.equal(ours.isinf(), theirs.isinf())
     assert torch.allclose(ours, theirs, equal_nan=True, atol=1e-5)
@@ -118,7 +119,7 @@ def test_nan_and_inf_in_the_input_reach_the_output_as_in_a_dense_layer(product):
 def test_an_infinite_weight_of_a_zero_input_is_not_read():
     weight = torch.tensor([[torch.inf, torch.nan], [1.0, 2.0]])
     for zero in (0.0, -0.0):
-        assert kernel.product(torch.tensor([[zero, 3.0]]), weight, None).tolist() == [[3.0, 6.0]]
+        assert kernel.product(torch.tensor([[zero, 3.0]]), weight.t(), None).tolist() == [[3.0, 6.0]]
 
 
 def test_more_rows_than_the_limit_get_the_dense_product(monkeypatch):

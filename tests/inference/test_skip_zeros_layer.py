@@ -160,7 +160,7 @@ def test_it_exports_and_traces(linear, x):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operator_is_registered_correctly(linear, x, bias):
-    arguments = (x.requires_grad_(), linear.weight.detach().t().contiguous().requires_grad_())
+    arguments = (x.requires_grad_(), linear.weight.detach().t().contiguous().t().requires_grad_())
     torch.library.opcheck(torch.ops.sparseout.skip_zeros.default, (*arguments, linear.bias if bias else None, 0.0, None))
 
 

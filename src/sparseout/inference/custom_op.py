@@ -38,7 +38,7 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float, 
 
 
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float, max_batch: int | None) -> Tensor:
-    return input.new_empty((*input.shape[:-1], weight.shape[1]))
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -54,10 +54,10 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     to_input = to_weight = to_bias = None
     if ctx.needs_input_grad[0]:
         # A cutoff of 0 changes no value, so the gradient passes through zeros as in a dense layer.
-        to_input = (grad.to(weight.dtype) @ weight.t()).to(input.dtype)
+        to_input = (grad.to(weight.dtype) @ weight).to(input.dtype)
         to_input = to_input * active if ctx.cutoff else to_input
     if ctx.needs_input_grad[1]:
-        to_weight = (input * active).reshape(-1, weight.shape[0]).to(weight.dtype).t() @ rows
+        to_weight = rows.t() @ (input * active).reshape(-1, weight.shape[1]).to(weight.dtype)
     if ctx.needs_input_grad[2]:
         to_bias = rows.sum(0).to(ctx.bias_dtype)
     return to_input, to_weight, to_bias, None, None

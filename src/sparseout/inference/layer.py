@@ -46,8 +46,8 @@ class SkipZerosLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
-            return kernel.dense(input, self.weight.t(), self.bias, self.cutoff)
-        return product(input, self.weight.t(), self.bias, self.cutoff, self.max_batch)
+            return kernel.dense(input, self.weight, self.bias, self.cutoff)
+        return product(input, self.weight, self.bias, self.cutoff, self.max_batch)
 
     def extra_repr(self) -> str:
         parts = [super().extra_repr(), f"max_batch={self.max_batch}"]
