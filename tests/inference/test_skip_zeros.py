@@ -179,7 +179,7 @@ def test_other_layers_are_refused_with_the_reason(timer):
     assert report.layers == ()
     assert "recurrent" in reasons["lstm"]
     assert "convolution" in reasons["conv"]
-    assert "shared with embed.weight" in reasons["head"]
+    assert "shared: embed.weight and head.weight" in reasons["head"]
     assert "float64" in reasons["wide"]
     assert "not called" in reasons["unused"]
     assert "lstm: recurrent layers are not supported" in repr(report)
@@ -202,9 +202,23 @@ def test_fused_encoder_layers_and_own_forwards_are_refused(timer):
 
 def test_an_example_may_be_a_function_and_calls_of_any_size_count(timer, x):
     fake = timer(2.0)
-    report = sparseout.skip_zeros(network(), lambda model: [model(x), model(x[:1]), model(x[:0])])
+    report = sparseout.skip_zeros(network(), lambda model: [model(x), model(x[:1]), model(x[:0]), model(x[1:2])])
     assert report.layers[1].batch == 6
-    assert [len(each) for each in fake.inputs[0]] == [6, 1]
+    assert [[len(each) for each in inputs] for inputs in fake.inputs[:2]] == [[1, 1], [6]]
+
+
+def test_calls_that_are_too_large_to_gain_stay_dense(timer, x):
+    timer(2.0, 1.1, 2.0)
+    report = sparseout.skip_zeros(network(), lambda model: [model(x), model(x[:1])])
+    assert (report.layers[1].batch, report.layers[1].max_batch) == (1, 1)
+
+
+def test_a_module_with_two_names_is_one_layer(timer, x):
+    timer(2.0)
+    layer = nn.Linear(20, 20)
+    report = sparseout.skip_zeros(nn.Sequential(layer, nn.ReLU(), layer).eval(), x.relu())
+    assert report.replaced == ("0",)
+    assert report.model[0] is report.model[2]
 
 
 def test_hooks_and_a_later_compilation_work(timer, x):

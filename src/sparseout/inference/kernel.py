@@ -23,7 +23,7 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float = 
 
     Args:
         input: `x`, of shape `(..., in)`, in float32, bfloat16 or float16.
-        weight: `W`, of shape `(out, in)`, in float32 or bfloat16. Unless it lies in memory column by column, the product is dense.
+        weight: `W`, of shape `(out, in)`, in float32 or bfloat16. If it does not lie in memory by columns, the product is dense.
         bias: `b`, of shape `(out,)`, or None.
         cutoff: magnitude up to which an input counts as zero. NaN never does.
         max_batch: largest number of rows for which zeros are skipped. Default: any number.

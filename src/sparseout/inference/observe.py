@@ -55,13 +55,14 @@ def linear_layers(model: nn.Module) -> tuple[dict[str, nn.Linear], dict[str, str
     """Return the layers that could skip zeros by name, and the reason why each other layer cannot."""
     layers: dict[str, nn.Linear] = {}
     reasons: dict[str, str] = {}
-    owners: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(parameter, []).append(name)
+    owners: dict[nn.Parameter | None, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            owners.setdefault(parameter, []).append(f"{name}.{key}".removeprefix("."))
     for name, module in model.named_modules():
         reason = next((words for kinds, words in _OTHERS if isinstance(module, kinds)), "")
         if isinstance(module, nn.Linear) and not reason:
-            reason = _why_not(module, f"{name}.weight".removeprefix("."), owners)
+            reason = _why_not(module, owners)
             if not reason:
                 layers[name] = module
         if reason:
@@ -69,7 +70,7 @@ def linear_layers(model: nn.Module) -> tuple[dict[str, nn.Linear], dict[str, str
     return layers, reasons
 
 
-def _why_not(layer: nn.Linear, weight: str, owners: Mapping[nn.Parameter, Sequence[str]]) -> str:
+def _why_not(layer: nn.Linear, owners: Mapping[nn.Parameter | None, Sequence[str]]) -> str:
     if isinstance(layer, SkipZerosLinear):
         return "skips zeros already"
     if type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
@@ -79,9 +80,7 @@ def _why_not(layer: nn.Linear, weight: str, owners: Mapping[nn.Parameter, Sequen
         return "its weight is computed or wrapped, not a plain parameter"
     if parameter.dtype not in (torch.float32, torch.bfloat16):
         return f"its weight is {str(parameter.dtype).removeprefix('torch.')}, not float32 or bfloat16"
-    others = [other for other in owners[parameter] if other != weight]
-    aliases = [other for other in others if other.rpartition(".")[0] != weight.rpartition(".")[0]]
-    return f"its weight is shared with {aliases[0]}" if aliases else ""
+    return f"its weight is shared: {' and '.join(owners[parameter])}" if len(owners[parameter]) > 1 else ""
 
 
 @contextlib.contextmanager

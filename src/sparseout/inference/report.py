@@ -23,11 +23,11 @@ class LayerReport:
     Attributes:
         name: its name in the model.
         in_features, out_features: its shape.
-        batch: rows of its largest call on the example.
+        batch: rows of the largest call on the example that gets faster, or of the smallest call if none does.
         active: fraction of its inputs that are not zero, or above `cutoff` in magnitude.
         union: by batch size from 1 to 8, the fraction of units that at least one row of the batch activates.
-        cold, warm: how many times faster it is than the best of `F.linear` and the same kernel on inputs without zeros, with the
-            weights out of the cache and in it. None if it was not timed.
+        cold, warm: how many times faster such calls are than the best of `F.linear` and the same kernel on inputs without zeros,
+            with the weights out of the cache and in it. None if the layer was not timed.
         max_batch: largest batch for which it skips zeros; larger ones get the dense product. None if it was left dense.
         cutoff: magnitude up to which its inputs count as zero.
         reason: why it was left dense; empty if it was replaced.

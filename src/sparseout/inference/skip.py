@@ -20,7 +20,8 @@ from sparseout.native.library import LIBRARY, MISSING
 LEAST_SPEED = 1.2  # a layer is replaced only if it gets this many times faster
 _LARGEST_TRIED = 64  # rows up to which larger batches than the example's are measured
 _SECONDS = 0.1  # for each measurement of a layer
-_CALLS = 4  # calls of a layer that are timed
+_CALLS = 4  # calls of one size that are timed
+_SIZES = 4  # sizes of calls that are timed, besides the largest
 
 
 def skip_zeros(
@@ -82,12 +83,16 @@ def skip_zeros(
     timer = Timer()
     trials = [_try(timer, name, layers[name], inputs[name], dtype, threshold) for name in layers if inputs[name]]
     report = SkipReport(model, tuple(trials), tuple(Refusal(*each) for each in reasons.items()), copied=not inplace)
+    changed = copy.deepcopy(model) if report.replaced or not inplace else model
     if report.replaced:
-        report = _compare(timer, model, run, report, dtype)
-    changed = model if inplace else copy.deepcopy(model)
+        _apply(changed, report.layers, dtype)
+        report = _compare(timer, model, changed, run, report)
+        if inplace or not report.replaced:
+            changed = model if inplace else copy.deepcopy(model)
     with torch.no_grad():
         before = None if loss is None else float(loss(model))
-        _apply(changed, report.layers, dtype)
+        if inplace:
+            _apply(model, report.layers, dtype)
         after = None if loss is None else float(loss(changed))
     return replace(report, model=changed, loss_before=before, loss_after=after)
 
@@ -102,22 +107,25 @@ def _dtype(weights: Any) -> torch.dtype:
 def _try(
     timer: Timer, name: str, layer: nn.Linear, inputs: Sequence[Tensor], dtype: torch.dtype, threshold: float | None
 ) -> LayerReport:
-    """Measure one layer on its inputs."""
+    """Measure one layer on its inputs, from the smallest call to larger ones until one gains too little."""
     cutoff = 0.0 if threshold is None else observe.quantile(inputs, threshold)
-    active = observe.active_fraction(inputs, cutoff)
-    batch = max(map(len, inputs))
-    union = observe.unions(inputs, cutoff)
-    report = LayerReport(name, layer.in_features, layer.out_features, batch, active, union, cutoff=cutoff)
+    active, union = observe.active_fraction(inputs, cutoff), observe.unions(inputs, cutoff)
+    sizes = sorted({len(x) for x in inputs})
+    report = LayerReport(name, layer.in_features, layer.out_features, sizes[0], active, union, cutoff=cutoff)
     words = f"{100 * active:.0f} % active"
     if active > 1 / LEAST_SPEED:
         return replace(report, reason=f"{words}: too few zeros")
     trial = _Trial(timer, layer, dtype, cutoff)
-    step = max(1, len(inputs) // _CALLS)
-    cold, warm = trial.speeds(inputs[::step][:_CALLS])
-    report = replace(report, cold=cold, warm=warm)
-    if min(cold, warm) < LEAST_SPEED:
-        return replace(report, reason=f"{words}, {min(cold, warm):.1f}x at batch {batch}: left dense")
-    largest = max(inputs, key=len)
+    for size in dict.fromkeys([*sizes[:: -(-len(sizes) // _SIZES)], sizes[-1]]):
+        cold, warm = trial.speeds([x for x in inputs if len(x) == size][:_CALLS])
+        if min(cold, warm) >= LEAST_SPEED:
+            report = replace(report, cold=cold, warm=warm, batch=size, max_batch=size)
+        elif size == sizes[0]:
+            reason = f"{words}, {min(cold, warm):.1f}x at batch {size}: left dense"
+            return replace(report, cold=cold, warm=warm, reason=reason)
+        else:
+            return report
+    largest, batch = max(inputs, key=len), sizes[-1]
     while batch < _LARGEST_TRIED and min(trial.speeds([observe.with_more_rows(largest, 2 * batch)])) >= LEAST_SPEED:
         batch *= 2
     return replace(report, max_batch=batch)
@@ -152,11 +160,9 @@ def _held(layer: nn.Linear, dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if layer.weight.dtype == torch.bfloat16 else dtype
 
 
-def _compare(timer: Timer, model: nn.Module, run: observe.Run, report: SkipReport, dtype: torch.dtype) -> SkipReport:
-    """Time the whole model, and leave it dense if it is no faster."""
+def _compare(timer: Timer, model: nn.Module, fast: nn.Module, run: observe.Run, report: SkipReport) -> SkipReport:
+    """Time the whole model, and report every layer as left dense if it is no faster."""
     layers = {name: layer for name, layer in observe.linear_layers(model)[0].items() if name in report.replaced}
-    fast = copy.deepcopy(model)
-    _apply(fast, report.layers, dtype)
     contenders: dict[str, tuple[Callable[[None], Any], Sequence[None]]] = {
         "before": (lambda _: run(model), [None]),
         "after": (lambda _: run(fast), [None]),
