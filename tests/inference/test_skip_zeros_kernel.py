@@ -79,6 +79,7 @@ def test_the_output_has_the_inputs_dtype_and_leading_shape(dtype):
     assert y.dtype == dtype
     assert_near(y.view(6, 9), x, weight, bias, 4 * torch.finfo(dtype).eps)
     assert kernel.product(x[0], weight, None).shape == (9,)
+    assert_near(kernel.dense(x, weight, bias), x, weight, bias, 4 * torch.finfo(dtype).eps)
 
 
 @given(rows=st.integers(1, 5), inputs=SIZES, columns=st.integers(1, 70), active=st.floats(0, 1), cutoff=st.floats(0, 2))

@@ -50,8 +50,10 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float = 0.
     """`product` without skipping."""
     if cutoff:
         input = input.masked_fill(input.abs() <= cutoff, 0)
-    if weight.dtype != input.dtype and weight.dtype in WEIGHTS:  # bfloat16 weights for float32 inputs
-        weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
+    dtypes = {each.dtype for each in (input, weight, bias) if each is not None}
+    if len(dtypes) > 1 and input.dtype in INPUTS and weight.dtype in WEIGHTS:
+        output = functional.linear(input.float(), weight.float(), None if bias is None else bias.float())
+        return output.to(input.dtype)
     return functional.linear(input, weight, bias)
 
 

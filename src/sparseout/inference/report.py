@@ -97,8 +97,8 @@ class SkipReport:
             change = self.loss_after - self.loss_before
             lines += [f"the loss changes from {self.loss_before:.6g} to {self.loss_after:.6g} ({change:+.3g})"]
         lines += _table(replaced) if replaced else []
-        lines += [f"{layer.name or 'the model'}: {layer.reason}" for layer in self.layers if layer.reason]
-        return "\n".join([*lines, *grouped(self.refused)])
+        dense = [Refusal(layer.name, layer.reason) for layer in self.layers if layer.reason]
+        return "\n".join([*lines, *grouped([*dense, *self.refused])])
 
 
 def _table(layers: Sequence[LayerReport]) -> list[str]:

@@ -67,8 +67,7 @@ def skip_zeros(
     >>> model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2)).eval()
     >>> sparseout.skip_zeros(model, torch.randn(4, 8))
     0 of 2 linear layers skip zeros
-    0: 100 % active: too few zeros
-    2: 100 % active: too few zeros
+    0, 2: 100 % active: too few zeros
     """
     observe.check_model(model)
     dtype = _dtype(weights)
