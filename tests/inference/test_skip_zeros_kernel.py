@@ -14,8 +14,8 @@ from sparseout.native import library
 
 compiled = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 SETS = range(len(library.AVAILABLE))
-SIZES = st.integers(1, 70) | st.sampled_from([255, 256, 257, 600])
-COLUMNS = st.integers(0, 70) | st.sampled_from([511, 512, 513, 4099])
+SIZES = st.integers(1, 70) | st.sampled_from([511, 512, 513, 1100])
+COLUMNS = st.integers(0, 70) | st.sampled_from([1023, 1024, 1025, 4099])
 ROWS = st.integers(0, 5) | st.sampled_from([63, 64, 65])
 
 
