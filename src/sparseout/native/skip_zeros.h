@@ -1,8 +1,8 @@
 // One product y = x Wt + b whose zero inputs are left out: what the dispatcher passes to the code of an instruction set.
 #include <stdint.h>
 
-enum { PART = 512, TILE = 1024 };  // rows and columns of a piece of the weight whose used rows stay in the cache for every row of x
-enum { LONG_TILE = 4096 };        // columns of y that stay in the fastest cache
+enum { PART = 512, TILE = 1024 };  // rows and columns of a piece of the weight: the rows in use stay in the cache for all rows of x
+enum { LONG_TILE = 4096 };         // columns of y that stay in the fastest cache
 
 // The non-zero entries of x, row after row, each row in ascending order of the index.
 typedef struct {
