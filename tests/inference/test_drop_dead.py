@@ -1,4 +1,4 @@
-"""`drop_dead` removes the units that no sample activates, and only where nothing else reads them."""
+"""`drop_dead` removes the units that no sample activates, and only if nothing else reads them."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What sparse activations save when a trained model runs: skipped zeros and removed dead units."""
+"""Faster inference with sparse activations: skip the zeros, and remove dead units."""
 
 from sparseout.inference.dead import drop_dead
 from sparseout.inference.drop_report import Dropped, DropReport

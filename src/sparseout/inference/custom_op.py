@@ -17,7 +17,7 @@ torch.library.define(
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float, max_batch: int | None) -> Tensor:
-    """`kernel.product`, recorded as one operator where a compiler or autograd needs it, else called directly."""
+    """`kernel.product`, recorded as one operator if a compiler or autograd needs it, else called directly."""
     if not torch.compiler.is_compiling() and (_is_transformed() or _get_tracing_state() is not None):
         # Transforms know no rule for the operator, and neither does the ONNX exporter that uses torch.jit.trace.
         return kernel.dense(input, weight, bias, cutoff)

@@ -28,7 +28,7 @@ def drop_dead(model: nn.Module, loader: Iterable[Any], *, inplace: bool = False)
     positive. Identities such as Dropout in evaluation mode may lie in between. Each removal is then tried: if the outputs on a
     batch change, another part of the model reads the units, and they are kept.
 
-    A removed unit was not seen to fire in so many samples. Other data may activate it, so every fifth batch is held out, and the
+    A removed unit was not seen to fire in the samples of `loader`. Other data may activate it, so every fifth batch is held out, and the
     report gives the largest change of the outputs there.
 
     Args:
@@ -116,7 +116,7 @@ class _Search:
                 calls.add(name)
                 self._read(name, input, outputs)
                 outputs[name] = nn.Linear.forward(layer, input)
-                return outputs[name].clone()  # an activation in place would overwrite what is kept
+                return outputs[name].clone()  # an activation in place would overwrite the kept output
 
             return forward
 

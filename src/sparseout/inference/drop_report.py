@@ -1,4 +1,4 @@
-"""What `drop_dead` removed."""
+"""The report of `drop_dead`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Dropped(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class DropReport:
-    """What `drop_dead` did. Printing it shows a line for each pair of layers.
+    """The changes that `drop_dead` made. Printing it shows a line for each pair of layers.
 
     Attributes:
         model: the smaller model.
@@ -48,13 +48,13 @@ class DropReport:
 
     def __repr__(self) -> str:
         removed = sum(len(each.removed) for each in self.dropped)
-        where = " in a copy: use report.model" if self.copied and removed else ""
-        lines = [f"{removed} units removed{where}"]
+        copied = " in a copy: use report.model" if self.copied and removed else ""
+        lines = [f"{removed} units removed{copied}"]
         lines += [
             f"{first} -> {second}: {len(units)} of {count} units not seen to fire in {samples} samples"
             for first, second, count, units, samples in self.dropped
         ]
         if removed:
-            where = "batch" if self.held_out == 1 else f"{self.held_out} batches"
-            lines += [f"outputs up to {self.largest:.3g} change by at most {self.difference:.3g} on the held-out {where}"]
+            batches = "batch" if self.held_out == 1 else f"{self.held_out} batches"
+            lines += [f"outputs up to {self.largest:.3g} change by at most {self.difference:.3g} on the held-out {batches}"]
         return "\n".join([*lines, *grouped(self.refused)])

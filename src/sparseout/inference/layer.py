@@ -19,7 +19,7 @@ class SkipZerosLinear(nn.Linear):
     held once. The `state_dict` has the keys, shapes and dtypes of `nn.Linear`, and so loads into one and from one. Training mode
     computes the dense product, and gradients are those of `nn.Linear`.
 
-    A column of the weight whose input is zero is not read: an infinite weight there adds 0, where a dense product gives NaN.
+    A column of the weight whose input is zero is not read: an infinite weight there adds 0, and gives NaN in a dense product.
     NaN and Inf in the input reach the output as they do in `nn.Linear`.
 
     Args:
@@ -55,7 +55,7 @@ class SkipZerosLinear(nn.Linear):
         return ", ".join([*parts, f"weights={str(self.weight.dtype).removeprefix('torch.')}"])
 
     def _transpose(self) -> None:
-        # The same parameter, so that what else holds it goes on holding it.
+        # The parameter stays the same object, so other references to it stay valid.
         self.weight.data = self.weight.data.t().contiguous().t()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

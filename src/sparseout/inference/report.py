@@ -1,4 +1,4 @@
-"""What `skip_zeros` measured and changed, as a table."""
+"""The report of `skip_zeros`: its measurements and changes, as a table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LayerReport:
 
 @dataclass(frozen=True, repr=False)
 class SkipReport:
-    """What `skip_zeros` did. Printing it shows a table.
+    """The changes and measurements of `skip_zeros`. Printing it shows a table.
 
     Attributes:
         model: the model, with the layers that were worth it replaced by `SkipZerosLinear`.
@@ -67,7 +67,7 @@ class SkipReport:
         cold, warm: how many times faster the model runs the example than before, with its weights out of the cache and in it.
         cold_bound, warm_bound: how many times faster it would be if the replaced layers took no time and the others as much as
             before (Amdahl's law). A model exceeds this if its other layers then fit the cache.
-        loss_before, loss_after: what `loss` gave for the model before and after. None without `loss`.
+        loss_before, loss_after: value of `loss` for the model before and after. None without `loss`.
     """
 
     model: nn.Module
@@ -88,8 +88,8 @@ class SkipReport:
 
     def __repr__(self) -> str:
         replaced = [layer for layer in self.layers if layer.replaced]
-        where = " in a copy: use report.model" if self.copied and replaced else ""
-        lines = [f"{len(replaced)} of {len(self.layers)} linear layers skip zeros{where}"]
+        copied = " in a copy: use report.model" if self.copied and replaced else ""
+        lines = [f"{len(replaced)} of {len(self.layers)} linear layers skip zeros{copied}"]
         if replaced:
             for weights, speed, bound in (("cold", self.cold, self.cold_bound), ("warm", self.warm, self.warm_bound)):
                 lines += [f"the model is {speed:.2f}x as fast with {weights} weights (Amdahl's bound: {bound:.2f}x)"]

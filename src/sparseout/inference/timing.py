@@ -56,7 +56,7 @@ class Timer:
         return {name: Times(sum(cold[name]), sum(warm[name])) for name in contenders}
 
     def fill_cache(self) -> None:
-        """Replace what is in the cache by other data."""
+        """Fill the cache with other data."""
         self._other_data.sum()
 
 

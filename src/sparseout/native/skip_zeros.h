@@ -1,4 +1,4 @@
-// One product y = x Wt + b whose zero inputs are left out: what the dispatcher passes to the code of an instruction set.
+// One product y = x Wt + b without its zero inputs, as the dispatcher passes it to the code of an instruction set.
 #include <stdint.h>
 
 enum { PART = 512, TILE = 1024 };  // rows and columns of a piece of the weight: the rows in use stay in the cache for all rows of x

@@ -33,7 +33,7 @@ static columns_function* chosen(int instruction_set) {
   return sparseout_columns_baseline;
 }
 
-// Lists the inputs of magnitude above the cutoff, including NaN, and where each part of each row starts. Returns their number.
+// Lists the inputs of magnitude above the cutoff, including NaN, and the first entry in each part of a row. Returns their number.
 // An entry is written before it is known to count, so there is room for one more than all of them.
 static int64_t list_entries(const float* x, int64_t rows, int64_t inputs, float cutoff, int32_t* index, float* value, int64_t* starts) {
   int64_t n = 0;
