@@ -28,8 +28,8 @@ def drop_dead(model: nn.Module, loader: Iterable[Any], *, inplace: bool = False)
     positive. Identities such as Dropout in evaluation mode may lie in between. Each removal is then tried: if the outputs on a
     batch change, another part of the model reads the units, and they are kept.
 
-    A removed unit was not seen to fire in the samples of `loader`. Other data may activate it, so every fifth batch is held out, and the
-    report gives the largest change of the outputs there.
+    A removed unit was not seen to fire in the samples of `loader`. Other data may activate it, so every fifth batch is held out,
+    and the report gives the largest change of the outputs there.
 
     Args:
         model: in evaluation mode and on the CPU.
