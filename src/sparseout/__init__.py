@@ -5,6 +5,7 @@ from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because
 # isort: split
 from sparseout import metrics, regularizers, schedule
 from sparseout.control import SparsityTarget, target_callback
+from sparseout.inference import drop_dead, skip_zeros
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
 from sparseout.op.functional import sparseout
@@ -26,12 +27,14 @@ __all__ = [
     "SwapReport",
     "backends",
     "check_swap",
+    "drop_dead",
     "insert_after",
     "metrics",
     "penalty",
     "regularizers",
     "restore",
     "schedule",
+    "skip_zeros",
     "sparseout",
     "swap_dropout",
     "target_callback",

@@ -15,7 +15,8 @@ ORDER = [
     *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
     "metrics",
     "function_calls",
-    *("regularizers", "surgery", "glm", "records", "probe", "control", "report", "training", "studies", "runs", "bench", "cli"),
+    *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),
+    *("report", "training", "studies", "runs", "bench", "cli"),
 ]
 NEVER = {"report": {"probe", "control"}}  # exceptions: imports that the order would allow
 EXTRAS = {

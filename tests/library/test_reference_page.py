@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sparseout
-from sparseout import control, glm, metrics, probe, regularizers, schedule, surgery
+from sparseout import control, glm, inference, metrics, probe, regularizers, schedule, surgery
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 MODULES = {
@@ -22,6 +22,7 @@ MODULES = {
     "sparseout.metrics": metrics,
     "sparseout.control": control,
     "sparseout.regularizers": regularizers,
+    "sparseout.inference": inference,
 }
 SECTION = re.compile(r"^## `(.*)`$", re.MULTILINE)
 
