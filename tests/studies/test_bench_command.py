@@ -1,5 +1,6 @@
 """The command `sparseout bench`: steps, probes, targets, fits and files. No test asserts a time."""
 
+import dataclasses
 import json
 
 import pandas
@@ -172,7 +173,11 @@ def test_a_driven_step_is_measured_once_in_eight_and_its_q_stays_where_the_op_co
     assert all(type(a) is type(b) for a, b in zip(plain.model.modules(), driven.model.modules(), strict=True))
 
 
-def test_the_command_for_a_target_alone(tmp_path, capsys):
+def test_the_command_for_a_target_alone(tmp_path, capsys, monkeypatch):
+    small = dataclasses.replace(
+        MODELS["mlp"], build=lambda noise: nn.Sequential(nn.Linear(784, 16), nn.ReLU(), noise(), nn.Linear(16, 10))
+    )
+    monkeypatch.setitem(MODELS, "mlp", small)
     flags = ["--sizes", "--models", "--probes", "--samples", "--targets", "autoencoder", "mlp", "--seconds", "0"]
     assert main(["bench", *flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "target.csv", keep_default_na=False)
