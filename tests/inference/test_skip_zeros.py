@@ -256,6 +256,7 @@ def test_bfloat16_needs_the_compiled_kernel(monkeypatch, x):
         sparseout.skip_zeros(network(), x, weights="bfloat16")
 
 
+@pytest.mark.slow
 def test_a_real_measurement_replaces_a_large_sparse_layer_only(monkeypatch):
     monkeypatch.setattr(skip, "_SECONDS", 0.02)
     monkeypatch.setattr(skip, "_LARGEST_TRIED", 1)
