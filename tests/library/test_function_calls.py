@@ -21,7 +21,7 @@ def test_the_positions_and_defaults_are_those_of_torch(name):
     assert parameters["training"].default is known.training
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation_is_a_function_of_torch(name):
     assert callable(getattr(F, name, None) or getattr(torch, name))
 
