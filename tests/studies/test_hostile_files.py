@@ -172,7 +172,7 @@ def test_garbage_in_a_view_leaves_its_lines_out_by_number(tmp_path, capsys):
     assert [line.split()[0] for line in out.splitlines()[2:]] == [record["run"] for record in good]
     numbers = [int(line.split(", line ")[1].split()[0].strip(":")) for line in err.splitlines()]
     assert numbers == [number for number, line in enumerate(content.split(b"\n"), 1) if 1 < number <= 1 + len(bad)]
-    assert f"run: {good[0]['run']} is there before" in err
+    assert f"run: {good[0]['run']} has an earlier line" in err
     assert "was edited: run is" in err
 
 
