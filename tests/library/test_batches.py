@@ -58,9 +58,9 @@ def by_target(model, batch):
 
 def by_probe(model, batch):
     pytest.importorskip("rich")
-    from sparseout.cli.probe.subject import Subject
+    from sparseout.cli.probe.probed_model import ProbedModel
 
-    Subject(model, [batch], 1).run(batch, torch.device("cpu"))
+    ProbedModel(model, [batch], 1).run(batch, torch.device("cpu"))
 
 
 CASES = [

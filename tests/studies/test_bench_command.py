@@ -169,7 +169,7 @@ def test_a_driven_step_is_measured_once_in_eight_and_its_q_stays_where_the_op_co
     assert gathered == [0, 8, 16]
     assert driven.target.every == target.EVERY == sparseout.SparsityTarget(plain.model, 0.5).every
     assert driven.target.report().layers[0].measured > 0
-    assert target.Q[0] <= driven.target.report().layers[0].q <= target.Q[1]
+    assert target.Q[0] <= driven.target.report().layers[0].value <= target.Q[1]
     assert all(type(a) is type(b) for a, b in zip(plain.model.modules(), driven.model.modules(), strict=True))
 
 

@@ -132,7 +132,7 @@ def test_a_bad_setting_is_named(settings, message):
 
 def test_the_command_of_a_run_repeats_it(monkeypatch, tmp_path):
     grids = []
-    monkeypatch.setattr(study, "execute", lambda configs, *_: grids.append(configs) or ([], []))
+    monkeypatch.setattr(study, "execute", lambda study, configs, *_: grids.append(configs) or ([], []))
     config = AutoencoderConfig(q=1.25, p=0.3, seed=5, gradient="exact", hidden_size=17, lr=0.02)
     program, *arguments = shlex.split(config.command)
     assert program == "sparseout"
