@@ -1,20 +1,10 @@
 """Fixtures of the studies' tests."""
 
-import gc
-
 import pytest
 import torch
 
 from sparseout import report
 from sparseout.studies.data import text
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen_heap():
-    """Keep what was loaded before out of garbage collection: each run collects at its end, and pytest's heap is large."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

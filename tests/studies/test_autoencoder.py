@@ -132,11 +132,6 @@ needs_mnist = pytest.mark.skipif("SPARSEOUT_DATA" not in os.environ, reason="SPA
 
 
 @needs_mnist
-def test_mnist_at_q_1(tmp_path):
-    assert check_against_the_design(tmp_path, "detached", (1.0,)) == pytest.approx([0.67], abs=0.02)
-
-
-@needs_mnist
 @pytest.mark.slow
 def test_on_mnist_detached_falls_strictly_and_exact_does_not(tmp_path):
     detached = check_against_the_design(tmp_path / "detached", "detached", tuple(MNIST["detached"]))
