@@ -12,6 +12,7 @@ from surgery_models import ACTIVATIONS, keys, models, tree
 from torch import nn
 
 import sparseout
+from sparseout import regularizers
 
 
 class SwiGLU(nn.Module):
@@ -85,3 +86,60 @@ def test_activations_without_an_insertion_are_named():
         "2": "Sequential is a container: pass the class of its last module",
         "3": "this ReLU has a forward of its own",
     }
+
+
+FACTORIES = {
+    "L1": lambda activation: regularizers.L1(0.1),
+    "KWinners": lambda activation: regularizers.KWinners(0.25),
+    "HardConcrete": lambda activation: regularizers.HardConcrete(0.1, units=8),
+    "Standout": lambda activation: regularizers.Standout(),
+}
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_factory_gives_the_layer_of_each_activation_and_restore_removes_it(name):
+    model, x = small(), torch.randn(5, 4)
+    seen = []
+    report = sparseout.insert_after(model, nn.ReLU, lambda activation: seen.append(activation) or FACTORIES[name](activation))
+    assert seen == [model[1], model[3]]
+    assert [change.name for change in report.changes] == ["1", "3"]
+    torch.manual_seed(1)
+    found = report.model(x)
+    torch.manual_seed(1)
+    first, second = (change.new for change in report.changes)
+    assert torch.equal(found, model[4](second(model[3](model[2](first(model[1](model[0](x))))))))
+    assert type(report.model[1].get_submodule("sparseout")).__name__ == name in repr(report)
+    assert report.to_dict()["changes"][0]["new"]["layer"] == name
+    with pytest.raises(ValueError, match=r"report\['changes'\]\[0\]\['new'\]\['layer'\] must be one of 'Sparseout'"):
+        sparseout.surgery.apply_report(small(), report)
+    assert torch.equal(sparseout.restore(report.model)(x), model(x))
+
+
+def test_the_reader_of_a_copied_model_is_in_the_copy():
+    model = small()
+    report = sparseout.insert_after(model, nn.ReLU, lambda activation: regularizers.L1(0.1, reader=model[2]), where="1")
+    assert report.changes[0].new._reader == (report.model[2],)
+    assert sparseout.penalty(report.model).item() == 0
+    report.model(torch.randn(3, 4))
+    sparseout.penalty(report.model).backward()
+    assert report.model[2].weight.grad is not None
+    assert model[2].weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "q and p must be numbers if no factory is given, got q=None and p=None"),
+        ({"q": 1.0}, "q and p must be numbers if no factory is given, got q=1.0 and p=None"),
+        ({"factory": FACTORIES["L1"], "q": 1.0}, "must not be given with a factory"),
+        ({"factory": lambda activation: None}, "factory must return a torch.nn.Module, got None"),
+    ],
+)
+def test_a_factory_or_q_and_p_are_needed(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        sparseout.insert_after(small(), nn.ReLU, **arguments)

@@ -58,7 +58,7 @@ def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
     return old
 
 
-def insert(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
+def insert(model: nn.Module, names: list[str], new: nn.Module) -> nn.Module:
     """Make `new` act on the output of the module that has these `names`, as its submodule, and return the module."""
     module = model.get_submodule(names[0])
     _move_to_device(model, new)
@@ -129,7 +129,7 @@ def _is_changed(module: nn.Module) -> bool:
     return isinstance(module, WithSparseout) or (isinstance(module, Sparseout) and bool(module.replaced))
 
 
-def _move_to_device(model: nn.Module, new: Sparseout) -> None:
+def _move_to_device(model: nn.Module, new: nn.Module) -> None:
     # `DistributedDataParallel` broadcasts the running scale together with the model's other buffers.
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     if tensor is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
     name: str
     old: nn.Module
-    new: Sparseout
+    new: nn.Module
 
 
 class Unreachable(NamedTuple):
@@ -96,7 +96,7 @@ class SwapReport:
 def perform(
     model: nn.Module,
     action: Action,
-    plan: Sequence[tuple[list[str], Sparseout]],
+    plan: Sequence[tuple[list[str], nn.Module]],
     unreachable: Sequence[Unreachable],
     inplace: bool,
     *,
@@ -108,8 +108,12 @@ def perform(
     Args:
         plan: the names of a module and its new layer, for each change.
     """
-    model = model if inplace else copy.deepcopy(model)
-    change = edit.replace if action == "swap" else edit.insert
+    if not inplace:
+        copied: dict[int, Any] = {}
+        model = copy.deepcopy(model, copied)
+        # A layer may refer to another layer of the model, as the reader of a penalty: it must be that of the copy.
+        plan = [(names, new if isinstance(new, Sparseout) else copy.deepcopy(new, copied)) for names, new in plan]
+    change: Callable[[nn.Module, list[str], Any], nn.Module] = edit.replace if action == "swap" else edit.insert
     changes = []
     for names, new in plan:
         old = change(model, names, new)
@@ -166,7 +170,9 @@ def class_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _write(layer: Sparseout) -> dict[str, Any]:
+def _write(layer: nn.Module) -> dict[str, Any]:
+    if not isinstance(layer, Sparseout):
+        return {"layer": type(layer).__name__, "settings": layer.extra_repr()}
     settings = {name: value for name, value in layer.settings().items() if name != "generator"}
     return {"layer": type(layer).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
 

@@ -1,4 +1,4 @@
-"""Replace the dropout of a model by Sparseout, or insert Sparseout after its activations."""
+"""Replace the dropout of a model by Sparseout, or insert Sparseout or another layer after its activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparseout.surgery.report import SwapReport, Unreachable, perform
 from sparseout.surgery.uses import uses_in
 
 Where = str | Callable[[str, nn.Module], bool] | None
-Plan = list[tuple[list[str], Sparseout]]
+Plan = list[tuple[list[str], nn.Module]]
 
 _SCRIPTED = "torch.jit compiled it: change the model before you compile it"
 _REPLACEMENTS: dict[type[nn.Module], Callable[..., Sparseout]] = {
@@ -113,14 +113,15 @@ def swap_dropout(
 def insert_after(
     model: nn.Module,
     kind: type[nn.Module] | tuple[type[nn.Module], ...],
+    factory: Callable[[Any], nn.Module] | None = None,
     *,
-    q: float,
-    p: float,
+    q: float | None = None,
+    p: float | None = None,
     scale: float | Literal["rms"] = 1.0,
     where: Where = None,
     inplace: bool = False,
 ) -> SwapReport:
-    """Insert `Sparseout(p, q)` after each module of class `kind`, for models with activations but no dropout.
+    """Insert `Sparseout(p, q)`, or another layer, after each module of class `kind`, for models without dropout.
 
     The layer becomes the submodule `sparseout` of the activation, and the class of the activation becomes a subclass that applies
     it to the output. The activation stays the same object. The `state_dict` keeps its keys; `scale="rms"` adds the `running_rms`
@@ -131,12 +132,15 @@ def insert_after(
         model: any module.
         kind: a class of activations or a tuple of classes, including their subclasses. Some models have their own activation
             classes; `print(model)` shows them.
-        q: norm, at least 0.
-        p: drop probability in [0, 1].
-        scale, where, inplace: see `swap_dropout`.
+        factory: function from an activation to the layer to insert after it, such as one of `sparseout.regularizers`. Give
+            either `factory`, or `q` and `p`.
+        q: norm of the inserted Sparseout layers, at least 0.
+        p: their drop probability in [0, 1].
+        scale: see `Sparseout`.
+        where, inplace: see `swap_dropout`.
 
     Returns, warns, raises:
-        See `swap_dropout`.
+        See `swap_dropout`. TypeError: `factory` does not return a module.
 
     >>> import sparseout
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -146,8 +150,11 @@ def insert_after(
       1: ReLU() + Sparseout(p=0.2, q=1)
     >>> report.model.state_dict().keys() == model.state_dict().keys()
     True
+    >>> sparseout.insert_after(model, nn.ReLU, lambda activation: sparseout.regularizers.KWinners(0.1))
+    1 inserted in a copy: use report.model, or pass inplace=True
+      1: ReLU() + KWinners(k=0.1)
     """
-    q, p, scale = check_q(q), check_p(p), check_layer_scale(scale)
+    build = _check_factory(factory, q, p, scale)
     kinds, selects = _check_kinds(kind), _selector(where)
     plan: Plan = []
     unreachable: list[Unreachable] = []
@@ -167,9 +174,30 @@ def insert_after(
                 Unreachable(names[0], f"{type(module).__name__} is a container: pass the class of its last module")
             )
         else:
-            plan.append((names, Sparseout(p, q, scale=scale)))
+            plan.append((names, build(module)))
     hint = "" if plan else closest.explain_no_kind(edit.names_of(model), kinds, where)
     return perform(model, "insert", plan, unreachable, inplace, hint=hint)
+
+
+def _check_factory(
+    factory: Callable[[Any], nn.Module] | None, q: float | None, p: float | None, scale: float | Literal["rms"]
+) -> Callable[[nn.Module], nn.Module]:
+    """Return the function that makes the layer to insert after an activation."""
+    if factory is None:
+        if q is None or p is None:
+            raise TypeError(f"q and p must be numbers if no factory is given, got q={q!r} and p={p!r}")
+        norm, probability, unit = check_q(q), check_p(p), check_layer_scale(scale)
+        return lambda activation: Sparseout(probability, norm, scale=unit)
+    if q is not None or p is not None or scale != 1.0:
+        raise TypeError("q, p and scale must not be given with a factory, which makes the layers")
+
+    def build(activation: nn.Module) -> nn.Module:
+        layer = factory(activation)
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"factory must return a torch.nn.Module, got {layer!r}")
+        return layer
+
+    return build
 
 
 def _build(kind: Any, old: Any, q: float, p: float | None, scale: float | Literal["rms"]) -> Sparseout:
