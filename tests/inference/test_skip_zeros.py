@@ -288,10 +288,11 @@ def test_no_model_that_it_returns_is_slower_than_before():
         report = sparseout.skip_zeros(dense, x)
         if report.replaced:
             replaced += 1
-            with torch.no_grad():
-                times = timer.measure({"dense": (dense, [x]), "fast": (report.model, [x])}, 0.5)
-            assert times["fast"].cold <= 1.02 * times["dense"].cold
-            assert times["fast"].warm <= 1.02 * times["dense"].warm
+            with torch.no_grad():  # other processes only add to a time, so the least of several rounds counts
+                rounds = [timer.measure({"dense": (dense, [x]), "fast": (report.model, [x])}, 0.2) for _ in range(3)]
+            for kind in ("cold", "warm"):
+                fast, before = (min(getattr(times[name], kind) for times in rounds) for name in ("fast", "dense"))
+                assert fast <= 1.02 * before
         else:
             assert type(report.model[0]) is nn.Linear
     assert 0 < replaced < 30

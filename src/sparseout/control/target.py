@@ -78,12 +78,10 @@ class SparsityTarget:
             or a layer has `gradient="exact"`, under which sparsity is not monotonic in `q`.
 
     Warns:
-        UserWarning: no layer ran before the first step; `measure="zeros"`, but no activation of a layer is 0; or a target is out
-            of reach. Each warning appears once per layer.
+        UserWarning: no layer ran before the first step; `measure="zeros"`, but a layer has no zeros; or a target is out of reach.
 
-    >>> import torch
+    >>> import torch, torch.nn.functional as F
     >>> from sparseout import Sparseout
-    >>> from torch.nn import functional as F
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Sparseout(p=0.5), nn.Linear(32, 16))
     >>> optimizer, data = torch.optim.Adam(model.parameters(), 0.01), torch.rand(512, 16)
