@@ -1,4 +1,4 @@
-"""Small helpers: a network with two Sparseout layers, steps that a `SparsityTarget` measures, and ways to copy a model."""
+"""Small helpers: seeded generators, a network with two Sparseout layers and its steps, and ways to copy a model."""
 
 import copy
 import io
@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 from sparseout import Sparseout, SparsityTarget
+
+
+def seeded(seed=0):
+    """Return a generator on the CPU with this seed."""
+    return torch.Generator().manual_seed(seed)
 
 
 def network(activation=nn.ReLU, width=8):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from small import seeded
 from tolerances import DTYPES, RTOL
 from torch.autograd import forward_ad
 
@@ -20,10 +21,6 @@ PS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
 QS = st.sampled_from([0.5, 1.0, 1.5, 2.0, 2.5, 3.0]) | st.floats(0, 4)
 GRADIENTS = st.sampled_from(["detached", "exact"])
 LAYERS = (Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, LockedSparseout)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape, dtype=torch.float64, seed=1):

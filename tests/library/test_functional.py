@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small import seeded
 from tolerances import DTYPES, RTOL
 
 import sparseout
@@ -20,10 +21,6 @@ GRADIENTS = ("detached", "exact")
 
 def signed(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def drawn_mask(shape, p, shared_dims=(), seed=0):

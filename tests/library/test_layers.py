@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from small import seeded
 from torch import nn
 
 import sparseout
@@ -28,10 +29,6 @@ COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
 }
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(

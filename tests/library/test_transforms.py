@@ -4,16 +4,13 @@ import copy
 
 import pytest
 import torch
+from small import seeded
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import sparseout
 from sparseout import Sparseout
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(q=1.5, p=0.5, gradient="detached", features=6):

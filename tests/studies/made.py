@@ -37,3 +37,13 @@ def write_study(out, configs):
     out.mkdir(exist_ok=True)
     (out / "study.json").write_text(json.dumps({"study": configs[0].study}))
     return [write_run(out, config) for config in configs]
+
+
+def numbers(record):
+    """Return a record without what differs between two runs of the same numbers."""
+    return {key: value for key, value in record.items() if key not in ("seconds", "provenance")}
+
+
+def published_numbers(out):
+    """Return the `numbers` of the records in the results of a study's folder."""
+    return [numbers(json.loads(line)) for line in (out / "results.jsonl").read_text().splitlines()]

@@ -1,9 +1,9 @@
 """Runs as tasks of a Ray cluster of two nodes on this machine; one node is killed."""
 
-import json
 import time
 
 import pytest
+from made import published_numbers
 from rich.console import Console
 
 from sparseout.errors import UserError
@@ -22,11 +22,6 @@ pytestmark = [
 ]
 
 GRID = {"q": (1.0, 1.5, 2.0, 2.5), "seed": tuple(range(10)), "hidden_size": (16,), "epochs": (15,)}
-
-
-def numbers(out):
-    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in ("seconds", "provenance")} for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +68,7 @@ def test_a_lost_node_loses_and_doubles_nothing(cluster, tmp_path):
     assert sorted(record["run"] for record in records) == sorted(config.run for config in configs)
     alone, _ = execute(STUDY, configs, RunOptions(tmp_path / "alone", device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(alone) == 40
-    assert numbers(tmp_path / "ray") == numbers(tmp_path / "alone")
+    assert published_numbers(tmp_path / "ray") == published_numbers(tmp_path / "alone")
 
 
 def test_a_run_that_fails_is_reported_and_not_tried_again(cluster, tmp_path):

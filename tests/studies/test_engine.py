@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from made import numbers
 from rich.console import Console
 
 from sparseout.cli.main import main
@@ -34,10 +35,6 @@ def study(out, *arguments, **axes):
     records, failures = attempt(out, *arguments, **axes)
     assert not failures
     return records
-
-
-def numbers(record):
-    return {key: value for key, value in record.items() if key not in ("seconds", "provenance")}
 
 
 def histories(out):

@@ -1,6 +1,5 @@
 """A sweep from a file or from flags, in one process or several: each run is trained once, and failures are reported."""
 
-import json
 import os
 import signal
 import socket
@@ -9,6 +8,7 @@ import sys
 import time
 
 import pytest
+from made import published_numbers
 from rich.console import Console
 from upath import UPath
 
@@ -23,11 +23,6 @@ from sparseout.studies.autoencoder import STUDY, AutoencoderLearner
 from sparseout.training.folders import StudyFolder
 
 SWEEP = 'study = "autoencoder"\nq = [1, 2]\nseed = [0, 1]\nhidden_size = 16\nepochs = 2\n'
-
-
-def numbers(out):
-    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in ("seconds", "provenance")} for record in records]
 
 
 def written(tmp_path, text=SWEEP):
@@ -46,7 +41,7 @@ def alone(tmp_path_factory):
 
 def test_a_file_describes_its_grid_and_is_kept_with_the_results(alone):
     assert (alone / "sweep.toml").read_text() == SWEEP
-    assert [(record["q"], record["seed"], record["hidden_size"], record["epochs"]) for record in numbers(alone)] == [
+    assert [(record["q"], record["seed"], record["hidden_size"], record["epochs"]) for record in published_numbers(alone)] == [
         (record.q, record.seed, 16, 2) for record in sorted(STUDY.grid(GRID), key=lambda config: config.run)
     ]
 
@@ -58,7 +53,7 @@ def test_several_processes_find_the_same_numbers(alone, tmp_path):
     configs, options = STUDY.grid({**GRID, "seed": (0,)}), RunOptions(tmp_path, device="cpu")
     records, failures = execute(STUDY, configs, options, SweepOptions(jobs=2), Console(quiet=True))
     assert (len(records), failures) == (2, [])
-    assert numbers(tmp_path) == [record for record in numbers(alone) if record["seed"] == 0]
+    assert published_numbers(tmp_path) == [record for record in published_numbers(alone) if record["seed"] == 0]
 
 
 def test_an_object_store_finds_the_same_numbers(alone):
@@ -66,7 +61,7 @@ def test_an_object_store_finds_the_same_numbers(alone):
     execute(STUDY, STUDY.grid({**GRID, "seed": (0,)}), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
     records, _ = execute(STUDY, STUDY.grid(GRID), RunOptions(out, device="cpu"), SweepOptions(), Console(quiet=True))
     assert len(records) == 4
-    assert numbers(out) == numbers(alone)
+    assert published_numbers(out) == published_numbers(alone)
     assert {path.name for path in out.iterdir() if path.is_file()} == {
         "study.json",
         "results.jsonl",
@@ -111,7 +106,7 @@ def test_a_failed_run_is_reported_and_the_others_are_trained(tmp_path, monkeypat
         patch.setattr(AutoencoderLearner, "update", fail)
         assert main(arguments) == 1
     printed = capsys.readouterr().out
-    assert len(numbers(tmp_path / "out")) == 3
+    assert len(published_numbers(tmp_path / "out")) == 3
     (record,) = StudyFolder(tmp_path / "out", "autoencoder").failures()
     assert "Failed: q1-p0.5-seed1-" in printed
     assert record["reason"] == "RuntimeError: the abacus"
@@ -122,7 +117,7 @@ def test_a_failed_run_is_reported_and_the_others_are_trained(tmp_path, monkeypat
     assert main(["results", str(tmp_path / "out")]) == 0
     assert "RuntimeError: the abacus" in capsys.readouterr().out
     assert main(record["command"].split()[1:]) == 0
-    assert len(numbers(tmp_path / "out")) == 4
+    assert len(published_numbers(tmp_path / "out")) == 4
     assert StudyFolder(tmp_path / "out", "autoencoder").failures() == []
 
 
@@ -257,7 +252,7 @@ def test_killed_and_stopped_in_several_processes_it_ends_with_the_same_numbers(t
     assert process.returncode == 0, error
     process = start("study", "autoencoder", *flags, "--out", tmp_path / "alone")
     process.communicate(timeout=600)
-    assert numbers(tmp_path / "out") == numbers(tmp_path / "alone")
+    assert published_numbers(tmp_path / "out") == published_numbers(tmp_path / "alone")
 
 
 @pytest.mark.slow
@@ -269,4 +264,4 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path):
     printed, error = process.communicate(timeout=600)
     assert (process.returncode, error) == (1, "")
     assert printed.count(" died of signal 9, as when memory runs out\n  sparseout study autoencoder ") == 1
-    assert len(numbers(tmp_path)) == 1
+    assert len(published_numbers(tmp_path)) == 1
