@@ -31,7 +31,7 @@ test-slow: $(VENV)/.dev  ## run all tests, including those that take minutes, wi
 	$(PYTEST) -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/.test  ## run the tests of the library on the oldest supported torch, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest tests/library src/sparseout $(ABOVE_THE_LIBRARY)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile tests/library src/sparseout $(ABOVE_THE_LIBRARY)
 
 # Run the published sweep of a study, and publish its results: $(call study,FOLDER)
 define study

@@ -16,3 +16,7 @@ if not importlib.util.find_spec("sklearn"):
     collect_ignore += [f"src/sparseout/glm/{name}.py" for name in ("estimators", "paths", "problem", "solvers")]
 if not importlib.util.find_spec("transformers"):
     collect_ignore += ["src/sparseout/control/transformers_callback.py"]
+if not importlib.util.find_spec("msgspec"):
+    collect_ignore += [f"src/sparseout/records/{name}.py" for name in ("provenance", "schema", "strict_json")]
+if not importlib.util.find_spec("upath"):
+    collect_ignore += ["src/sparseout/records/files.py"]

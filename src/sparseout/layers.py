@@ -17,6 +17,7 @@ from sparseout.op.backends import is_plain
 from sparseout.op.dtensor import local_of
 from sparseout.op.functional import check_call, draw_seed, perturb, sparseout
 from sparseout.op.running_rms import RunningRMS, no_recent_calls
+from sparseout.op.settings import with_numbers
 from sparseout.torch_internals import is_exporting
 
 
@@ -183,7 +184,7 @@ class Sparseout(nn.Module):
             return input
         seed = draw_seed(input, self.generator, kernel)
         scale = self._running_state(input.device).scale(input, seed)
-        return perturb(input, seed, settings._replace(scale=scale), self.inplace, kernel)
+        return perturb(input, seed, with_numbers(settings, settings.p, settings.q, scale), self.inplace, kernel)
 
     def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
         """Return the dimensions of `input` along which one draw is shared."""

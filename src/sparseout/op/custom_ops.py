@@ -26,7 +26,7 @@ from sparseout.checks import (
 from sparseout.op import backends, reference
 from sparseout.op.autograd import FusedSparseout
 from sparseout.op.backends import Backend
-from sparseout.op.settings import Settings
+from sparseout.op.settings import Settings, with_numbers
 
 
 def draw(input: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -44,7 +44,7 @@ def forward(input: Tensor, seed: Tensor, settings: Settings, backend: Backend | 
     """Compute the op in one operator, or, when a compiler for a GPU records it, in operations that the compiler fuses."""
     p, q = _as_tensor(settings.p), _as_tensor(settings.q)
     scale = settings.scale if isinstance(settings.scale, Tensor) else _as_tensor(settings.scale)
-    tensors = settings._replace(p=p, q=q, scale=scale)
+    tensors = with_numbers(settings, p, q, scale)
     if input.is_cuda and backend is None and torch.compiler.is_compiling():
         result: Tensor = FusedSparseout.apply(input, seed, *tensors)
     else:
