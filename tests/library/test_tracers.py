@@ -148,6 +148,8 @@ def test_a_recorded_graph_goes_on_learning_the_running_scale():
 
 @pytest.mark.parametrize(("kind", "strict"), [("plain", True), ("rms", False), ("locked", False)])
 def test_an_export_draws_in_training_and_is_the_identity_in_evaluation(kind, strict):
+    if kind == "rms" and torch.__version__.startswith("2.6."):
+        pytest.skip("a limit of torch 2.6, which docs/limits.md names")
     model = nn.Sequential(nn.Identity(), LAYERS[kind]())
     exported = torch.export.export(model.train(), (ONES,), strict=strict)
     drawn_twice(exported.module(), ONES)
