@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 
 class Dial(NamedTuple):
@@ -47,10 +47,3 @@ class Dial(NamedTuple):
         """Return the number at `position`, the inverse of `position(value)`."""
         number = (position if self.sparser == "down" else -position) * self.step
         return 10.0**number if self.scale == "log" else number
-
-
-@runtime_checkable
-class HasDial(Protocol):
-    """A module that `SparsityTarget` can control."""
-
-    dial: Dial

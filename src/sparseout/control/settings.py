@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from sparseout.checks import check_number
-from sparseout.dial import Dial, HasDial
+from sparseout.dial import Dial
 from sparseout.layers import Sparseout
 
 CONTROLLED_MEASURES = ("hoyer", "zeros", "gini")
@@ -36,9 +36,13 @@ class Settings:
     warmup: int
     ramp: int
 
+    def number_bounds(self, dial: Dial) -> Bounds:
+        """Return the bounds of the controlled number: the argument, or those of its dial."""
+        return self.bounds or (dial.low, dial.high)
+
     def positions(self, dial: Dial) -> Bounds:
         """Return the bounds of the controlled number as positions of its dial."""
-        low, high = sorted(map(dial.position, self.bounds or (dial.low, dial.high)))
+        low, high = sorted(map(dial.position, self.number_bounds(dial)))
         return low, high
 
     def output_bounds(self, dial: Dial) -> Bounds:
@@ -63,7 +67,7 @@ def has_dial(name: str, module: nn.Module) -> bool:
     return isinstance(getattr(module, "dial", None), Dial)
 
 
-def check_layers(modules: Mapping[str, nn.Module], mean: bool, controls_p: bool) -> None:
+def check_layers(modules: Mapping[str, Any], mean: bool, controls_p: bool) -> None:
     """Raise unless all modules have a dial that a controller can move, and for the mean the same one."""
     for name, module in modules.items():
         if not has_dial(name, module):
@@ -78,7 +82,7 @@ def check_layers(modules: Mapping[str, nn.Module], mean: bool, controls_p: bool)
                 "under it sparsity both rises and falls as q falls"
             )
 
-    dials = {type(module).__name__: module.dial for module in modules.values() if isinstance(module, HasDial)}
+    dials = {type(module).__name__: module.dial for module in modules.values()}
     if mean and len({(dial.name, dial.sparser, dial.scale, dial.step) for dial in dials.values()}) > 1:
         raise ValueError(f"layers must have the same dial with mean=True, got layers of type {', '.join(dials)}")
 

@@ -293,7 +293,7 @@ class SparsityTarget:
         """Return a controller that starts at the layer's own number, or in a warm-up at the neutral one."""
         module = self._module(name)
         dial: Dial = module.dial
-        low, high = self._settings.bounds or (dial.low, dial.high)
+        low, high = self._settings.number_bounds(dial)
         number = dial.warmup_value if self._settings.warmup else getattr(module, dial.name)
         position = dial.position(min(max(number, low), high))
         return Controller(position, *self._settings.output_bounds(dial))
@@ -317,7 +317,7 @@ class SparsityTarget:
 
     def _number(self, dial: Dial, position: float) -> float:
         """Return the number at `position`, which rounding must not move beyond its bounds."""
-        low, high = self._settings.bounds or (dial.low, dial.high)
+        low, high = self._settings.number_bounds(dial)
         return min(max(dial.value(position), low), high)
 
     def _warn_if_out_of_reach(self, name: str) -> None:
@@ -342,7 +342,7 @@ class SparsityTarget:
             p=getattr(module, "p", None) if isinstance(module, Sparseout) else None,
             out_of_reach=controller.is_stalled(target) and abs(target - controller.measured) > TOLERANCE,
             responds=controller.responds,
-            bounds=self._settings.bounds or (module.dial.low, module.dial.high),
+            bounds=self._settings.number_bounds(module.dial),
             at_bound=controller.at_bound > 0,
             rms=self._rms.get(name, math.nan),
             scale=module.scale if isinstance(module, Sparseout) else None,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparseout.dial import Dial
-from sparseout.regularizers.k_winners import check_k, k_winners, number_of
+from sparseout.regularizers.k_winners import Selection, check_k, k_winners, number_of
 from sparseout.regularizers.penalty import check_dim, is_recomputing
 
 MOMENTUM = 0.1  # weight of a batch's threshold in the running mean
@@ -44,7 +41,7 @@ def batch_k_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
     return input if count >= input.numel() else k_winners(input.reshape(-1), max(count, 1)).reshape(input.shape)
 
 
-class BatchKWinners(nn.Module):
+class BatchKWinners(Selection):
     """`y = x` for the `k B` largest elements of a training batch: `batch_k_winners` as a layer.
 
     Evaluation must not depend on the batch: it keeps the elements above `threshold`, the running mean over training batches of
@@ -65,22 +62,11 @@ class BatchKWinners(nn.Module):
     tensor([[0., 2.]])
     """
 
-    dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
     threshold: Tensor
 
     def __init__(self, k: int | float, dim: int = -1) -> None:
-        super().__init__()
-        self._k, self.dim = check_k(k), dim
+        super().__init__(k, dim)
         self.register_buffer("threshold", torch.full((), torch.nan))
-
-    @property
-    def k(self) -> int | float:
-        """The mean number of winners of a vector, or a fraction of its units."""
-        return self._k
-
-    @k.setter
-    def k(self, k: int | float) -> None:
-        self._k = check_k(k)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
@@ -97,6 +83,3 @@ class BatchKWinners(nn.Module):
         smallest = torch.where(output != 0, output, torch.inf).amin().to(self.threshold.dtype)
         after = torch.where(self.threshold.isnan(), smallest, (1 - MOMENTUM) * self.threshold + MOMENTUM * smallest)
         self.threshold.copy_(torch.where(smallest.isfinite(), after, self.threshold))
-
-    def extra_repr(self) -> str:
-        return f"k={self.k:g}" + (f", dim={self.dim}" if self.dim != -1 else "")

@@ -56,7 +56,29 @@ def k_winners(input: Tensor, k: int | float, dim: int = -1, *, boost: Tensor | N
     return torch.where(torch.zeros_like(input, dtype=torch.bool).scatter_(dim, winners, True), input, 0)
 
 
-class KWinners(nn.Module):
+class Selection(nn.Module):
+    """A layer that keeps `k` winners, a number or a fraction; `SparsityTarget` moves `k` as a fraction."""
+
+    dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
+
+    def __init__(self, k: int | float, dim: int = -1) -> None:
+        super().__init__()
+        self._k, self.dim = check_k(k), dim
+
+    @property
+    def k(self) -> int | float:
+        """How many winners are kept, or which fraction."""
+        return self._k
+
+    @k.setter
+    def k(self, k: int | float) -> None:
+        self._k = check_k(k)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k:g}" + (f", dim={self.dim}" if self.dim != -1 else "")
+
+
+class KWinners(Selection):
     """`y_j = x_j` for the `k` winning units of each vector, `y_j = 0` for the others: `k_winners` as a layer.
 
     With `boost_strength > 0`, units that won rarely win more easily: the selection weighs `x_j` with
@@ -83,7 +105,6 @@ class KWinners(nn.Module):
     tensor([[3., 0., 0., 0.]])
     """
 
-    dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
     duty_cycle: Tensor
     vectors: Tensor
 
@@ -96,9 +117,7 @@ class KWinners(nn.Module):
         boost_strength: float = 0.0,
         units: int | None = None,
     ) -> None:
-        super().__init__()
-        self.dim = dim
-        self._k = check_k(k)
+        super().__init__(k, dim)
         self.k_eval = None if k_eval is None else check_k(k_eval, "k_eval")
         allowed = "a finite number of at least 0"
         self.boost_strength = check_number("boost_strength", boost_strength, 0.0, sys.float_info.max, allowed)
@@ -109,15 +128,6 @@ class KWinners(nn.Module):
             self.register_buffer("vectors", torch.zeros((), dtype=torch.int64))
         # Checkpoints run again in reverse order. A layer that runs several times in one checkpoint gets these in a wrong order.
         self._boosts: collections.deque[Tensor] = collections.deque(maxlen=16)
-
-    @property
-    def k(self) -> int | float:
-        """How many units are kept in training, or which fraction of them."""
-        return self._k
-
-    @k.setter
-    def k(self, k: int | float) -> None:
-        self._k = check_k(k)
 
     def forward(self, input: Tensor) -> Tensor:
         k = self.k if self.training or self.k_eval is None else self.k_eval
@@ -149,8 +159,7 @@ class KWinners(nn.Module):
         return self.__dict__ | {"_boosts": collections.deque(maxlen=16)}
 
     def extra_repr(self) -> str:
-        parts = [f"k={self.k:g}"] + ([f"dim={self.dim}"] if self.dim != -1 else [])
-        parts += [f"k_eval={self.k_eval:g}"] if self.k_eval is not None else []
+        parts = [super().extra_repr()] + ([f"k_eval={self.k_eval:g}"] if self.k_eval is not None else [])
         return ", ".join(parts + ([f"boost_strength={self.boost_strength:g}"] if self.boost_strength else []))
 
 

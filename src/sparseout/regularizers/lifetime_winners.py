@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from sparseout.dial import Dial
-from sparseout.regularizers.k_winners import check_k, k_winners
+from sparseout.regularizers.k_winners import Selection, check_k, k_winners
 from sparseout.regularizers.penalty import check_dim
 
 
@@ -44,7 +41,7 @@ def lifetime_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
     return k_winners(last.flatten(0, -2), k, 0).reshape(last.shape).movedim(-1, dim)
 
 
-class LifetimeWinners(nn.Module):
+class LifetimeWinners(Selection):
     """`y_bj = x_bj` for the `k` vectors of a training batch in which unit `j` is largest: `lifetime_winners` as a layer.
 
     Evaluation is the identity, as published: the sparsity that training enforces is learnt by the layers before.
@@ -60,23 +57,5 @@ class LifetimeWinners(nn.Module):
     LifetimeWinners(k=0.05)
     """
 
-    dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
-
-    def __init__(self, k: int | float, dim: int = -1) -> None:
-        super().__init__()
-        self._k, self.dim = check_k(k), dim
-
-    @property
-    def k(self) -> int | float:
-        """How many vectors are kept for each unit, or which fraction of the batch."""
-        return self._k
-
-    @k.setter
-    def k(self, k: int | float) -> None:
-        self._k = check_k(k)
-
     def forward(self, input: Tensor) -> Tensor:
         return lifetime_winners(input, self.k, self.dim) if self.training else input
-
-    def extra_repr(self) -> str:
-        return f"k={self.k:g}" + (f", dim={self.dim}" if self.dim != -1 else "")
