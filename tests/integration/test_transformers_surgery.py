@@ -1,4 +1,4 @@
-"""On Hugging Face models, a swap finds in the source code the same dropout that `check_swap` finds by running them."""
+"""Surgery on Hugging Face models: a swap finds the dropout that `check_swap` finds, and feed-forward blocks are found."""
 
 import pytest
 import torch
@@ -12,6 +12,12 @@ from transformers import (
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    MixtralConfig,
+    MixtralModel,
+    OPTConfig,
+    OPTModel,
+    Phi3Config,
+    Phi3Model,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -75,3 +81,69 @@ def test_the_closest_activation_of_a_llama_is_named():
     message = r"the model has no nn.SiLU; closest: SiLUActivation \(transformers.activations\), e.g. layers.0.mlp.act_fn$"
     with pytest.warns(UserWarning, match=message):
         sparseout.insert_after(kind(config), nn.SiLU, q=1.5, p=0.1)
+
+
+BLOCKS = {
+    "bert": ("encoder.layer.{}.output.dense", "GELUActivation of intermediate.dense (16 -> 32 -> 16)"),
+    "distilbert": ("transformer.layer.{}.ffn.lin2", "GELUActivation of lin1 (16 -> 32 -> 16)"),
+    "gpt2": ("h.{}.mlp.c_proj", "NewGELUActivation of c_fc (16 -> 64 -> 16)"),
+    "llama": ("layers.{}.mlp.down_proj", "SiLUActivation of gate_proj and up_proj (16 -> 32 -> 16)"),
+    "opt": ("decoder.layers.{}.fc2", "ReLU of fc1 (16 -> 32 -> 16)"),
+    "phi3": ("layers.{}.mlp.down_proj", "SiLUActivation of gate_up_proj (16 -> 32 -> 16)"),
+    "t5": ("{}.block.{}.layer.{}.DenseReluDense.wo", "ReLU of wi (16 -> 32 -> 16)"),
+    "vit": ("layers.{}.mlp.fc2", "GELUActivation of fc1 (16 -> 32 -> 16)"),
+}
+OPT = OPTConfig(vocab_size=32, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16)
+MORE = {**MODELS, "opt": (OPTModel, OPT), "phi3": (Phi3Model, Phi3Config(**TEXT))}
+
+
+def hidden_units(model, names, name):
+    """Return what each linear layer of `names` reads in a forward pass."""
+    found = {}
+    hooks = [
+        model.get_submodule(each).register_forward_pre_hook(lambda _, args, each=each: found.update({each: args[0].detach()}))
+        for each in names
+    ]
+    with torch.no_grad():
+        model(**example(name))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_feed_forward_block_of_a_transformer_is_found_and_nothing_else(name):
+    kind, config = MORE[name]
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    report = sparseout.insert_after(model, where="mlp", factory=lambda reader: sparseout.regularizers.KWinners(4))
+    pattern, reason = BLOCKS[name]
+    places = [(0,), (1,)]
+    if name == "t5":
+        places = [(part, i, layer) for part, layer in (("encoder", 1), ("decoder", 2)) for i in range(2)]
+    names = [pattern.format(*place) for place in places]
+    assert report.chosen == tuple((each, reason) for each in names)
+    assert [change.name for change in report.changes] == names
+    assert report.unreachable == ()
+    assert report.model.state_dict().keys() == model.state_dict().keys()
+    before = hidden_units(model, names, name)
+    after = hidden_units(report.model, [f"{each}.sparseout" for each in names], name)
+    assert torch.equal(after[f"{names[0]}.sparseout"], before[names[0]])
+    assert len(after) == len(names)
+    with torch.no_grad():
+        expected, changed = model(**example(name))[0], report.model(**example(name))[0]
+        assert not torch.allclose(changed, expected)
+        assert torch.equal(sparseout.restore(report.model)(**example(name))[0], expected)
+
+
+def test_wide_attention_is_left_out_and_experts_without_linear_layers_are_named():
+    wide = T5Config(**{**T5, "d_kv": 16})
+    report = sparseout.insert_after(T5ForConditionalGeneration(wide), where="mlp", q=1.5, p=0.1)
+    assert len(report.changes) == 4
+    assert {reason for _, reason in report.unreachable} == {
+        "reads q and k and v (16 -> 32 -> 16), but T5Attention has no activation function that is known: it may be attention"
+    }
+    mixtral = MixtralModel(MixtralConfig(**TEXT, num_local_experts=2))
+    with pytest.warns(UserWarning, match="MixtralExperts holds its weights itself, without linear layers"):
+        report = sparseout.insert_after(mixtral, where="mlp", q=1.5, p=0.1)
+    assert [name for name, _ in report.unreachable] == ["layers.0.mlp.experts", "layers.1.mlp.experts"]

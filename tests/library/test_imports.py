@@ -14,7 +14,7 @@ PACKAGE = Path(sparseout.__file__).parent
 ORDER = [
     *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
     "metrics",
-    "function_calls",
+    *("activations", "function_calls"),
     *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),
     *("report", "training", "studies", "runs", "bench", "cli"),
 ]

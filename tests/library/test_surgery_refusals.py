@@ -81,11 +81,14 @@ NEW = r"report\['changes'\]\[0\]\['new'\]"
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        ({}, r"report\['action'\] must be one of 'swap', 'insert', got None"),
+        ({}, r"report\['action'\] must be one of 'swap', 'insert', 'insert_before', got None"),
         (5, "report must be a SwapReport or the result of its to_dict.., got 5"),
         ([with_change()], "report must be a SwapReport or the result of its to_dict"),
         (None, "report must be"),
-        ({"action": "explode", "changes": []}, r"report\['action'\] must be one of 'swap', 'insert', got 'explode'"),
+        (
+            {"action": "explode", "changes": []},
+            r"report\['action'\] must be one of 'swap', 'insert', 'insert_before', got 'explode'",
+        ),
         ({"action": ["swap"], "changes": []}, r"report\['action'\] must be"),
         ({"action": "swap"}, r"report\['changes'\] must be a list of changes, got None"),
         ({"action": "swap", "changes": {"0": 1}}, r"report\['changes'\] must be a list"),

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import nn
 
+from sparseout.activations import is_activation
 from sparseout.layers import Sparseout
 
 Selector = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -21,8 +22,6 @@ Value = Literal["output", "clean input"]
 _DROPOUTS = (Sparseout, nn.modules.dropout._DropoutNd)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _UNITS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.MultiheadAttention, nn.Flatten, *_RECURRENT)
-_ACTIVATION_FILES = ("torch.nn.modules.activation", "transformers.activations")
-_ACTIVATION_NAMES = re.compile("relu|gelu|selu|celu|silu|swish|mish|sigmoid|tanh|softplus|softmax|glu$|activation", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +72,6 @@ def select_layers(model: nn.Module, layers: Layers, unit_dim: UnitDim | Mapping[
         for name, module in modules.items()
         if name in chosen
     ]
-
-
-def is_activation(module: nn.Module) -> bool:
-    """Return whether a module is an activation function of torch or `transformers`, or is named like one and has no children."""
-    if isinstance(module, nn.MultiheadAttention):
-        return False
-    kind = type(module)
-    return kind.__module__ in _ACTIVATION_FILES or (
-        not any(True for _ in module.children()) and bool(_ACTIVATION_NAMES.search(kind.__name__))
-    )
 
 
 def is_activation_or_dropout(module: nn.Module) -> bool:

@@ -2,11 +2,12 @@
 
 from sparseout.surgery.check import SwapCheck, check_swap
 from sparseout.surgery.edit import restore
-from sparseout.surgery.report import Change, SwapReport, Unreachable, apply_report
+from sparseout.surgery.report import Change, Chosen, SwapReport, Unreachable, apply_report
 from sparseout.surgery.swap import insert_after, swap_dropout
 
 __all__ = [
     "Change",
+    "Chosen",
     "SwapCheck",
     "SwapReport",
     "Unreachable",

@@ -36,6 +36,16 @@ def explain_no_kind(names: Names, kinds: tuple[type[nn.Module], ...], where: Any
     return f"the model has no {wanted} and no class with a similar name; its classes without submodules: {others}"
 
 
+def explain_no_block(names: Names) -> str:
+    """Return why `insert_after` with `where="mlp"` selected no feed-forward block."""
+    if any(isinstance(module, edit.WithSparseoutBefore) for module in names):
+        return "every feed-forward block in the model already has a layer"
+    return (
+        "the model has no feed-forward block: linear layers from d to h > d units, an activation, and a linear layer back to d; "
+        "to choose activations yourself, pass their class as kind"
+    )
+
+
 def explain_no_dropout(names: Names, kinds: tuple[type[nn.Module], ...], where: Any) -> str:
     """Return why `swap_dropout` selected no module of `kinds`."""
     wanted = "dropout module"

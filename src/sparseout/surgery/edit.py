@@ -58,15 +58,22 @@ def replace(model: nn.Module, names: list[str], new: Sparseout) -> nn.Module:
     return old
 
 
-def insert(model: nn.Module, names: list[str], new: nn.Module) -> nn.Module:
-    """Make `new` act on the output of the module that has these `names`, as its submodule, and return the module."""
+def insert(model: nn.Module, names: list[str], new: nn.Module, *, before: bool = False) -> nn.Module:
+    """Make `new` act on the output of the module that has these `names`, as its submodule, and return the module.
+
+    With `before`, it acts on the first argument of the module instead.
+    """
     module = model.get_submodule(names[0])
     _move_to_device(model, new)
     new.train(module.training)
     module.add_module(INSERTED, new)
+    holders = {name.rpartition(".")[0] for name in names}
+    if any(isinstance(model.get_submodule(each), nn.TransformerEncoderLayer) for each in holders):
+        # In evaluation this layer runs a fused kernel without its submodules, unless one of them has a hook.
+        new.register_forward_pre_hook(_keep_unfused)
     # A forward hook would not work: a graph that is already compiled does not look for new hooks.
     kind: Any = type(module)
-    module.__class__ = _with_sparseout(kind)
+    module.__class__ = _with_sparseout(kind, WithSparseoutBefore if before else WithSparseout)
     return module
 
 
@@ -87,13 +94,21 @@ class WithSparseout(nn.Module):
         reduced: Any = super().__reduce_ex__(protocol)
         build, arguments, *state = reduced
         arguments = tuple(self.original_class if each is type(self) else each for each in arguments)
-        return _rebuild, (build, arguments), (state[0] if state else None, self.get_submodule(INSERTED))
+        base = WithSparseoutBefore if isinstance(self, WithSparseoutBefore) else WithSparseout
+        return _rebuild, (build, arguments, base), (state[0] if state else None, self.get_submodule(INSERTED))
 
     def __setstate__(self, state: Any) -> None:
         own, layer = state
         if own is not None:
             super().__setstate__(own)
         self.add_module(INSERTED, layer)
+
+
+class WithSparseoutBefore(WithSparseout):
+    """The same for a layer that acts on the first argument."""
+
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        return super(WithSparseout, self).forward(self.get_submodule(INSERTED)(input), *args, **kwargs)
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -145,14 +160,18 @@ def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> 
 
 
 @functools.cache
-def _with_sparseout(original: Any) -> type[nn.Module]:
-    """Return the subclass of `original` whose output goes through a layer. It has the same name."""
+def _with_sparseout(original: Any, base: type[WithSparseout]) -> type[nn.Module]:
+    """Return the subclass of `original` and `base`, which calls a layer. It has the same name as `original`."""
     namespace = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (WithSparseout, original), {**namespace, "original_class": original})
+    return type(original.__name__, (base, original), {**namespace, "original_class": original})
 
 
-def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+def _keep_unfused(layer: nn.Module, inputs: Any) -> None:
+    pass
+
+
+def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...], base: type[WithSparseout]) -> nn.Module:
     module = build(*arguments)
     kind: Any = type(module)
-    module.__class__ = _with_sparseout(kind)
+    module.__class__ = _with_sparseout(kind, base)
     return module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from sparseout.layers import Sparseout
 from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import edit
 
-Action = Literal["swap", "insert"]
+Action = Literal["swap", "insert", "insert_before"]
 
 _LAYERS = {kind.__name__: kind for kind in (Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, LockedSparseout)}
 
@@ -36,17 +37,25 @@ class Unreachable(NamedTuple):
     reason: str
 
 
+class Chosen(NamedTuple):
+    """A module that `where="mlp"` chose, and the reason."""
+
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True, repr=False)
 class SwapReport:
     """The result of `swap_dropout` or `insert_after`.
 
     Attributes:
         model: the changed model: the given one if `inplace`, a copy otherwise.
-        action: `"swap"` or `"insert"`.
+        action: `"swap"`, `"insert"` (after the module), or `"insert_before"`.
         changes: a `(name, old, new)` for each changed name. A module with several names has a single `new`.
         unreachable: a `(name, reason)` for each module that applies dropout by itself and was left alone.
         uncalled: a `(name, reason)` for each changed name whose layer may never be called, according to the model's source code.
             `check_swap` shows whether it is called.
+        chosen: a `(name, reason)` for each changed name that `where="mlp"` chose.
         copied: whether `model` is a copy.
 
     >>> import sparseout
@@ -64,6 +73,7 @@ class SwapReport:
     unreachable: tuple[Unreachable, ...] = ()
     uncalled: tuple[Unreachable, ...] = ()
     copied: bool = False
+    chosen: tuple[Chosen, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report without its modules, as data that JSON can hold. `surgery.apply_report` accepts it.
@@ -80,17 +90,24 @@ class SwapReport:
         }
 
     def __repr__(self) -> str:
-        verb, arrow = ("swapped", "->") if self.action == "swap" else ("inserted", "+")
+        verb = "swapped" if self.action == "swap" else "inserted"
         uncalled = dict(self.uncalled)
         where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
         lines = [f"{len(self.changes) - len(uncalled)} {verb}{where}"]
-        lines += [f"  {name}: {_text(old)} {arrow} {_text(new)}" for name, old, new in self.changes if name not in uncalled]
+        lines += [f"  {change.name}: {self._describe(change)}" for change in self.changes if change.name not in uncalled]
         if uncalled:
             lines += [f"{len(uncalled)} {verb}, but may never be called: run check_swap"]
             lines += [f"  {name}: {reason}" for name, reason in self.uncalled]
         if self.unreachable:
             lines += [f"{len(self.unreachable)} not reached", *(f"  {name}: {reason}" for name, reason in self.unreachable)]
         return "\n".join(lines)
+
+    def _describe(self, change: Change) -> str:
+        old, new = _text(change.old), _text(change.new)
+        if self.action == "insert_before":
+            reason = dict(self.chosen).get(change.name)
+            return f"{new} + {old}" + (f", which reads {reason}" if reason else "")
+        return f"{old} -> {new}" if self.action == "swap" else f"{old} + {new}"
 
 
 def perform(
@@ -101,6 +118,7 @@ def perform(
     inplace: bool,
     *,
     uncalled: Sequence[Unreachable] = (),
+    chosen: Sequence[Chosen] = (),
     hint: str = "",
 ) -> SwapReport:
     """Make the changes of `plan`, and return the report. If the plan is empty, warn with `unreachable` and `hint` as the reasons.
@@ -113,7 +131,8 @@ def perform(
         model = copy.deepcopy(model, copied)
         # A layer may refer to another layer of the model, as the reader of a penalty: it must be that of the copy.
         plan = [(names, new if isinstance(new, Sparseout) else copy.deepcopy(new, copied)) for names, new in plan]
-    change: Callable[[nn.Module, list[str], Any], nn.Module] = edit.replace if action == "swap" else edit.insert
+    before = functools.partial(edit.insert, before=True)
+    change: Callable[..., nn.Module] = {"swap": edit.replace, "insert": edit.insert, "insert_before": before}[action]
     changes = []
     for names, new in plan:
         old = change(model, names, new)
@@ -121,7 +140,7 @@ def perform(
     if not changes:
         details = [*(f"{name or 'the model'}: {reason}" for name, reason in unreachable), hint]
         warnings.warn(f"the model is unchanged, because {'; '.join(filter(None, details))}", stacklevel=3)
-    return SwapReport(model, action, tuple(changes), tuple(unreachable), tuple(uncalled), not inplace)
+    return SwapReport(model, action, tuple(changes), tuple(unreachable), tuple(uncalled), not inplace, tuple(chosen))
 
 
 def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, inplace: bool = False) -> SwapReport:
@@ -159,7 +178,7 @@ def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, in
             raise ValueError(f"report must fit model, but {name!r} already has an inserted layer")
         if action == "swap" and (name == "" or edit.has_contents(module)):
             raise ValueError(f"report must fit model, but a swap at {name!r} would lose the contents of {old}")
-        if action == "insert" and hasattr(module, edit.INSERTED):
+        if action != "swap" and hasattr(module, edit.INSERTED):
             raise ValueError(f"report must fit model, but {name!r} has its own attribute {edit.INSERTED!r}")
         plan.setdefault(module, ([], layer))[0].append(name)
     return perform(model, action, list(plan.values()), (), inplace, hint="report lists no changes")

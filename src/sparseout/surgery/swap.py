@@ -12,7 +12,8 @@ from sparseout.checks import check_layer_scale, check_p, check_q
 from sparseout.layers import Sparseout
 from sparseout.structured import Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import closest, edit
-from sparseout.surgery.report import SwapReport, Unreachable, perform
+from sparseout.surgery.feed_forward import find_blocks
+from sparseout.surgery.report import Chosen, SwapReport, Unreachable, perform
 from sparseout.surgery.uses import uses_in
 
 Where = str | Callable[[str, nn.Module], bool] | None
@@ -112,7 +113,7 @@ def swap_dropout(
 
 def insert_after(
     model: nn.Module,
-    kind: type[nn.Module] | tuple[type[nn.Module], ...],
+    kind: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
     factory: Callable[[Any], nn.Module] | None = None,
     *,
     q: float | None = None,
@@ -121,23 +122,32 @@ def insert_after(
     where: Where = None,
     inplace: bool = False,
 ) -> SwapReport:
-    """Insert `Sparseout(p, q)`, or another layer, after each module of class `kind`, for models without dropout.
+    """Insert `Sparseout(p, q)`, or another layer, after each module of class `kind`, or in each feed-forward block.
 
     The layer becomes the submodule `sparseout` of the activation, and the class of the activation becomes a subclass that applies
     it to the output. The activation stays the same object. The `state_dict` keeps its keys; `scale="rms"` adds the `running_rms`
     of each layer. An activation with several names or several calls per forward pass gets a single layer, which draws a new mask
     in every call. Activations that already have a layer are left alone.
 
+    `where="mlp"`, without a `kind`, chooses the hidden units of the feed-forward blocks of a transformer: what the linear layer
+    reads that leads back to the residual branch. That is the activation, after its dropout if it has one, or in a gated block
+    the product `act(gate) * up`. The layer becomes the submodule `sparseout` of this linear layer, and acts on its input. So it
+    also works where the activation is a function. Blocks are found by their structure: linear layers from `d` to `h > d` units,
+    a known activation, and a later linear layer back to `d`. The report says for each why it was chosen (`chosen`), and lists
+    what was left out (`unreachable`), such as experts that hold their weights themselves.
+
     Args:
         model: any module.
         kind: a class of activations or a tuple of classes, including their subclasses. Some models have their own activation
-            classes; `print(model)` shows them.
-        factory: function from an activation to the layer to insert after it, such as one of `sparseout.regularizers`. Give
-            either `factory`, or `q` and `p`.
+            classes; `print(model)` shows them. None with `where="mlp"` alone.
+        factory: function from an activation to the layer to insert after it, such as one of `sparseout.regularizers`. With
+            `where="mlp"`, from the linear layer that reads the units, which can be the `reader` of a penalty. Give either
+            `factory`, or `q` and `p`.
         q: norm of the inserted Sparseout layers, at least 0.
         p: their drop probability in [0, 1].
         scale: see `Sparseout`.
-        where, inplace: see `swap_dropout`.
+        where: `"mlp"`, or as in `swap_dropout`.
+        inplace: see `swap_dropout`.
 
     Returns, warns, raises:
         See `swap_dropout`. TypeError: `factory` does not return a module.
@@ -153,8 +163,21 @@ def insert_after(
     >>> sparseout.insert_after(model, nn.ReLU, lambda activation: sparseout.regularizers.KWinners(0.1))
     1 inserted in a copy: use report.model, or pass inplace=True
       1: ReLU() + KWinners(k=0.1)
+    >>> block = nn.TransformerEncoderLayer(d_model=4, nhead=2, dim_feedforward=8)
+    >>> sparseout.insert_after(block, where="mlp", q=1, p=0.1, inplace=True)
+    1 inserted
+      linear2: Sparseout(p=0.1, q=1) + Linear(in_features=8, out_features=4, bias=True), which reads relu of linear1 (4 -> 8 -> 4)
     """
     build = _check_factory(factory, q, p, scale)
+    if where == "mlp":
+        if kind is not None:
+            raise TypeError(f'kind must be None with where="mlp", which finds layers by their structure, got {kind!r}')
+        all_names = edit.names_of(model)
+        blocks, left_out = find_blocks(all_names)
+        chosen = [Chosen(name, block.reason) for block in blocks for name in block.names]
+        in_blocks: Plan = [(block.names, build(block.reader)) for block in blocks]
+        hint = "" if blocks else closest.explain_no_block(all_names)
+        return perform(model, "insert_before", in_blocks, left_out, inplace, chosen=chosen, hint=hint)
     kinds, selects = _check_kinds(kind), _selector(where)
     plan: Plan = []
     unreachable: list[Unreachable] = []
