@@ -20,13 +20,13 @@ from sparseout.cli.main import main
 from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
-NONE = ["--targets", "--probes", "--samples", "--seconds", "0", "--device", "cpu"]
+NONE = ["--targets", "--probes", "--methods", "--samples", "--seconds", "0", "--device", "cpu"]
 TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", *NONE]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_differ_in_their_noise_alone(name):
-    models = [steps.Step(name, contender.layer, CPU).model for contender in steps.CONTENDERS]
+    models = [steps.Step(MODELS[name], contender.layer, CPU).model for contender in steps.CONTENDERS]
     places = {"autoencoder": 1, "mlp": 2, "lstm": 3, "wide_resnet": 3, "awd_lstm": 3}[name]
     for model, dropouts, sparseouts in zip(models, (0, places, 0, 0), (0, 0, places, places), strict=True):
         assert sum(isinstance(layer, nn.Dropout) for layer in model.modules()) == dropouts
@@ -36,7 +36,7 @@ def test_models_differ_in_their_noise_alone(name):
 
 
 def test_a_step_trains():
-    step = steps.Step("autoencoder", steps.CONTENDERS[2].layer, CPU)
+    step = steps.Step(MODELS["autoencoder"], steps.CONTENDERS[2].layer, CPU)
 
     def loss():
         return step.loss(step.model(step.inputs), step.targets).item()
@@ -97,7 +97,20 @@ def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
     build = probes.transformer
     monkeypatch.setattr(probes, "transformer", lambda layers: build(1))
     monkeypatch.setattr(probes, "BATCH", 1)
-    flags = ["--sizes", "--models", "--samples", "--targets", "--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
+    flags = [
+        "--sizes",
+        "--models",
+        "--samples",
+        "--targets",
+        "--methods",
+        "--probes",
+        "basic",
+        "sampled",
+        "--seconds",
+        "0",
+        "--device",
+        "cpu",
+    ]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "probe.csv")
     assert tuple(rows.columns) == probes.COLUMNS
@@ -116,6 +129,7 @@ def test_the_command(tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == [
         "bench.png",
         "glm.csv",
+        "methods.csv",
         "op.csv",
         "probe.csv",
         "provenance.json",
@@ -136,7 +150,7 @@ def test_the_command(tmp_path, capsys):
         assert name in found
     assert found["command"] == (
         "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder "
-        "--targets --probes --samples --seconds 0.0"
+        "--targets --probes --methods --samples --seconds 0.0"
     )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
@@ -178,7 +192,7 @@ def test_the_command_for_a_target_alone(tmp_path, capsys, monkeypatch):
         MODELS["mlp"], build=lambda noise: nn.Sequential(nn.Linear(784, 16), nn.ReLU(), noise(), nn.Linear(16, 10))
     )
     monkeypatch.setitem(MODELS, "mlp", small)
-    flags = ["--sizes", "--models", "--probes", "--samples", "--targets", "autoencoder", "mlp", "--seconds", "0"]
+    flags = ["--sizes", "--models", "--probes", "--methods", "--samples", "--targets", "autoencoder", "mlp", "--seconds", "0"]
     assert main(["bench", *flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "target.csv", keep_default_na=False)
     assert tuple(rows.columns) == target.COLUMNS
@@ -190,7 +204,7 @@ def test_the_command_for_a_target_alone(tmp_path, capsys, monkeypatch):
 
 
 def test_the_fits(tmp_path, capsys):
-    flags = ["--sizes", "--models", "--targets", "--probes", "--seconds", "0", "--samples", "500", "1000"]
+    flags = ["--sizes", "--models", "--targets", "--probes", "--methods", "--seconds", "0", "--samples", "500", "1000"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "glm.csv")
     assert tuple(rows.columns) == glm.COLUMNS
@@ -230,8 +244,8 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--seconds", "nan"], "sparseout: seconds must be a number in [0, 86400], which is a day, got nan"),
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
-            ["--sizes", "--models", "--targets", "--probes", "--samples"],
-            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples",
+            ["--sizes", "--models", "--targets", "--probes", "--methods", "--samples"],
+            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes, --methods or --samples",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparseout.bench.models import MODELS, Noise
+from sparseout.bench.models import MODELS, Example, Noise
 from sparseout.bench.op import P, Row
 from sparseout.bench.timing import Clock, Spread, alternate, load
 from sparseout.layers import Sparseout
@@ -38,8 +38,7 @@ CONTENDERS = (Contender("none"), Contender("dropout"), Contender("sparseout", 1.
 class Step:
     """A training step of one model: forward, loss, backward, Adam."""
 
-    def __init__(self, name: str, noise: Noise, device: torch.device) -> None:
-        example = MODELS[name]
+    def __init__(self, example: Example, noise: Noise, device: torch.device) -> None:
         torch.manual_seed(0)
         self.model = example.build(noise).to(device)
         self.inputs, self.targets = (tensor.to(device) for tensor in example.batch())
@@ -50,14 +49,18 @@ class Step:
         """Run the step and return its seconds."""
         start = self.clock.mark()
         self.optimizer.zero_grad()
-        self.loss(self.model(self.inputs), self.targets).backward()
+        self.total_loss().backward()
         self.optimizer.step()
         return self.clock.seconds(start, self.clock.mark())
+
+    def total_loss(self) -> Tensor:
+        """Return the loss of the batch."""
+        return self.loss(self.model(self.inputs), self.targets)
 
 
 def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
     """Time steps of the model `name` with each noise in turn, for about `seconds`; return a row for each."""
-    steps = {contender: Step(name, contender.layer, device) for contender in CONTENDERS}
+    steps = {contender: Step(MODELS[name], contender.layer, device) for contender in CONTENDERS}
     for step in steps.values():
         step()
         step()

@@ -62,6 +62,17 @@ def probe_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def method_table(rows: Sequence[Row]) -> Table:
+    """Return the milliseconds, those added to the first method of the case, and the ratio to it, with a row for each method."""
+    table = _table("Steps and selections: milliseconds, milliseconds added to the first method of the case, and ratio.")
+    for name in ("case", "method", "time", "added", "ratio"):
+        table.add_column(name, justify="left" if name in ("case", "method") else "right", no_wrap=True)
+    for row in rows:
+        measured = (f"{row['milliseconds']:.3g}", f"{row['added_ms']:.3g}", f"{row['ratio_to_first']:.3f}")
+        table.add_row(row["case"], label(row["method"], row["q"]), *measured)
+    return table
+
+
 def fit_table(rows: Sequence[Row]) -> Table:
     """Return the seconds per fit and the ratio to scikit-learn's, with a row for each estimator."""
     table = _table("A fit of a generalized linear model: seconds, and the ratio to scikit-learn's.")

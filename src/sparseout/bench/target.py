@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sparseout.bench.models import MODELS
 from sparseout.bench.op import P, Row
 from sparseout.bench.steps import Step
 from sparseout.bench.timing import Spread, alternate, load
@@ -23,7 +24,7 @@ class TargetStep(Step):
     """A training step of one model with Sparseout, and the step of its sparsity target if it has one."""
 
     def __init__(self, name: str, contender: str, device: torch.device) -> None:
-        super().__init__(name, lambda: Sparseout(P, sum(Q) / 2), device)
+        super().__init__(MODELS[name], lambda: Sparseout(P, sum(Q) / 2), device)
         self.target = SparsityTarget(self.model, 0.5, bounds=Q, every=EVERY) if contender == "target" else None
 
     def __call__(self) -> float:

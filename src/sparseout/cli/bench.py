@@ -13,10 +13,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from sparseout.bench import glm, op, probes, steps, target
+from sparseout.bench import glm, methods, op, probes, steps, target
 from sparseout.bench.figure import size, write_figure
+from sparseout.bench.methods_figure import write_methods_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import fit_table, op_table, probe_table, step_table, target_table
+from sparseout.bench.table import fit_table, method_table, op_table, probe_table, step_table, target_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.errors import UserError
@@ -34,6 +35,7 @@ Floats = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT ...")]
 Dtypes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(op.DTYPES)} ...")]
 Models = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(MODELS)} ...")]
 Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PROBES)} ...")]
+Methods = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(methods.CASES)} ...")]
 
 
 # The columns of each part's file, and the function that formats its rows as a table.
@@ -42,6 +44,7 @@ PARTS = {
     "steps": (steps.COLUMNS, step_table),
     "target": (target.COLUMNS, target_table),
     "probe": (probes.COLUMNS, probe_table),
+    "methods": (methods.COLUMNS, method_table),
     "glm": (glm.COLUMNS, fit_table),
 }
 
@@ -59,8 +62,10 @@ class Selection:
         models: models whose training steps to time; none skips the steps
         targets: models whose training steps to time with and without a sparsity target; none skips them
         probes: probes whose cost in a transformer's forward pass to time; none skips them
+        methods: comparisons of Sparseout with the layers of sparseout.regularizers: training steps of an autoencoder with each
+            layer, of a linear layer with noise, and k-winners with torch.topk; none skips them
         samples: numbers of samples, with 200 features, for fits of generalized linear models; none skips the fits
-        seconds: time for each dtype and size, model, mode of the transformer, and fit; at least three rounds are taken
+        seconds: time for each dtype and size, model, mode of the transformer, comparison and fit; at least three rounds are taken
     """
 
     sizes: Integers = op.SIZES
@@ -69,6 +74,7 @@ class Selection:
     models: Models = tuple(MODELS)
     targets: Models = tuple(MODELS)
     probes: Probes = tuple(probes.PROBES)
+    methods: Methods = methods.CASES
     samples: Integers = (100_000,)
     seconds: float = 8.0
 
@@ -79,7 +85,14 @@ class Selection:
                 check_number("sizes", elements, 1, 2**40, "integers in [1, 2^40]")
             for samples in self.samples:
                 check_number("samples", samples, 100, 2**40, "integers in [100, 2^40]")
-            for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("targets", MODELS), ("probes", probes.PROBES)):
+            choices = {
+                "dtypes": op.DTYPES,
+                "models": MODELS,
+                "targets": MODELS,
+                "probes": probes.PROBES,
+                "methods": methods.CASES,
+            }
+            for name, allowed in choices.items():
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
             for q in self.q:
@@ -89,8 +102,10 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.samples):
-            raise UserError("nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
+        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.methods or self.samples):
+            raise UserError(
+                "nothing to measure: give --sizes and --dtypes, --models, --targets, --probes, --methods or --samples"
+            )
 
     @property
     def command(self) -> str:
@@ -106,13 +121,14 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op, training steps, sparsity targets, probes and fits, each compared with its usual alternative.
+    """Time the op, training steps, sparsity targets, probes, other methods and fits, each compared with its usual alternative.
 
     The contenders take turns in one process, with p = 0.5. The files hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: the measurements to take
-        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png, which are replaced
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, methods.csv, glm.csv, provenance.json, bench.png and
+            methods.png, which are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -126,10 +142,12 @@ def bench(
     models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))
     modes = probes.MODES if watching else ()
+    compared = list(dict.fromkeys(selection.methods))
     cases = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([chosen_device] if chosen_device.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cases) + len(models) + len(targets) + len(modes) + len(selection.samples))
+        parts = (cases, models, targets, modes, compared, selection.samples)
+        task = progress.add_task("", total=sum(map(len, parts)))
         for dtype, elements in cases:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
             folder.add("op", op.measure(dtype, elements, selection.q, chosen_device, selection.seconds))
@@ -146,18 +164,26 @@ def bench(
             progress.update(task, description=f"probes of a transformer, {mode}")
             folder.add("probe", probes.measure(mode, watching, chosen_device, selection.seconds))
             progress.advance(task)
+        for case in compared:
+            progress.update(task, description=f"methods, {case}")
+            folder.add("methods", methods.measure(case, chosen_device, selection.seconds))
+            progress.advance(task)
         for samples in selection.samples:
             progress.update(task, description=f"fits to {samples:,} samples")
             folder.add("glm", glm.measure(samples, selection.seconds))
             progress.advance(task)
     write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
+    figures = [out / "bench.png"]
+    if folder.rows["methods"]:
+        figures.append(out / "methods.png")
+        write_methods_figure(folder.rows["methods"], figures[-1])
     for part, (_, table) in PARTS.items():
         if rows := folder.rows[part]:
             console.print(table(rows))
     for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
         console.print(note, soft_wrap=True)
     files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
-    console.print(f"Numbers: {files}\nFigure: {out / 'bench.png'}", soft_wrap=True)
+    console.print(f"Numbers: {files}\nFigures: {', '.join(map(str, figures))}", soft_wrap=True)
 
 
 class _Folder:
@@ -168,7 +194,8 @@ class _Folder:
         self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "bench.png").unlink(missing_ok=True)
+            for figure in ("bench.png", "methods.png"):
+                (path / figure).unlink(missing_ok=True)
             write_atomic(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             for part in PARTS:
                 self.add(part, [])
