@@ -174,7 +174,7 @@ def bench(
             progress.advance(task)
     write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
     figures = [out / "bench.png"]
-    if folder.rows["methods"]:
+    if any(row["case"] in methods.STEPS for row in folder.rows["methods"]):
         figures.append(out / "methods.png")
         write_methods_figure(folder.rows["methods"], figures[-1])
     for part, (_, table) in PARTS.items():
