@@ -160,7 +160,7 @@ def _put(model: nn.Module, names: list[str], old: nn.Module, new: nn.Module) -> 
 
 
 @functools.cache
-def _with_sparseout(original: Any, base: type[WithSparseout]) -> type[nn.Module]:
+def _with_sparseout(original: Any, base: Any) -> type[nn.Module]:
     """Return the subclass of `original` and `base`, which calls a layer. It has the same name as `original`."""
     namespace = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(original.__name__, (base, original), {**namespace, "original_class": original})
@@ -170,7 +170,7 @@ def _keep_unfused(layer: nn.Module, inputs: Any) -> None:
     pass
 
 
-def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...], base: type[WithSparseout]) -> nn.Module:
+def _rebuild(build: Callable[..., nn.Module], arguments: tuple[Any, ...], base: Any) -> nn.Module:
     module = build(*arguments)
     kind: Any = type(module)
     module.__class__ = _with_sparseout(kind, base)

@@ -87,8 +87,9 @@ def _sizes(module: nn.Module) -> tuple[int, int] | None:
     """Return the numbers of input and output units of a linear layer; None for any other module."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    if type(module).__name__ == "Conv1D" and isinstance(getattr(module, "weight", None), nn.Parameter):
-        inputs, outputs = module.weight.shape  # transposed, unlike that of nn.Linear
+    weight = getattr(module, "weight", None)
+    if type(module).__name__ == "Conv1D" and isinstance(weight, nn.Parameter):
+        inputs, outputs = weight.shape  # transposed, unlike that of nn.Linear
         return inputs, outputs
     return None
 

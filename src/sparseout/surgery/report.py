@@ -132,10 +132,10 @@ def perform(
         # A layer may refer to another layer of the model, as the reader of a penalty: it must be that of the copy.
         plan = [(names, new if isinstance(new, Sparseout) else copy.deepcopy(new, copied)) for names, new in plan]
     before = functools.partial(edit.insert, before=True)
-    change: Callable[..., nn.Module] = {"swap": edit.replace, "insert": edit.insert, "insert_before": before}[action]
+    actions: dict[str, Callable[..., nn.Module]] = {"swap": edit.replace, "insert": edit.insert, "insert_before": before}
     changes = []
     for names, new in plan:
-        old = change(model, names, new)
+        old = actions[action](model, names, new)
         changes += [Change(name, old, new) for name in names]
     if not changes:
         details = [*(f"{name or 'the model'}: {reason}" for name, reason in unreachable), hint]
