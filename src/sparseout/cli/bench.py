@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -85,13 +85,8 @@ class Selection:
                 check_number("sizes", elements, 1, 2**40, "integers in [1, 2^40]")
             for samples in self.samples:
                 check_number("samples", samples, 100, 2**40, "integers in [100, 2^40]")
-            choices = {
-                "dtypes": op.DTYPES,
-                "models": MODELS,
-                "targets": MODELS,
-                "probes": probes.PROBES,
-                "methods": methods.CASES,
-            }
+            choices: dict[str, Iterable[str]] = {"dtypes": op.DTYPES, "models": MODELS, "targets": MODELS}
+            choices |= {"probes": probes.PROBES, "methods": methods.CASES}
             for name, allowed in choices.items():
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
