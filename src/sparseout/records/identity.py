@@ -43,15 +43,15 @@ def folder_of(settings: Mapping[str, Any]) -> str:
     """Return the readable name of a run's folder.
 
     >>> folder_of({"study": "autoencoder", "q": 1.5, "p": 0.5, "seed": 0, "regularizer": "sparseout"})
-    'q1.5-p0.5-seed0-a8b4df0e182a'
+    'q1.5-p0.5-seed0-f503459fb4db'
     >>> folder_of({"study": "autoencoder", "strength": 0.01, "seed": 0, "regularizer": "l1"})
-    'l1-strength0.01-seed0-0'
+    'l1-strength0.01-seed0-5968e654f068'
     """
     regularizer = settings["regularizer"]
     parts = [] if regularizer == "sparseout" else [regularizer]
     if "target_sparsity" in settings:
         parts.append(f"{settings['target_measure']}{settings['target_sparsity']:g}")
-    parts += [f"{name}{settings[name]:g}" for name in (METHODS[regularizer].dial, "p") if name in settings]
+    parts += [f"{name}{settings[name]:g}" for name in (METHODS[regularizer].dial, "p") if name and name in settings]
     return "-".join((*parts, f"seed{settings['seed']}", run_of(settings)))
 
 
