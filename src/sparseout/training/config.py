@@ -150,7 +150,7 @@ class Config:
         kind: Any = type(self)
         floats = {name: float(getattr(self, name)) for name, hint in hints(kind).items() if hint is float}
         unused = self.unused()
-        defaults = {field.name: field.default for field in dataclasses.fields(self) if field.name in unused}
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self) if field.name in unused}
         return dataclasses.replace(self, **(floats | defaults))
 
     def to_dict(self) -> dict[str, Any]:

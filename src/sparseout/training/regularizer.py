@@ -59,9 +59,10 @@ def regularizer_layer(
         "hard_concrete": lambda: _gates(config, units, dim),
         "standout": lambda: Standout(config.standout_alpha, config.standout_beta),
     }
-    layer: Any = build[config.regularizer]()
+    layer: nn.Module = build[config.regularizer]()
     if config.has_target:
-        setattr(layer, layer.dial.name, layer.dial.warmup_value)
+        dial: Any = layer.dial
+        setattr(layer, dial.name, dial.warmup_value)
     return layer
 
 
