@@ -74,7 +74,7 @@ def test_the_same_command_repeats_nothing(records, out, capsys):
 
 
 def test_without_noise_there_is_no_cost(tmp_path):
-    (config,) = STUDY.grid({"dataset": ("diabetes",), "noise": ("none",), "method": ("stochastic",), "max_iter": (3,)})
+    (config,) = STUDY.grid({"dataset": ("diabetes",), "regularizer": ("none",), "method": ("stochastic",), "max_iter": (3,)})
     (record,), _ = execute(STUDY, [config], RunOptions(tmp_path, device="cpu"), SweepOptions(), Console(quiet=True))
     assert (record["penalty"], record["noise_loss"]) == (0, 0)
 
@@ -90,7 +90,7 @@ def test_training_and_test_data_are_apart_and_depend_on_the_seed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise": "dropout"}, "noise must be 'sparseout' or 'none'"),
+        ({"regularizer": "dropout"}, "regularizer must be 'sparseout' or 'none'"),
         ({"scale": "rms"}, "scale must be '1' in the study 'glm', got 'rms'"),
         ({"target_sparsity": 0.5}, "target_sparsity must be 0.0 in the study 'glm', got 0.5"),
         ({"p": 1.0}, r"p must be a drop probability in \[0, 1\)"),

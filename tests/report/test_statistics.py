@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from sparseout.records.identity import unused_settings
 from sparseout.report.settings import group_by_setting
 from sparseout.report.statistics import compare_with_dropout, estimate, score_of
 
@@ -22,8 +23,10 @@ def no_collection():
         yield
 
 
-def record(q, seed, score, noise="sparseout", measure="accuracy", **changes):
-    return {"study": "image", "q": q, "p": 0.5, "seed": seed, "gradient": "detached", "noise": noise, measure: score, **changes}
+def record(q, seed, score, regularizer="sparseout", measure="accuracy", **changes):
+    settings = {"q": q, "p": 0.5, "gradient": "detached", "regularizer": regularizer, **changes}
+    unused = unused_settings(regularizer, "target_sparsity" in changes)
+    return {"study": "image", "seed": seed, measure: score} | {name: settings[name] for name in settings if name not in unused}
 
 
 def compared(records, score="accuracy"):
@@ -128,8 +131,8 @@ def test_runs_without_a_score_are_left_out_and_counted():
 
 def test_only_settings_that_are_equal_otherwise_are_compared():
     records = [record(q, seed, q + seed, p=p) for q in (1.0, 2.0) for p in (0.3, 0.5) for seed in (0, 1)]
-    records += [record(2.0, seed, seed, noise="none", p=0.0) for seed in (0, 1)]
-    records += [record(2.0, seed, seed, noise="dropout", p=0.3) for seed in (0, 1)]
+    records += [record(2.0, seed, seed, regularizer="none", p=0.0) for seed in (0, 1)]
+    records += [record(2.0, seed, seed, regularizer="dropout", p=0.3) for seed in (0, 1)]
     assert [comparison.label for comparison in compared(records)] == [
         "q = 1 (p 0.3)",
         "nn.Dropout (p 0.3)",
@@ -140,7 +143,9 @@ def test_only_settings_that_are_equal_otherwise_are_compared():
 
 
 def test_dropout_itself_is_the_baseline_without_q_2():
-    records = [record(1.0, seed, seed**2) for seed in (0, 1, 2)] + [record(2.0, seed, 0, noise="dropout") for seed in (0, 1, 2)]
+    records = [record(1.0, seed, seed**2) for seed in (0, 1, 2)] + [
+        record(2.0, seed, 0, regularizer="dropout") for seed in (0, 1, 2)
+    ]
     (comparison,) = compared(records)
     assert (comparison.label, comparison.difference.mean) == ("q = 1", pytest.approx(5 / 3))
 
@@ -149,7 +154,7 @@ def test_baselines_that_differ_only_in_the_gradient_are_one_for_settings_without
     records = [
         record(q, seed, q + seed**2, gradient=gradient) for gradient in ("detached", "exact") for q in (1, 2) for seed in (0, 1)
     ]
-    records += [record(2.0, seed, 0, noise="none") for seed in (0, 1)]
+    records += [record(2.0, seed, 0, regularizer="none") for seed in (0, 1)]
     assert [comparison.label for comparison in compared(records)] == [
         "q = 1 (gradient detached)",
         "no noise",

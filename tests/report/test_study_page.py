@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sparseout import report
+from sparseout.records.identity import unused_settings
 from sparseout.report.settings import curves_of, describe_curve, group_by_setting
 from sparseout.report.statistics import compare_with_dropout
 from sparseout.report.study import write_page
@@ -14,15 +15,16 @@ from sparseout.report.table import settings_table
 
 
 def record(q, seed, hoyer, **changes):
+    unused = unused_settings(changes.get("regularizer", "sparseout"), "target_sparsity" in changes)
     layer = {"zero_vectors": 1, "vectors": 10, "profile": [1.0, 0.5, 0.0]}
-    return {
+    made = {
         "study": "autoencoder",
-        "run": f"run{q}{seed}{changes.get('gradient')}{changes.get('noise')}",
+        "run": f"run{q}{seed}{changes.get('gradient')}{changes.get('regularizer')}",
         "q": q,
         "p": 0.5,
         "seed": seed,
         "gradient": "detached",
-        "noise": "sparseout",
+        "regularizer": "sparseout",
         "dataset": "digits",
         "test_loss": 0.25,
         "hoyer": hoyer,
@@ -33,6 +35,7 @@ def record(q, seed, hoyer, **changes):
         "provenance": {"sparseout": "0.1.0", "torch": "2.6", "cpu": "a cpu", "date": "today", "command": "sparseout study"},
         **changes,
     }
+    return {name: value for name, value in made.items() if name not in unused}
 
 
 RECORDS = [record(q, seed, 1 / (1 + q) + seed / 100) for q in (3.0, 1.0, 2.0) for seed in (1, 0)]
@@ -62,7 +65,7 @@ def test_a_missing_number_is_a_dash():
 
 def test_settings_that_vary_besides_q_distinguish_curves():
     exact = [record(q, 0, 0.4, gradient="exact") for q in (1.0, 2.0)]
-    none = [record(2.0, 0, 0.2, noise="none", p=0.0)]
+    none = [record(2.0, 0, 0.2, regularizer="none", p=0.0)]
     curves = curves_of(group_by_setting([*RECORDS, *exact, *none]))
     assert [(curve.label, curve.axis, len(curve.settings)) for curve in curves] == [
         ("detached", "q", 3),
@@ -78,7 +81,7 @@ def test_settings_that_vary_besides_q_distinguish_curves():
 
 
 def test_settings_without_q_are_distinguished_too():
-    none = [record(2.0, 0, 0.2, noise="none", p=0.0, hidden_size=size) for size in (64, 256)]
+    none = [record(2.0, 0, 0.2, regularizer="none", p=0.0, hidden_size=size) for size in (64, 256)]
     sparse = [record(1.0, 0, 0.5, hidden_size=64)]
     assert [curve.label for curve in curves_of(group_by_setting([*sparse, *none]))] == [
         "Sparseout",
@@ -88,8 +91,15 @@ def test_settings_without_q_are_distinguished_too():
 
 
 def targeted(target, seed, achieved, out_of_reach=False, **changes):
-    course = {"q": [2.0, 1.5, 1.25], "measured": [0.5, 0.7, achieved or 0.0]}
-    control = {"achieved": achieved, "q": 1.25, "settled": 0.3 + seed / 10, "out_of_reach": out_of_reach, "course": course}
+    course = {"value": [2.0, 1.5, 1.25], "measured": [0.5, 0.7, achieved or 0.0]}
+    control = {
+        "achieved": achieved,
+        "dial": "q",
+        "value": 1.25,
+        "settled": 0.3 + seed / 10,
+        "out_of_reach": out_of_reach,
+        "course": course,
+    }
     settings = {"target_sparsity": target, "target_measure": "hoyer", "target_q_min": 0.3, "target_q_max": 4.0}
     run = f"target{target}{seed}"
     return record(2.0, seed, achieved, run=run, control=control, **settings, **changes)
@@ -214,7 +224,7 @@ EXACT = [record(q, seed, q / 10, gradient="exact", test_loss=0.1 * q) for q in (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    write_page([*RECORDS, *EXACT, record(2.0, 0, 0.2, noise="none", p=0.0)], HISTORIES, folder / "report.html")
+    write_page([*RECORDS, *EXACT, record(2.0, 0, 0.2, regularizer="none", p=0.0)], HISTORIES, folder / "report.html")
     return folder
 
 

@@ -10,7 +10,7 @@ from sparseout.report.targets import _draw_achieved, _draw_course  # noqa: E402
 def setting(*achieved):
     course = {"measured": [None, 0.4, 0.5]}
     runs = [{"control": {"achieved": value, "course": course}} for value in achieved]
-    return Setting({"noise": "sparseout", "target_sparsity": 0.5}, runs)
+    return Setting({"regularizer": "sparseout", "target_sparsity": 0.5}, runs)
 
 
 @pytest.mark.parametrize(

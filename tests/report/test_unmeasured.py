@@ -10,11 +10,11 @@ from sparseout.report.table import _target_cells
 
 def targeted(*achieved):
     runs = [{"control": {"achieved": value, "settled": 0.3, "out_of_reach": False}} for value in achieved]
-    return Setting({"noise": "sparseout", "target_sparsity": 0.5, "target_measure": "hoyer"}, runs)
+    return Setting({"regularizer": "sparseout", "target_sparsity": 0.5, "target_measure": "hoyer"}, runs)
 
 
 def at_q(q, hoyer):
-    return Setting({"noise": "sparseout", "q": q}, [{"hoyer": hoyer}])
+    return Setting({"regularizer": "sparseout", "q": q}, [{"hoyer": hoyer}])
 
 
 def test_a_sentence_on_targets_counts_the_runs_that_were_not_measured():

@@ -14,8 +14,9 @@ from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, Autoencoder, AutoencoderConfig, evaluate
 from sparseout.studies.data import mnist
 from sparseout.training.folders import RunFolder, read_lines
+from sparseout.training.regularizer import regularizer_layer
 
-RECORD = ["study", "run", "q", "p", "seed", "gradient", "noise", "threads", "precision"]
+RECORD = ["study", "run", "q", "p", "seed", "gradient", "regularizer", "threads", "precision"]
 RECORD += ["dataset", "hidden_size", "epochs", "batch_size", "lr"]
 RECORD += ["test_loss", "hoyer", "zeros", "rms", "layers", "seconds", "provenance"]
 
@@ -78,7 +79,7 @@ def test_the_weights_are_those_that_were_measured(finished):
     images = mnist.load("digits")
     for record in records:
         config = AutoencoderConfig(q=record["q"], seed=record["seed"], epochs=6, hidden_size=32)
-        model = Autoencoder(64, 32, config.noise_layer())
+        model = Autoencoder(64, 32, regularizer_layer(config, 32))
         model.load_state_dict(load_file(out / config.folder / "weights.safetensors"))
         assert evaluate(model, images)["hoyer"] == pytest.approx(record["hoyer"], rel=1e-6)
 
@@ -99,9 +100,9 @@ def test_no_noise_and_p_0_train_alike_and_dropout_differs(tmp_path):
     none, zero, dropout, two = (
         study(tmp_path / name, epochs=3, hidden_size=16, **settings)[0]
         for name, settings in {
-            "none": {"noise": "none"},
+            "none": {"regularizer": "none"},
             "zero": {"p": 0.0, "q": 1.0},
-            "dropout": {"noise": "dropout"},
+            "dropout": {"regularizer": "dropout"},
             "two": {"q": 2.0},
         }.items()
     )

@@ -140,7 +140,9 @@ def test_sparseout_at_q_2_is_locked_dropout_in_distribution():
     losses = {}
     words = torch.randint(11, (20, 4))
     for noise in ("sparseout", "dropout"):
-        config = LanguageConfig(noise=noise, q=2, p=0.4, p_hidden=0.3, num_layers=2, hidden_size=6, embedding_size=4, p_input=0)
+        config = LanguageConfig(
+            regularizer=noise, q=2, p=0.4, p_hidden=0.3, num_layers=2, hidden_size=6, embedding_size=4, p_input=0
+        )
         network = AWDLSTM(11, 4, 6, config.noises())
         network.load_state_dict(small().state_dict())
         for weight in network.parameters():
@@ -162,7 +164,9 @@ NOISES = {"sparseout": LockedSparseout, "dropout": LockedDropout, "none": nn.Ide
     ("noise_layers", "hidden", "output"), [("hidden", True, False), ("output", False, True), ("both", True, True)]
 )
 def test_the_noise_is_where_it_is_asked_for(noise, noise_layers, hidden, output):
-    config = LanguageConfig(noise=noise, noise_layers=noise_layers, q=1.5, p=0.4, p_hidden=0.3, p_input=0.2, gradient="exact")
+    config = LanguageConfig(
+        regularizer=noise, noise_layers=noise_layers, q=1.5, p=0.4, p_hidden=0.3, p_input=0.2, gradient="exact"
+    )
     *between, last = config.noises()
     for layers, asked, p in ((between, hidden, 0.3), ([last], output, 0.4)):
         for layer in layers:
@@ -178,7 +182,9 @@ def test_the_noise_is_where_it_is_asked_for(noise, noise_layers, hidden, output)
 
 
 def test_what_the_noise_ignores_is_not_in_the_runs_name():
-    runs = {LanguageConfig(noise="none", p=p, p_hidden=h).run for p in (0.1, 0.2) for h in (0.3, 0.4)}
+    runs = {LanguageConfig(regularizer="none", p=p, p_hidden=h).run for p in (0.1, 0.2) for h in (0.3, 0.4)}
     assert len(runs) == 1
-    runs = {LanguageConfig(noise="none", noise_layers="hidden", p=p, p_hidden=h).run for p in (0.1, 0.2) for h in (0.3, 0.4)}
+    runs = {
+        LanguageConfig(regularizer="none", noise_layers="hidden", p=p, p_hidden=h).run for p in (0.1, 0.2) for h in (0.3, 0.4)
+    }
     assert len(runs) == 2  # the dropout on the output has its p

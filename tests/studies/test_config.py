@@ -16,13 +16,14 @@ from sparseout.errors import UserError
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig
 from sparseout.studies.language import LanguageConfig
 from sparseout.studies.registry import STUDIES
+from sparseout.training.regularizer import regularizer_layer
 
 CHANGED = {
     "q": 1.5,
     "p": 0.25,
     "seed": 7,
     "gradient": "exact",
-    "noise": "none",
+    "regularizer": "none",
     "threads": 2,
     "precision": "bf16",
     "target_sparsity": 0.6,
@@ -38,30 +39,44 @@ CHANGED = {
 TARGET_FIELDS = {"target_measure": "zeros", "target_q_min": 1.0, "target_q_max": 3.0, "target_warmup": 8, "target_ramp": 16}
 
 
+READ = {  # settings that only some regularizers read
+    "strength": ("l1", 0.5),
+    "transformed_l1_a": ("transformed_l1", 2.0),
+    "k": ("k_winners", 0.5),
+    "boost_strength": ("k_winners", 1.0),
+    "standout_alpha": ("standout", 2.0),
+    "standout_beta": ("standout", -1.0),
+}
+
+
 def test_every_setting_changes_the_name():
-    assert {*CHANGED, *TARGET_FIELDS} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    assert {*CHANGED, *TARGET_FIELDS, *READ} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
     names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
     names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in TARGET_FIELDS.items()}
-    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS)
+    names |= {AutoencoderConfig(regularizer=of, **{name: value}).run for name, (of, value) in READ.items()}
+    names |= {AutoencoderConfig(regularizer=of).run for of, _ in READ.values()}
+    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS) + len(READ) + 4
 
 
 def test_what_a_target_ignores_is_not_in_the_name():
     assert AutoencoderConfig(q=1.5, **TARGET_FIELDS).run == AutoencoderConfig(q=1.5).run
     assert AutoencoderConfig(target_sparsity=0.6, q=1).run == AutoencoderConfig(target_sparsity=0.6).run
     for noise in ("none", "dropout"):
-        assert AutoencoderConfig(noise=noise, target_sparsity=0.6, scale="rms").run == AutoencoderConfig(noise=noise).run
+        assert (
+            AutoencoderConfig(regularizer=noise, target_sparsity=0.6, scale="rms").run == AutoencoderConfig(regularizer=noise).run
+        )
     assert not {"target_sparsity", "scale", *TARGET_FIELDS} & set(AutoencoderConfig().to_dict())
     assert AutoencoderConfig(target_sparsity=0.6, target_measure="zeros").folder.startswith("zeros0.6-p0.5-seed0-")
 
 
 def test_the_name_is_the_same_in_every_process_and_version():
-    assert AutoencoderConfig().run == "f29e93e6eb5c"
+    assert AutoencoderConfig().run == "b5517647239b"
 
 
 def test_what_the_noise_ignores_is_not_in_the_name():
-    assert AutoencoderConfig(noise="none", p=0.3, q=1).run == AutoencoderConfig(noise="none").run
-    assert AutoencoderConfig(noise="dropout", q=1, gradient="exact").run == AutoencoderConfig(noise="dropout").run
-    assert AutoencoderConfig(noise="dropout", p=0.3).run != AutoencoderConfig(noise="dropout").run
+    assert AutoencoderConfig(regularizer="none", p=0.3, q=1).run == AutoencoderConfig(regularizer="none").run
+    assert AutoencoderConfig(regularizer="dropout", q=1, gradient="exact").run == AutoencoderConfig(regularizer="dropout").run
+    assert AutoencoderConfig(regularizer="dropout", p=0.3).run != AutoencoderConfig(regularizer="dropout").run
 
 
 def test_integers_and_floats_of_one_value_are_one_run():
@@ -69,15 +84,16 @@ def test_integers_and_floats_of_one_value_are_one_run():
 
 
 def test_normalised_settings_are_those_of_the_record():
-    config = AutoencoderConfig(noise="dropout", q=1, gradient="exact", target_sparsity=0.5)
+    config = AutoencoderConfig(regularizer="dropout", q=1, gradient="exact", target_sparsity=0.5)
     normalised = config.normalised()
     assert (normalised.q, normalised.gradient, normalised.target_sparsity, normalised.p) == (2.0, "detached", 0.0, 0.5)
+    assert not {"q", "gradient", "target_sparsity"} & set(normalised.to_dict())
     assert normalised == normalised.normalised()
     assert normalised.to_dict() == config.to_dict()
 
 
 def test_a_run_with_a_target_starts_as_dropout():
-    assert AutoencoderConfig(q=1.0, target_sparsity=0.5).noise_layer().q == 2
+    assert regularizer_layer(AutoencoderConfig(q=1.0, target_sparsity=0.5), 8).q == 2
 
 
 def test_the_generators_of_a_run_differ_and_do_not_depend_on_q():
@@ -88,17 +104,17 @@ def test_the_generators_of_a_run_differ_and_do_not_depend_on_q():
 
 
 def test_the_noise_layer():
-    layer = AutoencoderConfig(q=1.5, p=0.25, gradient="exact").noise_layer()
+    layer = regularizer_layer(AutoencoderConfig(q=1.5, p=0.25, gradient="exact"), 8)
     assert isinstance(layer, sparseout.Sparseout)
     assert (layer.q, layer.p, layer.gradient) == (1.5, 0.25, "exact")
-    assert (layer.scale, AutoencoderConfig(scale="rms").noise_layer().scale) == (1.0, "rms")
+    assert (layer.scale, regularizer_layer(AutoencoderConfig(scale="rms"), 8).scale) == (1.0, "rms")
     assert {layer.scale for layer in LanguageConfig(scale="rms").noises()} == {"rms"}
-    assert isinstance(AutoencoderConfig(noise="none").noise_layer(), nn.Identity)
-    assert isinstance(AutoencoderConfig(noise="dropout").noise_layer(), nn.Dropout)
+    assert isinstance(regularizer_layer(AutoencoderConfig(regularizer="none"), 8), nn.Identity)
+    assert isinstance(regularizer_layer(AutoencoderConfig(regularizer="dropout"), 8), nn.Dropout)
 
 
 def test_the_grid_has_each_combination_once():
-    grid = STUDY.grid({"q": (1, 2), "seed": (0, 1), "noise": ("sparseout", "none")})
+    grid = STUDY.grid({"q": (1, 2), "seed": (0, 1), "regularizer": ("sparseout", "none")})
     assert len(grid) == len({config.run for config in grid}) == 6
     with pytest.raises(UserError, match="q needs at least one value"):
         STUDY.grid({"q": ()})
@@ -112,7 +128,7 @@ def test_the_grid_has_each_combination_once():
         ({"seed": -1}, r"seed must be an integer in \[0, 2\^63 - 1\], got -1"),
         ({"seed": 0.5}, "seed must be an integer, got 0.5"),
         ({"gradient": "x"}, "gradient must be one of 'detached', 'exact', got 'x'"),
-        ({"noise": "x"}, "noise must be one of"),
+        ({"regularizer": "x"}, "regularizer must be one of 'sparseout', 'dropout', 'none', 'l1'"),
         ({"dataset": "x"}, "dataset must be one of 'digits', 'mnist', got 'x'"),
         ({"target_warmup": -1}, "target_warmup must be an integer of at least 0, got -1"),
         ({"target_ramp": 0.5}, "target_ramp must be an integer, got 0.5"),
@@ -148,7 +164,8 @@ NUMBERS = {float: (math.nan, math.inf, -1.0), int: (-1, 10**30)}
 def test_every_number_has_a_range_and_its_refusal_names_it(config):
     hints = get_type_hints(config)
     for field in dataclasses.fields(config):
-        for value in NUMBERS.get(hints[field.name], ()):
+        values = NUMBERS.get(hints[field.name], ())
+        for value in values[:2] if field.name in ("standout_alpha", "standout_beta") else values:
             with pytest.raises(ValueError, match=rf"^{field.name} must be .*, got {re.escape(repr(value))}$"):
                 config(**{field.name: value})
 

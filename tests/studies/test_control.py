@@ -47,12 +47,13 @@ def test_the_target_is_reached_on_the_test_data(measure, target, at_once, tmp_pa
     record, history = at_once if measure == "hoyer" else run(tmp_path, **zeros)
     control = record["control"]
     assert record[measure] == control["achieved"] == pytest.approx(target, abs=0.02)
-    assert history[-1]["q"] == control["q"] != 2
+    assert history[-1]["q"] == control["value"] != 2
+    assert control["dial"] == "q"
     assert 0 < control["settled"] < 0.75
     assert not control["out_of_reach"]
     course = control["course"]
-    assert len(course["q"]) == len(course["measured"]) == 65
-    assert (course["q"][-1], course["measured"][-1]) == pytest.approx((control["q"], target), abs=0.02)
+    assert len(course["value"]) == len(course["measured"]) == 65
+    assert (course["value"][-1], course["measured"][-1]) == pytest.approx((control["value"], target), abs=0.02)
 
 
 def test_one_q_moves_the_mean_over_the_layers(tmp_path):
@@ -116,7 +117,7 @@ def test_what_is_out_of_reach_is_said_and_recorded(tmp_path):
         record, _ = run(tmp_path, epochs=120, hidden_size=32, target_sparsity=0.9, target_q_min=2.0, target_q_max=3.0)
     assert record["control"]["out_of_reach"]
     assert record["control"]["settled"] == 1
-    assert record["control"]["q"] == 2
+    assert record["control"]["value"] == 2
     assert 0.2 < record["hoyer"] < 0.9
 
 

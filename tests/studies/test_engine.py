@@ -166,7 +166,20 @@ def test_event_files_on_request(tmp_path):
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
     """The output folder and the records, by noise, of the same runs in one process and in two."""
-    flags = ["autoencoder", "--noise", "none", "sparseout", "--seed", "0", "--q", "2", "--epochs", "3", "--batch-size", "300"]
+    flags = [
+        "autoencoder",
+        "--regularizer",
+        "none",
+        "sparseout",
+        "--seed",
+        "0",
+        "--q",
+        "2",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "300",
+    ]
     one, two = ([*flags, "--device", "cpu", "--out", str(tmp_path_factory.mktemp("launched"))] for _ in range(2))
     assert main(["study", *one]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sparseout"]
@@ -175,7 +188,7 @@ def launched(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 1
     outs = Path(one[-1]), Path(two[-1])
-    return [(out, {record["noise"]: record for record in read_lines(out / "results.jsonl")}) for out in outs]
+    return [(out, {record["regularizer"]: record for record in read_lines(out / "results.jsonl")}) for out in outs]
 
 
 def test_two_processes_train_as_one_does(launched):
@@ -198,7 +211,7 @@ def test_two_processes_draw_noise_of_their_own(launched):
 
 
 def test_bfloat16_trains_to_about_the_same(tmp_path):
-    full, half = study(tmp_path, precision=("fp32", "bf16"), noise=("none",), epochs=(10,))
+    full, half = study(tmp_path, precision=("fp32", "bf16"), regularizer=("none",), epochs=(10,))
     assert {full["precision"], half["precision"]} == {"fp32", "bf16"}
     assert full["run"] != half["run"]
     assert 0 < abs(full["test_loss"] - half["test_loss"]) < 0.01

@@ -27,8 +27,8 @@ def config(seed, **settings):
 def run_with_target():
     """A run with a target, which has every field."""
     found = config(0, target_sparsity=0.5, target_warmup=3, scale="rms")
-    course = {"q": [1.5] * 65, "measured": [0.5] * 65}
-    control = {"achieved": 0.5, "q": 1.5, "settled": 0.2, "out_of_reach": False, "course": course}
+    course = {"value": [1.5] * 65, "measured": [0.5] * 65}
+    control = {"achieved": 0.5, "dial": "q", "value": 1.5, "settled": 0.2, "out_of_reach": False, "course": course}
     return summary(found, control=control, valid_loss=0.2, best_epoch=1, perplexity=1.2, accuracy=0.5)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from garbage import DEEP, GARBAGE, run
 
-NAMES = ("q", "seed", "hidden_size", "dataset", "noise", "scale")
+NAMES = ("q", "seed", "hidden_size", "dataset", "regularizer", "scale")
 WRONG = ("[[1]]", "{a = 1}", "[{a = 1}]", "1979-05-27", "0x" + "f" * 5000, "1e400", "nan", '""', "[true, []]")
 TABLES = [f'study = "autoencoder"\n{name} = {value}\n' for name in NAMES for value in WRONG]
 SWEEPS = [

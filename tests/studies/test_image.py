@@ -58,7 +58,7 @@ def noise_layers(network):
 def test_the_noise_alone_differs(learner):
     weights, seen, made = {}, {}, {}
     for noise in ("none", "dropout", "sparseout"):
-        run = learner(noise=noise, q=1.5)
+        run = learner(regularizer=noise, q=1.5)
         weights[noise] = copy.deepcopy(run.network.state_dict())
         inputs = seen[noise] = []
         run.network.conv.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].clone()))
@@ -74,7 +74,7 @@ def test_the_noise_alone_differs(learner):
 
 def test_the_dropout_baseline_is_torchs_own(learner, monkeypatch):
     monkeypatch.setattr("sparseout.layers.sparseout", lambda *_, **__: pytest.fail("Dropout must not be ours"))
-    run = learner(noise="dropout", p=0.25)
+    run = learner(regularizer="dropout", p=0.25)
     assert [(type(layer), layer.p) for layer in noise_layers(run.network)] == [(nn.Dropout, 0.25)] * 3
     train(run, [1])
 
@@ -83,7 +83,7 @@ def test_the_layers_of_each_noise(learner):
     for layer in noise_layers(learner(q=2.5, p=0.1, gradient="exact").network):
         assert type(layer) is sparseout.Sparseout
         assert (layer.q, layer.p, layer.gradient) == (2.5, 0.1, "exact")
-    assert [type(layer) for layer in noise_layers(learner(noise="none").network)] == [nn.Identity] * 3
+    assert [type(layer) for layer in noise_layers(learner(regularizer="none").network)] == [nn.Identity] * 3
 
 
 def test_the_official_schedule():
@@ -137,7 +137,7 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(q, epoch, learner, tmp_path):
 
 
 def test_processes_share_the_batch_of_one(learner):
-    run = learner(noise="none")
+    run = learner(regularizer="none")
     run.network.eval()
     seen = []
     run.network.conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))

@@ -54,8 +54,10 @@ class TestDataOrder:
 
 def test_the_objective_is_cross_entropy_with_ar_and_tar(corpus):
     """Without noise, one step is the step of a plain loop."""
-    run = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0, alpha=3.0, beta=5.0, weight_decay=0.01, clip=0.1)
-    twin = learner(corpus, noise="none", p_input=0, p_embedding=0, p_weight=0).network
+    run = learner(
+        corpus, regularizer="none", p_input=0, p_embedding=0, p_weight=0, alpha=3.0, beta=5.0, weight_decay=0.01, clip=0.1
+    )
+    twin = learner(corpus, regularizer="none", p_input=0, p_embedding=0, p_weight=0).network
     twin.load_state_dict(run.network.state_dict())
     run.start_epoch(1)
     length = run.lengths[0]
@@ -75,7 +77,7 @@ def test_the_objective_is_cross_entropy_with_ar_and_tar(corpus):
 def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
     penalties = []
     for p in (0.0, 1.0):
-        run = learner(corpus, noise="dropout", noise_layers="output", p=p, beta=0.0)
+        run = learner(corpus, regularizer="dropout", noise_layers="output", p=p, beta=0.0)
         run.start_epoch(1)
         run.network.train()
         penalties.append(run.loss(0).penalty.item())
@@ -84,7 +86,7 @@ def test_the_activation_penalty_is_on_what_the_noise_leaves(corpus):
 
 
 def test_the_hidden_state_is_carried_and_detached(corpus):
-    run = learner(corpus, p_input=0, p_embedding=0, p_weight=0, noise="none")
+    run = learner(corpus, p_input=0, p_embedding=0, p_weight=0, regularizer="none")
     run.start_epoch(1)
     with torch.no_grad():
         length = sum(run.lengths[:2])
@@ -100,7 +102,7 @@ def test_the_hidden_state_is_carried_and_detached(corpus):
 
 class TestEvaluation:
     def test_perplexity_is_that_of_a_plain_loop(self, corpus):
-        run = learner(corpus, noise="none")
+        run = learner(corpus, regularizer="none")
         steps = run.start_epoch(1)
         train_epoch(run, 1, 0, steps)
         results = language.evaluate(run.network, corpus)
@@ -166,7 +168,7 @@ from sparseout.studies.data import text
 generator = torch.Generator().manual_seed(0)
 words = [f"w{n}" for n in torch.randint(17, (1400,), generator=generator).tolist()]
 corpus = text.index(words[:800], words[800:1100], words[1100:])
-config = language.LanguageConfig(num_layers=2, hidden_size=8, embedding_size=6, batch_size=4, bptt=10, noise="none",
+config = language.LanguageConfig(num_layers=2, hidden_size=8, embedding_size=6, batch_size=4, bptt=10, regularizer="none",
                                  p_input=0, p_embedding=0, p_weight=0)
 torch.manual_seed(0)
 accelerator = Accelerator(cpu=True)

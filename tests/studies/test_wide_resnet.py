@@ -66,7 +66,7 @@ def test_the_official_initialisation():
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("noise", [nn.Identity, lambda: nn.Dropout(0.0)])
+@pytest.mark.parametrize("noise", [nn.Identity, lambda channels: nn.Dropout(0.0)])
 def test_the_place_of_the_noise(placement, noise):
     ours = network(10, noise=noise, placement=placement).train()
     block, calls = ours.groups[1][0], []
@@ -88,7 +88,9 @@ def test_the_place_of_the_noise(placement, noise):
 
 
 def test_each_block_has_a_noise_layer_of_its_own():
-    layers = [module for name, module in network(22, noise=nn.Dropout).named_modules() if name.endswith(".noise")]
+    layers = [
+        module for name, module in network(22, noise=lambda channels: nn.Dropout()).named_modules() if name.endswith(".noise")
+    ]
     assert len({id(layer) for layer in layers}) == 9
 
 

@@ -16,7 +16,16 @@ from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
 from sparseout.report import statistics
-from sparseout.report.settings import Curve, Setting, curves_of, describe_curve, group_by_setting, varying_names
+from sparseout.report.settings import (
+    Curve,
+    Setting,
+    curves_of,
+    describe_curve,
+    dial_of,
+    dials_of,
+    group_by_setting,
+    varying_names,
+)
 from sparseout.report.table import COLUMNS, add_target_columns
 from sparseout.runs.options import location
 from sparseout.runs.progress import print_left_out, terminal
@@ -189,16 +198,22 @@ def _parquet(rows: pandas.DataFrame) -> bytes:
 
 
 def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Return a header and a row per run: its name, the settings that vary, and its results; with a target, the last `q`."""
-    names = varying_names(group_by_setting(records))
+    """Return a header and a row per run: its name, its `q` or other dial (the last value with a target), settings, results."""
+    dials = dials_of(records)
+    names = [name for name in varying_names(group_by_setting(records)) if name not in dials]
     names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
     shown = [name for name in COLUMNS if any(name in record for record in records)]
-    header = ["run", "q", *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]
+    header = ["run", *dials, *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]
     rows = []
-    for record in sorted(records, key=lambda record: (*(str(record.get(name)) for name in names), record["q"], record["seed"])):
+
+    def position(record: Record) -> tuple[Any, ...]:
+        return *(str(record.get(name)) for name in names), *dial_of(record).items(), record["seed"]
+
+    for record in sorted(records, key=position):
+        values = [f"{dial_of(record)[name]:.4g}" if name in dial_of(record) else "-" for name in dials]
         numbers = ["-" if (value := record.get(name)) is None else f"{value:.4g}" for name in shown]
         varied = [str(record.get(name, "-")) for name in names]
-        rows.append([record["run"], f"{record.get('control', record)['q']:.4g}", *varied, str(record["seed"]), *numbers])
+        rows.append([record["run"], *values, *varied, str(record["seed"]), *numbers])
     return header, rows
 
 

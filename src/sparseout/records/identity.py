@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from sparseout.records.methods import METHOD_SETTINGS, METHODS
 
 RESULT_FIELDS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
@@ -14,6 +17,17 @@ RESULT_FIELDS: tuple[str, ...] = (
 # Settings that only runs with a target have.
 TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")
 OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # values of settings that older records lack
+
+
+@functools.cache
+def unused_settings(regularizer: str, has_target: bool) -> frozenset[str]:
+    """Return the settings of regularizers and targets that have no effect on a run.
+
+    >>> sorted(unused_settings("k_winners", has_target=True) & {"q", "k", "boost_strength", "target_measure", "target_q_min"})
+    ['k', 'q', 'target_q_min']
+    """
+    method = METHODS[regularizer]
+    return METHOD_SETTINGS.difference(method.settings).union([method.dial or "q"] if has_target else TARGET_FIELDS)
 
 
 def run_of(settings: Mapping[str, Any]) -> str:
@@ -28,13 +42,17 @@ def run_of(settings: Mapping[str, Any]) -> str:
 def folder_of(settings: Mapping[str, Any]) -> str:
     """Return the readable name of a run's folder.
 
-    >>> folder_of({"study": "autoencoder", "q": 1.5, "p": 0.5, "seed": 0, "noise": "sparseout"})
-    'q1.5-p0.5-seed0-a8b4df0e182a'
+    >>> folder_of({"study": "autoencoder", "q": 1.5, "p": 0.5, "seed": 0, "regularizer": "sparseout"})
+    'q1.5-p0.5-seed0-f503459fb4db'
+    >>> folder_of({"study": "autoencoder", "strength": 0.01, "seed": 0, "regularizer": "l1"})
+    'l1-strength0.01-seed0-5968e654f068'
     """
-    target, noise = settings.get("target_sparsity"), settings["noise"]
-    name = f"{settings['target_measure']}{target:g}" if target else f"q{settings['q']:g}"
-    name = name if noise == "sparseout" else noise
-    return f"{name}-p{settings['p']:g}-seed{settings['seed']}-{run_of(settings)}"
+    regularizer = settings["regularizer"]
+    parts = [] if regularizer == "sparseout" else [regularizer]
+    if "target_sparsity" in settings:
+        parts.append(f"{settings['target_measure']}{settings['target_sparsity']:g}")
+    parts += [f"{name}{settings[name]:g}" for name in (METHODS[regularizer].dial, "p") if name and name in settings]
+    return "-".join((*parts, f"seed{settings['seed']}", run_of(settings)))
 
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:

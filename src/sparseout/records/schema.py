@@ -9,11 +9,16 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sparseout.errors import UserError
-from sparseout.records.identity import run_of, settings_of
+from sparseout.records.identity import run_of, settings_of, unused_settings
+from sparseout.records.methods import Regularizer
 from sparseout.records.strict_json import parse
 
 Record = dict[str, Any]
 LARGEST = 3.4e38  # the float32 range, in which networks compute; sums of such squares are finite in float64
+# Settings of regularizers that a summary has whenever they have an effect.
+CHECKED_SETTINGS = (
+    *("q", "p", "gradient", "strength", "transformed_l1_a", "k", "boost_strength", "standout_alpha", "standout_beta"),
+)
 POINTS = 65  # length of a profile and of a course
 
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -22,6 +27,7 @@ Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]  # rounding may exceed [0,
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Run = Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
 Norm = Annotated[float, Meta(ge=0)]
+Dial = Literal["q", "strength", "k", "standout_beta"]
 Course = Annotated[list[Number | None], Meta(min_length=POINTS, max_length=POINTS)]
 Profile = Annotated[list[Number], Meta(min_length=POINTS, max_length=POINTS)]
 
@@ -39,17 +45,18 @@ class RunLayer(Struct):
 
 
 class ControlCourse(Struct):
-    """`q` and the measured sparsity of a run with a target, at evenly spaced times of training."""
+    """The dial and the measured sparsity of a run with a target, at evenly spaced times of training."""
 
-    q: Course
+    value: Course
     measured: Course
 
 
 class Control(Struct):
-    """How a run approached its target."""
+    """How a run approached its target: `value` is the last one of the setting `dial`."""
 
     achieved: Number | None
-    q: Norm
+    dial: Dial
+    value: Number
     settled: Share
     out_of_reach: bool | None
     course: ControlCourse
@@ -72,11 +79,8 @@ class RunSummary(Struct):
 
     study: str
     run: Run
-    q: Norm
-    p: Share
     seed: Count
-    gradient: Literal["detached", "exact"]
-    noise: Literal["sparseout", "dropout", "none"]
+    regularizer: Regularizer
     test_loss: Number | None
     hoyer: Share | None
     zeros: Share | None
@@ -84,6 +88,15 @@ class RunSummary(Struct):
     layers: Annotated[dict[str, RunLayer], Meta(min_length=1)]
     seconds: Positive
     provenance: Provenance
+    q: Norm | UnsetType = UNSET
+    p: Share | UnsetType = UNSET
+    gradient: Literal["detached", "exact"] | UnsetType = UNSET
+    strength: Positive | UnsetType = UNSET
+    transformed_l1_a: Positive | UnsetType = UNSET
+    k: Share | UnsetType = UNSET
+    boost_strength: Positive | UnsetType = UNSET
+    standout_alpha: Number | UnsetType = UNSET
+    standout_beta: Number | UnsetType = UNSET
     perplexity: Number | UnsetType | None = UNSET
     accuracy: Share | UnsetType | None = UNSET
     valid_loss: Number | UnsetType | None = UNSET
@@ -97,6 +110,10 @@ class RunSummary(Struct):
     control: Control | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        unused = unused_settings(self.regularizer, has_target=self.target_sparsity is not UNSET)
+        for name in CHECKED_SETTINGS:
+            if name not in unused and getattr(self, name) is UNSET:
+                raise ValueError(f"{name} must be present with regularizer {self.regularizer!r}")
         found = {type(value) is UnsetType for value in (self.target_sparsity, self.target_measure, self.control)}
         if len(found) > 1:
             raise ValueError("target_sparsity, target_measure and control must all be present, or none of them")

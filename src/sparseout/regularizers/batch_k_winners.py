@@ -11,7 +11,7 @@ from sparseout.regularizers.penalty import check_dim, is_recomputing
 MOMENTUM = 0.1  # weight of a batch's threshold in the running mean
 
 
-def batch_k_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
+def batch_k_winners(input: Tensor, k: int | float, dim: int = -1, *, magnitude: bool = False) -> Tensor:
     """`y = x` for the `k B` largest elements of a batch of `B` vectors, `y = 0` for the others.
 
     A vector has `k` winners on average: more where its activations are large, fewer where they are small. The gradient passes
@@ -21,6 +21,7 @@ def batch_k_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
         input: `x`, of any shape with at least one dimension.
         k: the mean number of winners of a vector, an integer of at least 1, or a fraction of its units in (0, 1] as a float.
         dim: the dimension that holds the units.
+        magnitude: compare `|x|` instead of `x`.
 
     Returns:
         `y`, of the shape and dtype of `input`.
@@ -38,7 +39,9 @@ def batch_k_winners(input: Tensor, k: int | float, dim: int = -1) -> Tensor:
     check_dim(input, dim)
     units = input.shape[dim]
     count = number_of(k, units) * (input.numel() // max(units, 1))
-    return input if count >= input.numel() else k_winners(input.reshape(-1), max(count, 1)).reshape(input.shape)
+    if count >= input.numel():
+        return input
+    return k_winners(input.reshape(-1), max(count, 1), magnitude=magnitude).reshape(input.shape)
 
 
 class BatchKWinners(Selection):
@@ -50,6 +53,7 @@ class BatchKWinners(Selection):
     Args:
         k: the mean number of winners of a vector, or a fraction of its units; see `batch_k_winners`.
         dim: the dimension that holds the units.
+        magnitude: compare `|x|` instead of `x`, for signed activations.
 
     Shape:
         Input and output: any shape with at least one dimension, the same.
@@ -64,22 +68,25 @@ class BatchKWinners(Selection):
 
     threshold: Tensor
 
-    def __init__(self, k: int | float, dim: int = -1) -> None:
-        super().__init__(k, dim)
+    def __init__(self, k: int | float, dim: int = -1, *, magnitude: bool = False) -> None:
+        super().__init__(k, dim, magnitude=magnitude)
         self.register_buffer("threshold", torch.full((), torch.nan))
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
-            output = batch_k_winners(input, self.k, self.dim)
+            output = batch_k_winners(input, self.k, self.dim, magnitude=self.magnitude)
             if output is not input and not is_recomputing():  # a recomputed call does not count again
                 self._observe(output.detach())
             return output
         known = self.threshold.isnan().logical_not()
-        winners = batch_k_winners(input, self.k, self.dim)
-        return torch.where(known, torch.where(input >= self.threshold, input, 0), winners)
+        winners = batch_k_winners(input, self.k, self.dim, magnitude=self.magnitude)
+        return torch.where(known, torch.where(self._scores(input) >= self.threshold, input, 0), winners)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        return x.abs() if self.magnitude else x
 
     @torch.no_grad()
     def _observe(self, output: Tensor) -> None:
-        smallest = torch.where(output != 0, output, torch.inf).amin().to(self.threshold.dtype)
+        smallest = torch.where(output != 0, self._scores(output), torch.inf).amin().to(self.threshold.dtype)
         after = torch.where(self.threshold.isnan(), smallest, (1 - MOMENTUM) * self.threshold + MOMENTUM * smallest)
         self.threshold.copy_(torch.where(smallest.isfinite(), after, self.threshold))

@@ -17,17 +17,18 @@ from sparseout.regularizers.penalty import check_dim, is_recomputing
 PERIOD = 1000  # vectors over which a duty cycle is averaged
 
 
-def k_winners(input: Tensor, k: int | float, dim: int = -1, *, boost: Tensor | None = None) -> Tensor:
+def k_winners(input: Tensor, k: int | float, dim: int = -1, *, magnitude: bool = False, boost: Tensor | None = None) -> Tensor:
     """`y_j = x_j` for the `k` units with the largest `x_j w_j`, `y_j = 0` for the others; `w_j = 1` unless `boost` is given.
 
     The gradient passes through the kept units and is 0 for the others. Exactly `k` units are kept, ties included. The largest
-    values win, so apply a ReLU first if large negative values should not lose to small positive ones.
+    values win. For signed activations, such as the outputs of an LSTM, `magnitude=True` lets large negative values win too.
 
     Args:
         input: `x`, of any shape with at least one dimension.
         k: how many units to keep: an integer of at least 1, or a fraction of the units in (0, 1] as a float, of which
             `max(1, round(k d))` are kept. A number above `d` keeps all.
         dim: the dimension that holds the units `j`.
+        magnitude: compare `|x_j|` instead of `x_j`.
         boost: positive weights `w` for the selection, of shape `(units,)`. They do not change the kept values.
 
     Returns:
@@ -47,7 +48,7 @@ def k_winners(input: Tensor, k: int | float, dim: int = -1, *, boost: Tensor | N
     kept = number_of(k, input.shape[dim])
     if kept >= input.shape[dim]:
         return input
-    scores = input.detach()
+    scores = input.detach().abs() if magnitude else input.detach()
     if boost is not None:
         shape = [1] * input.dim()
         shape[dim] = -1
@@ -61,9 +62,9 @@ class Selection(nn.Module):
 
     dial: ClassVar[Dial] = Dial("k", 0.001, 1.0, sparser="down", step=0.15)
 
-    def __init__(self, k: int | float, dim: int = -1) -> None:
+    def __init__(self, k: int | float, dim: int = -1, *, magnitude: bool = False) -> None:
         super().__init__()
-        self._k, self.dim = check_k(k), dim
+        self._k, self.dim, self.magnitude = check_k(k), dim, bool(magnitude)
 
     @property
     def k(self) -> int | float:
@@ -75,7 +76,8 @@ class Selection(nn.Module):
         self._k = check_k(k)
 
     def extra_repr(self) -> str:
-        return f"k={self.k:g}" + (f", dim={self.dim}" if self.dim != -1 else "")
+        parts = [f"k={self.k:g}", f"dim={self.dim}" if self.dim != -1 else "", "magnitude=True" if self.magnitude else ""]
+        return ", ".join(filter(None, parts))
 
 
 class KWinners(Selection):
@@ -83,13 +85,14 @@ class KWinners(Selection):
 
     With `boost_strength > 0`, units that won rarely win more easily: the selection weighs `x_j` with
     `w_j = exp(boost_strength (k/d - duty_j))`, where `duty_j` is the share of vectors in which unit `j` won, averaged over about
-    1000 vectors of training. It is the buffer `duty_cycle`. Boosting needs non-negative activations: apply a ReLU first. With
+    1000 vectors of training. It is the buffer `duty_cycle`. Boosting needs non-negative activations or `magnitude=True`. With
     activation checkpointing, a boosted layer must not run several times inside one checkpoint.
 
     Args:
         k: how many units to keep, as an integer, or as a fraction of the units. `SparsityTarget` moves it as a fraction.
         dim: the dimension that holds the units: -1 for linear, recurrent and transformer layers, 1 for convolutions, where units
             compete at each position.
+        magnitude: compare `|x_j|` instead of `x_j`, for signed activations.
         k_eval: how many units to keep in evaluation. Default: `k`, so that training and evaluation are equally sparse.
         boost_strength: at least 0; 0 does not boost. 1 is usual, and lowered as training goes on.
         units: how many units a vector has; needed for boosting alone.
@@ -113,11 +116,12 @@ class KWinners(Selection):
         k: int | float,
         dim: int = -1,
         *,
+        magnitude: bool = False,
         k_eval: int | float | None = None,
         boost_strength: float = 0.0,
         units: int | None = None,
     ) -> None:
-        super().__init__(k, dim)
+        super().__init__(k, dim, magnitude=magnitude)
         self.k_eval = None if k_eval is None else check_k(k_eval, "k_eval")
         allowed = "a finite number of at least 0"
         self.boost_strength = check_number("boost_strength", boost_strength, 0.0, sys.float_info.max, allowed)
@@ -132,8 +136,9 @@ class KWinners(Selection):
     def forward(self, input: Tensor) -> Tensor:
         k = self.k if self.training or self.k_eval is None else self.k_eval
         if not self.boost_strength:
-            return k_winners(input, k, self.dim)
-        output = k_winners(input, k, self.dim, boost=self._boost(number_of(k, input.shape[self.dim]) / input.shape[self.dim]))
+            return k_winners(input, k, self.dim, magnitude=self.magnitude)
+        boost = self._boost(number_of(k, input.shape[self.dim]) / input.shape[self.dim])
+        output = k_winners(input, k, self.dim, magnitude=self.magnitude, boost=boost)
         if self.training and not is_recomputing():
             self._count(output.detach())
         return output
@@ -149,7 +154,7 @@ class KWinners(Selection):
 
     @torch.no_grad()
     def _count(self, output: Tensor) -> None:
-        won = (output > 0).movedim(self.dim, -1).flatten(0, -2).to(self.duty_cycle.dtype)
+        won = (output != 0).movedim(self.dim, -1).flatten(0, -2).to(self.duty_cycle.dtype)
         seen = len(won)
         self.vectors += seen
         period = self.vectors.clamp(min(seen, PERIOD), max(seen, PERIOD)).clamp_min(1)

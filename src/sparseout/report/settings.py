@@ -6,23 +6,18 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import OMITTED_DEFAULTS, RESULT_FIELDS, TARGET_FIELDS
+from sparseout.records.identity import OMITTED_DEFAULTS, RESULT_FIELDS, unused_settings
 from sparseout.records.layer_record import MEASURE_TITLES
+from sparseout.records.methods import METHODS
 
 # The settings that a curve may run along, with their titles.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
 _NOT_SETTINGS = frozenset((*RESULT_FIELDS, "run", "seed"))
-_ORDER = ("noise", "gradient", "p")
-# Settings that have no effect with a given noise, or only repeat its name.
-IRRELEVANT_SETTINGS = {
-    "sparseout": {"noise"},
-    "dropout": {"noise", "gradient", "scale"},
-    "none": {"noise", "gradient", "scale", "p", "p_hidden"},
-}
-_NOISE_TITLES = {"sparseout": "Sparseout", "dropout": "nn.Dropout", "none": "no noise"}
+_ORDER = ("gradient", "p")
+_RANKS = {name: rank for rank, name in enumerate(METHODS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +34,26 @@ class Setting:
 
     @property
     def axis(self) -> str | None:
-        """The setting that a curve runs along: `target_sparsity` for runs with a target, else `q`; None without Sparseout."""
-        if self.values["noise"] != "sparseout":
-            return None
-        return "target_sparsity" if "target_sparsity" in self.values else "q"
+        """The setting that a curve runs along: `target_sparsity` for runs with a target, `q` for Sparseout; None for others."""
+        if "target_sparsity" in self.values:
+            return "target_sparsity"
+        return "q" if self.regularizer == "sparseout" else None
+
+    @property
+    def regularizer(self) -> str:
+        """The regularizer of the runs."""
+        name: str = self.values["regularizer"]
+        return name
+
+    @property
+    def title(self) -> str:
+        """The name of the regularizer in tables and figures."""
+        return METHODS[self.regularizer].title
+
+    def has(self, name: str) -> bool:
+        """Return whether the runs have a setting, even if older records omit its default."""
+        unused = unused_settings(self.regularizer, self.axis == "target_sparsity")
+        return name in self.values or (name in OMITTED_DEFAULTS and name not in unused)
 
     def get(self, name: str) -> Any:
         """Return the value of a setting, or its default if older records omit it."""
@@ -50,15 +61,17 @@ class Setting:
 
     @property
     def x(self) -> float:
-        """The value on the axis; `q` if there is no axis."""
-        value: float = self.values[self.axis or "q"]
+        """The value on the axis; NaN if there is no axis."""
+        value: float = self.values[self.axis] if self.axis else math.nan
         return value
 
     @property
     def name(self) -> str:
-        """The name that distinguishes this setting within its curve."""
-        names = {None: _NOISE_TITLES[self.values["noise"]], "q": f"q {self.x:g}", "target_sparsity": f"target {self.x:g}"}
-        return names[self.axis]
+        """The name that distinguishes this setting within its curve; without an axis, the regularizer with its number."""
+        if self.axis:
+            return f"{'q' if self.axis == 'q' else 'target'} {self.x:g}"
+        dial = METHODS[self.regularizer].dial
+        return f"{self.title}, {dial} {self.values[dial]:g}" if dial else self.title
 
     @property
     def target_errors(self) -> list[float]:
@@ -92,8 +105,22 @@ class Setting:
         return [100 * rank / max(1, len(magnitudes) - 1) for rank in range(len(magnitudes))], magnitudes
 
 
+def dials_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the numbers that set the sparsity of the runs, such as `q`."""
+    found = {name for record in records for name in dial_of(record)}
+    return [name for name in dict.fromkeys(method.dial for method in METHODS.values()) if name is not None and name in found]
+
+
+def dial_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the number that sets the sparsity of a run by its name, the last one if a target moved it; empty without one."""
+    if "control" in record:
+        return {record["control"]["dial"]: record["control"]["value"]}
+    dial = METHODS[record["regularizer"]].dial
+    return {dial: record[dial]} if dial else {}
+
+
 def group_by_setting(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
-    """Group records by setting, ordered by noise, gradient, p, other settings, and q."""
+    """Group records by setting, ordered by regularizer, gradient, p, other settings, and q."""
     groups: dict[str, Setting] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
         values = {key: value for key, value in record.items() if key not in _NOT_SETTINGS}
@@ -101,8 +128,9 @@ def group_by_setting(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
 
     def position(setting: Setting) -> tuple[Any, ...]:
         others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, *AXES)}
-        order = (setting.values[key] for key in _ORDER)
-        return setting.axis is None, *order, setting.axis or "", repr(sorted(others.items())), setting.x
+        order = (str(setting.get(key)) for key in _ORDER)
+        rank = _RANKS[setting.regularizer]
+        return setting.axis is None, rank, *order, setting.axis or "", repr(sorted(others.items())), setting.x
 
     return sorted(groups.values(), key=position)
 
@@ -110,12 +138,8 @@ def group_by_setting(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
 def varying_names(settings: Sequence[Setting]) -> list[str]:
     """Return the names in which the given settings differ, without those of `AXES`."""
     names = dict.fromkeys(name for setting in settings for name in setting.values if name not in AXES)
-    values = {name: {repr(setting.get(name)) for setting in settings if _has(setting, name)} for name in names}
+    values = {name: {repr(setting.get(name)) for setting in settings if setting.has(name)} for name in names}
     return [name for name in names if len(values[name]) > 1]
-
-
-def _has(setting: Setting, name: str) -> bool:
-    return name not in TARGET_FIELDS or setting.axis == "target_sparsity"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +156,7 @@ class Curve:
 
     @property
     def axis(self) -> str | None:
-        """`"q"` or `"target_sparsity"`; None for a single setting without Sparseout."""
+        """`"q"` or `"target_sparsity"`; None for a single setting without an axis."""
         return self.settings[0].axis
 
     @property
@@ -159,14 +183,15 @@ def curves_of(settings: Sequence[Setting]) -> list[Curve]:
     groups: dict[str, Curve] = {}
     kinds: dict[tuple[str, str | None], list[Setting]] = {}
     for setting in settings:
-        kinds.setdefault((setting.values["noise"], setting.axis), []).append(setting)
+        kinds.setdefault((setting.regularizer, setting.axis), []).append(setting)
     names = {kind: varying_names(members) for kind, members in kinds.items()}
+    several = len({regularizer for regularizer, axis in kinds if axis}) > 1
     for setting in settings:
-        noise, axis = setting.values["noise"], setting.axis
-        values = {name: setting.get(name) for name in names[noise, axis] if name not in IRRELEVANT_SETTINGS[noise]}
-        parts = [] if axis and values else [_NOISE_TITLES[noise]]
-        if axis == "target_sparsity" and ("sparseout", "q") in kinds:
-            parts = ["with a target"]
+        regularizer, axis = setting.regularizer, setting.axis
+        values = {name: setting.get(name) for name in names[regularizer, axis] if setting.has(name)}
+        parts = [setting.title] if several or not axis or not values else []
+        if axis == "target_sparsity" and (regularizer, "q") in kinds:
+            parts = [setting.title, "with a target"] if several else ["with a target"]
         named = (name in OMITTED_DEFAULTS or not isinstance(value, str) for name, value in values.items())
         parts += [f"{name} {value}" if named else value for named, (name, value) in zip(named, values.items(), strict=True)]
         label = ", ".join(parts)

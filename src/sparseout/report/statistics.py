@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sparseout.records.identity import TARGET_FIELDS
-from sparseout.report.settings import IRRELEVANT_SETTINGS, Setting, varying_names
+from sparseout.records.methods import METHOD_SETTINGS, METHODS
+from sparseout.report.settings import Setting, varying_names
 
 CONFIDENCE = 0.95
 # Whether a higher score is better. A study is compared by the first of these that its records have.
@@ -120,7 +121,7 @@ def _quantile(freedom: int) -> float:
 def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[PairedComparison]:
     """Compare each setting with Dropout: Sparseout with q = 2 and equal other settings, or `nn.Dropout` if there is none.
 
-    Settings without noise, or with `nn.Dropout`, are compared with each baseline that shares their other settings.
+    Settings with another regularizer are compared with each baseline that shares the settings that both read.
 
     Args:
         settings: the settings of one study.
@@ -181,27 +182,33 @@ def _pairs(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     order = {id(setting): i for i, setting in enumerate(settings)}
     bases = _baselines(settings)
     pairs = []
-    for noise, base_noise in itertools.product(IRRELEVANT_SETTINGS, ("sparseout", "dropout")):
-        ignored = {"q", *TARGET_FIELDS} | IRRELEVANT_SETTINGS[noise] | IRRELEVANT_SETTINGS[base_noise]
+    for method, baseline in itertools.product(METHODS, ("sparseout", "dropout")):
+        ignored = _differing(method, baseline)
         others: dict[str, list[Setting]] = {}
         for setting in settings:
-            if setting.values["noise"] == noise:
+            if setting.regularizer == method:
                 others.setdefault(_key(setting, ignored), []).append(setting)
         seen: set[str] = set()
         for base in bases:
             # Baselines that differ only in the gradient are equal for settings without one: with q = 2 both are Dropout.
             alike = _key(base, {"gradient"})
-            if base.values["noise"] == base_noise and (noise == "sparseout" or alike not in seen):
+            if base.regularizer == baseline and (method == "sparseout" or alike not in seen):
                 seen.add(alike)
                 pairs += [(other, base) for other in others.get(_key(base, ignored), []) if other is not base]
     return sorted(pairs, key=lambda pair: (order[id(pair[1])], order[id(pair[0])]))
 
 
+def _differing(*regularizers: str) -> frozenset[str]:
+    """Return the settings in which runs may differ that are compared: those that not all of their regularizers read."""
+    read = set.intersection(*(set(METHODS[name].settings) for name in regularizers))
+    return (METHOD_SETTINGS - read) | {"q", "regularizer", *TARGET_FIELDS}
+
+
 def _baselines(settings: Sequence[Setting]) -> list[Setting]:
     sparseout = [setting for setting in settings if setting.axis == "q" and setting.x == 2]
-    ignored = {"q"} | IRRELEVANT_SETTINGS["dropout"]
+    ignored = _differing("sparseout", "dropout")
     known = {_key(setting, ignored) for setting in sparseout}
-    dropout = [setting for setting in settings if setting.values["noise"] == "dropout"]
+    dropout = [setting for setting in settings if setting.regularizer == "dropout"]
     return sparseout + [setting for setting in dropout if _key(setting, ignored) not in known]
 
 
@@ -213,8 +220,10 @@ def _key(setting: Setting, ignored: Collection[str]) -> str:
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
     """Return the name of the setting, with the settings that distinguish this pair from others."""
     own = f"q = {setting.x:g}" if setting.axis == "q" else setting.name
-    ignored = IRRELEVANT_SETTINGS[setting.values["noise"]] - {"p"} | IRRELEVANT_SETTINGS[baseline.values["noise"]]
-    common = [f"{name} {baseline.get(name)}" for name in names if name not in ignored]
+    if setting.axis == "target_sparsity" and setting.regularizer != "sparseout":
+        own = f"{setting.title}, {own}"
+    shown = (METHOD_SETTINGS - _differing(setting.regularizer, baseline.regularizer)) | {"p"}
+    common = [f"{name} {baseline.get(name)}" for name in names if name in shown or name not in METHOD_SETTINGS]
     return f"{own} ({', '.join(common)})" if common else own
 
 

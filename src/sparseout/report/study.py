@@ -10,7 +10,18 @@ from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.report import page, statistics
 from sparseout.report.page import Cell, number, text
-from sparseout.report.settings import AXES, Curve, Setting, curves_of, describe_curve, group_by_setting, main_axis, varying_names
+from sparseout.report.settings import (
+    AXES,
+    Curve,
+    Setting,
+    curves_of,
+    describe_curve,
+    dial_of,
+    dials_of,
+    group_by_setting,
+    main_axis,
+    varying_names,
+)
 from sparseout.report.table import settings_table
 
 PLOTTED = ("hoyer", "test_loss", "perplexity", "accuracy", "zeros", "rms")
@@ -38,6 +49,7 @@ def write_page(
     rows_of = [run for setting in groups for run in setting.runs[: max(1, MAX_RUNS // len(groups))]]
     curves = curves_of(groups)
     score = statistics.score_of(records)
+    dials = dials_of(shown)
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare_with_dropout(everything, score)]
     titles = {**MEASURE_TITLES, **statistics.SCORE_TITLES}
@@ -66,11 +78,11 @@ def write_page(
         runs_header=[
             *(
                 (name, "number" if name != "run" else "text")
-                for name in ("run", "q", *targets, "seed", _title(score), "Hoyer", "all-zero vectors")
+                for name in ("run", *dials, *targets, "seed", _title(score), "Hoyer", "all-zero vectors")
             ),
             *_ORIGIN.items(),
         ],
-        runs=[_run(record, score, targets) for record in rows_of],
+        runs=[_run(record, score, dials, targets) for record in rows_of],
         names=[str(record["run"]) for record in rows_of],
         layers=layers,
         data={
@@ -158,13 +170,13 @@ def _setting(
     }
 
 
-def _run(record: Mapping[str, Any], score: str, targets: Sequence[str]) -> list[Cell]:
-    """Return a row of the table of runs. A run with a target shows its last `q`."""
+def _run(record: Mapping[str, Any], score: str, dials: Sequence[str], targets: Sequence[str]) -> list[Cell]:
+    """Return a row of the table of runs. A run with a target shows the last value of its dial."""
     layers, origin = record["layers"].values(), record["provenance"]
     empty, vectors = (sum(layer[name] for layer in layers) for name in ("zero_vectors", "vectors"))
     return [
         text(record["run"]),
-        number(record.get("control", record)["q"], "{:.4g}"),
+        *(number(dial_of(record).get(name), "{:.4g}") for name in dials),
         *(number(record.get("target_sparsity"), "{:g}") for _ in targets),
         number(record["seed"], "{:d}"),
         number(record.get(score), "{:.4f}"),

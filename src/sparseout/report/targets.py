@@ -10,17 +10,22 @@ from typing import Any
 from sparseout.metrics import TOLERANCE
 from sparseout.records.files import Location
 from sparseout.records.layer_record import MEASURE_TITLES
+from sparseout.records.methods import METHODS
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
-from sparseout.report.settings import Setting, curves_of, group_by_setting
+from sparseout.report.settings import Setting, curves_of, dials_of, group_by_setting
 
+MARKERS = dict(zip(METHODS, "osD^v<>XPph*", strict=True))
 LOSS_TITLES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", "train_loss": "Loss in training"}
 
 
 def write_targets(
     records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
 ) -> None:
-    """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach."""
+    """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach.
+
+    Each regularizer has a marker of its own. If they have different dials, only the course of the first dial is drawn.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -37,10 +42,20 @@ def write_targets(
     _draw_course(axes[1], targeted, "measured", colours)
     for x, colour in colours.items():
         axes[1].axhline(x, color=colour, linewidth=1, linestyle=":")
-    _draw_course(axes[2], targeted, "q", colours)
+    dial = dials_of(run for setting in targeted for run in setting.runs)[0]
+    moved = [setting for setting in targeted if setting.runs[0]["control"]["dial"] == dial]
+    _draw_course(axes[2], moved, "value", colours)
+    if dial == "strength":
+        axes[2].set_yscale("log")
     _draw_losses(axes[3], targeted, histories, colours)
     for setting in targeted:
-        axes[4].plot(setting.per_seed(measure), setting.per_seed(score), "o", color=colours[setting.x], markersize=5)
+        axes[4].plot(
+            setting.per_seed(measure),
+            setting.per_seed(score),
+            MARKERS[setting.regularizer],
+            color=colours[setting.x],
+            markersize=5,
+        )
     for curve, line in zip(fixed, itertools.cycle(COLOURS), strict=False):
         label = "fixed q" if len(fixed) == 1 else f"fixed q: {curve.label}"
         axes[4].plot(
@@ -52,7 +67,7 @@ def write_targets(
     axes[0].set(xlabel=f"target {title}", ylabel=f"{title} on the test data")
     axes[0].locator_params(axis="x", nbins=6)
     axes[4].set(xlabel=f"{title} on the test data")
-    names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", "q over training")
+    names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", f"{dial} over training")
     for i, name in enumerate((*names, _loss(targeted, histories)[1], statistics.SCORE_TITLES[score].capitalize())):
         axes[i].set_title(name, loc="left", weight="bold")
     for i in (1, 2, 3):
@@ -61,7 +76,11 @@ def write_targets(
         axes[4].legend(frameon=False, fontsize=9)
     axes[5].axis("off")
     marks = [axes[1].plot([], [], color=colour, linewidth=3, label=f"{x:g}")[0] for x, colour in colours.items()]
-    axes[5].legend(handles=marks, title="target", loc="center left", frameon=False)
+    axes[5].add_artist(axes[5].legend(handles=marks, title="target", loc="center left", frameon=False))
+    titles = {setting.regularizer: setting.title for setting in targeted}
+    if len(titles) > 1:
+        marks = [axes[1].plot([], [], MARKERS[name], color=GREY, label=title)[0] for name, title in titles.items()]
+        axes[5].legend(handles=marks, loc="center right", frameon=False)
     save(figure, path)
 
 
@@ -84,7 +103,7 @@ def _draw_achieved(
         achieved = [run["control"]["achieved"] for run in setting.runs]
         known = [value for value in achieved if value is not None]
         missing += len(achieved) - len(known)
-        axes.plot([setting.x] * len(known), known, "o", color=colours[setting.x], markersize=5)
+        axes.plot([setting.x] * len(known), known, MARKERS[setting.regularizer], color=colours[setting.x], markersize=5)
     if missing:
         text = f"not measured: {missing} of {sum(len(setting.runs) for setting in targeted)} runs"
         axes.text(0.97, 0.03, text, transform=axes.transAxes, fontsize=9, color="C3", ha="right")

@@ -16,6 +16,7 @@ from sparseout.studies.data import mnist
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
+from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
 BATCH = 1000  # images per forward pass of an evaluation
@@ -23,7 +24,7 @@ BATCH = 1000  # images per forward pass of an evaluation
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig(Config):
-    """Train an autoencoder with one hidden ReLU layer and noise on that layer, by Adam on binary cross entropy.
+    """Train an autoencoder with one hidden ReLU layer and a regularizer on that layer, by Adam on binary cross entropy.
 
     Attributes:
         dataset: 'digits' (1,797 images of 8 x 8, bundled with scikit-learn) or 'mnist' (70,000 of 28 x 28)
@@ -92,6 +93,10 @@ class AutoencoderLearner(Learner):
         total = F.binary_cross_entropy_with_logits(self.model(target), target, reduction="sum")
         return Loss(total, len(batch) * target.shape[1])
 
+    def clean_batches(self) -> list[Tensor]:
+        # The input of a Sparseout layer is clean in training too.
+        return [] if self.config.regularizer == "sparseout" else [self.images.train[:BATCH]]
+
     def evaluate(self) -> Record:
         return evaluate(self.network, self.images, profile=False)
 
@@ -106,7 +111,7 @@ def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
 
 def model(config: AutoencoderConfig, images: mnist.Images) -> Autoencoder:
     """Build the autoencoder of `config` for the size of `images`."""
-    return Autoencoder(images.train.shape[1], config.hidden_size, config.noise_layer())
+    return Autoencoder(images.train.shape[1], config.hidden_size, regularizer_layer(config, config.hidden_size))
 
 
 def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:

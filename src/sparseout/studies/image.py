@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from sparseout.studies.models.wide_resnet import Placement, WideResNet, check_de
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
+from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
 BATCH = 500  # images per forward pass of an evaluation
@@ -29,19 +31,19 @@ DECAYS = (3, 6, 8)  # tenths of the epochs after which the learning rate is divi
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
-    """Train a wide residual network with noise in its blocks, by SGD with Nesterov momentum 0.9 on cross entropy.
+    """Train a wide residual network with a regularizer in its blocks, by SGD with Nesterov momentum 0.9 on cross entropy.
 
     The learning rate is divided by 5 after 30, 60 and 80 % of the epochs. Images are shifted by up to an eighth of their size,
     with reflected borders, and mirrored with probability 1/2 unless they are digits.
 
     Attributes:
-        p: drop probability in [0, 1]
+        p: drop probability of Sparseout and Dropout, in [0, 1]
         dataset: 'digits' (1,797 of 8 x 8, bundled with scikit-learn), 'cifar10' or 'cifar100' (60,000 of 32 x 32)
         train_images: number of images to train on, from the start of the training set; 0 for all that are not held out
         valid_images: number of images to hold out from the end of the training set, for an evaluation after each epoch
         depth: 6 n + 4 for n blocks per group
         width: factor of the 16, 32 and 64 channels of the groups
-        placement: position of the noise: 'before-conv2', as in the authors' network, or 'after-conv1', before the normalisation
+        placement: place of the regularizer: 'before-conv2', as the authors' dropout, or 'after-conv1', before the normalisation
         epochs: number of passes over the training images
         batch_size: number of images per step; an incomplete last batch is skipped, as in the authors' code
         lr: initial learning rate
@@ -70,6 +72,11 @@ class ImageConfig(Config):
             check_integer(name, getattr(self, name), 0, 2**31 - 1)
         self._check_not_negative("weight_decay")
         check_depth(self.depth)
+        if self.regularizer == "standout" and self.placement == "after-conv1":
+            raise ValueError(
+                "placement must be 'before-conv2' with regularizer 'standout', got 'after-conv1': Standout rectifies its input, "
+                "which the normalisation behind it expects with both signs"
+            )
 
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate in `epoch`, counted from 1."""
@@ -90,7 +97,8 @@ def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
 
 def model(config: ImageConfig, data: LabelledImages) -> WideResNet:
     """Build the network of `config` for the channels and classes of `data`."""
-    return WideResNet(config.depth, config.width, data.channels, data.classes, config.noise_layer, config.placement)
+    noise = functools.partial(regularizer_layer, config, dim=1)
+    return WideResNet(config.depth, config.width, data.channels, data.classes, noise, config.placement)
 
 
 def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:

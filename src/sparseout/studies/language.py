@@ -22,6 +22,7 @@ from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Ou
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
+from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
 NoiseLayers = Literal["hidden", "output", "both"]
@@ -32,14 +33,15 @@ PATIENCE = 5  # epochs: the n of NT-ASGD
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig(Config):
-    """Train an AWD-LSTM language model with noise on the output of its layers, by NT-ASGD.
+    """Train an AWD-LSTM language model with a regularizer on the output of its layers, by NT-ASGD.
 
     Attributes:
-        p: drop probability on the output of the last layer
+        p: drop probability on the output of the last layer, of Sparseout and Dropout
         dataset: 'english' (the documentation of the running interpreter), 'ptb' (Penn Treebank) or 'wikitext2'
         train_tokens: number of tokens to train on, from the start of the training text; 0 for all
-        noise_layers: layers with the noise: 'hidden' (all but the last), 'output' (the last) or 'both'; others: locked dropout
-        p_hidden: drop probability on the output of all layers but the last
+        noise_layers: layers with the regularizer: 'hidden' (all but the last), 'output' (the last) or 'both'; others have locked
+            dropout
+        p_hidden: drop probability on the output of all layers but the last, of Sparseout and Dropout
         p_input: drop probability of the locked dropout on the first layer's input
         p_embedding: probability of dropping a word of the embedding
         p_weight: probability of dropping a recurrent weight
@@ -88,25 +90,26 @@ class LanguageConfig(Config):
         self._check_at_least_1("num_layers", most=MAX_LAYERS)
         self._check_at_least_1("hidden_size", "embedding_size", "epochs", "batch_size")
         self._check_positive("lr", "clip")
+        if self.regularizer == "standout":
+            raise ValueError(
+                "regularizer must not be 'standout' in the study 'language', got 'standout': it rectifies its input, and the "
+                "outputs of an LSTM have both signs"
+            )
 
-    def ignored(self) -> dict[str, Any]:
-        if self.noise != "none":
-            return super().ignored()
+    def unused(self) -> frozenset[str]:
         # Layers outside noise_layers keep their locked dropout.
-        p = self.p if self.noise_layers == "hidden" else 0.0
-        p_hidden = self.p_hidden if self.noise_layers == "output" else 0.0
-        return super().ignored() | {"p": p, "p_hidden": p_hidden}
+        kept = {"hidden": {"p"}, "output": {"p_hidden"}}.get(self.noise_layers, set())
+        return super().unused() - kept
 
     def noises(self) -> list[nn.Module]:
-        """Return a layer of noise for the output of each LSTM."""
-        return [*(self._noise("hidden", self.p_hidden) for _ in range(self.num_layers - 1)), self._noise("output", self.p)]
+        """Return a layer of noise, or of another regularizer, for the output of each LSTM."""
+        between = [self._noise("hidden", self.hidden_size, self.p_hidden) for _ in range(self.num_layers - 1)]
+        return [*between, self._noise("output", self.embedding_size, self.p)]
 
-    def _noise(self, layer: str, p: float) -> nn.Module:
-        if self.noise_layers not in (layer, "both") or self.noise == "dropout":
+    def _noise(self, layer: str, units: int, p: float) -> nn.Module:
+        if self.noise_layers not in (layer, "both"):
             return LockedDropout(p)
-        if self.noise == "none":
-            return nn.Identity()
-        return LockedSparseout(p, self.layer_q, gradient=self.gradient, scale=self.layer_scale)
+        return regularizer_layer(self, units, p=p, sparseout=LockedSparseout, dropout=LockedDropout)
 
 
 class LanguageLearner(Learner):

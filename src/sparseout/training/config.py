@@ -11,16 +11,14 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from torch import nn
 
 from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
-from sparseout.layers import Sparseout
-from sparseout.records.identity import OMITTED_DEFAULTS, TARGET_FIELDS, folder_of, run_of
+from sparseout.records.identity import OMITTED_DEFAULTS, folder_of, run_of, unused_settings
+from sparseout.records.methods import METHODS, Regularizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
 Scale = Literal["1", "rms"]
@@ -42,19 +40,26 @@ class Config:
 
     Attributes:
         q: norm of the Sparseout layers, at least 0; 2 is Dropout, less is sparser, more is denser
-        p: drop probability in [0, 1]
+        p: drop probability of Sparseout and Dropout, in [0, 1]
         seed: seed of the initialisation, the data order and the noise; each has its own generator
         gradient: gradient of Sparseout: 'detached' controls sparsity monotonically, 'exact' is the derivative of the output
-        noise: 'sparseout', 'dropout' (nn.Dropout, which ignores q) or 'none' (which ignores p and q)
+        regularizer: what acts on the activations; a setting that it does not read has no effect
         threads: CPU threads; they are part of the run because sums in another order round differently
         precision: 'fp32', or 'bf16' for autocast with float32 weights
-        target_sparsity: mean sparsity of the Sparseout layers, reached by moving one q for all of them; 0 keeps q fixed
+        target_sparsity: mean sparsity of the regularized layers, reached by moving one q, strength, k or standout_beta for all of
+            them; 0 keeps it fixed
         target_measure: measure of the target sparsity: 'hoyer' or 'zeros'
         target_q_min: lower bound of q in a run with a target
         target_q_max: upper bound of q in a run with a target
-        target_warmup: number of initial steps with q = 2 in a run with a target
+        target_warmup: number of initial steps in a run with a target in which the regularizer acts least; Sparseout has q = 2
         target_ramp: number of steps after the warmup in which the setpoint moves linearly to the target
         scale: unit of the activations in Sparseout: '1', or 'rms' for the running root mean square of the layer's input
+        strength: factor of the term of l1, transformed_l1, hoyer_square, decov and hard_concrete in the objective, at least 0
+        transformed_l1_a: shape of transformed_l1: near 0 it counts the units that are not 0, if large it is l1
+        k: fraction of the units that the winners keep, in (0, 1]; of the batch for lifetime_winners
+        boost_strength: how much more easily units win in k_winners that rarely won, at least 0
+        standout_alpha: how strongly the probability of keeping a unit follows its activation in standout
+        standout_beta: offset of that probability; less is sparser
     """
 
     study: ClassVar[str]
@@ -63,7 +68,7 @@ class Config:
     p: float = 0.5
     seed: int = 0
     gradient: Gradient = "detached"
-    noise: Noise = "sparseout"
+    regularizer: Regularizer = "sparseout"
     threads: int = 1
     precision: Precision = "fp32"
     target_sparsity: float = 0.0
@@ -73,6 +78,12 @@ class Config:
     target_warmup: int = 0
     target_ramp: int = 0
     scale: Scale = "1"
+    strength: float = 1e-3
+    transformed_l1_a: float = 1.0
+    k: float = 0.1
+    boost_strength: float = 0.0
+    standout_alpha: float = 1.0
+    standout_beta: float = 0.0
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
@@ -85,8 +96,13 @@ class Config:
         self._check_at_least_1("threads", most=MAX_THREADS)
         check_p(self.p)
         check_q(self.q)
+        self._check_not_negative("strength", "boost_strength")
+        self._check_positive("transformed_l1_a")
+        check_number("k", self.k, sys.float_info.min, 1, "a fraction in (0, 1]")
+        for name in ("standout_alpha", "standout_beta"):
+            check_number(name, getattr(self, name), -FLOAT32, FLOAT32, "a finite number")
         self._check_target()
-        if self.noise == "sparseout" and self.scale == "rms":
+        if self.regularizer == "sparseout" and self.scale == "rms":
             check_rms_gradient(self.gradient)
 
     def _check_target(self) -> None:
@@ -98,7 +114,7 @@ class Config:
             raise ValueError(f"target_q_min must be below target_q_max, got {self.target_q_min:g} and {self.target_q_max:g}")
         for name in ("target_warmup", "target_ramp"):
             check_integer(name, getattr(self, name), 0, MAX_INTEGER)
-        if self.has_target and self.gradient == "exact":
+        if self.has_target and self.regularizer == "sparseout" and self.gradient == "exact":
             raise ValueError(
                 "gradient must be 'detached' with target_sparsity, got 'exact': sparsity is not monotonic in q with it"
             )
@@ -122,33 +138,29 @@ class Config:
 
     @property
     def has_target(self) -> bool:
-        """Whether a `SparsityTarget` moves `q` during the run."""
-        return self.noise == "sparseout" and self.target_sparsity > 0
+        """Whether a `SparsityTarget` moves the regularizer's dial during the run."""
+        return METHODS[self.regularizer].dial is not None and self.target_sparsity > 0
 
-    def ignored(self) -> dict[str, Any]:
-        """Return the settings without effect in this run, each with the value that stands for all of them."""
-        if self.has_target:
-            return {"q": 2.0}
-        target = {name: getattr(Config, name) for name in TARGET_FIELDS}
-        if self.noise == "sparseout":
-            return target
-        return {**target, "q": 2.0, "gradient": "detached", "scale": "1", "p": self.p if self.noise == "dropout" else 0.0}
+    def unused(self) -> frozenset[str]:
+        """Return the names of the settings without effect in this run."""
+        return unused_settings(self.regularizer, self.has_target)
 
     def normalised(self) -> Self:
         """Return the configuration that stands for all those with the same numbers: equal runs have equal names."""
         kind: Any = type(self)
         floats = {name: float(getattr(self, name)) for name, hint in hints(kind).items() if hint is float}
-        return dataclasses.replace(self, **(floats | self.ignored()))
+        unused = self.unused()
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self) if field.name in unused}
+        return dataclasses.replace(self, **(floats | defaults))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the study's name and the normalised settings.
+        """Return the study's name and the normalised settings that have an effect.
 
-        The settings of a target are left out of runs without one, and `OMITTED_DEFAULTS` where they have their default.
+        `OMITTED_DEFAULTS` are left out where they have their default.
         """
         settings = {"study": self.study, **dataclasses.asdict(self.normalised())}
-        unused = [] if self.has_target else [*TARGET_FIELDS]
-        unused += [name for name, value in OMITTED_DEFAULTS.items() if settings[name] == value]
-        return {name: value for name, value in settings.items() if name not in unused}
+        omitted = {name for name, value in OMITTED_DEFAULTS.items() if settings[name] == value}
+        return {name: value for name, value in settings.items() if name not in omitted | self.unused()}
 
     @property
     def run(self) -> str:
@@ -181,14 +193,3 @@ class Config:
     def layer_scale(self) -> float | Literal["rms"]:
         """The `scale` argument of the layers."""
         return "rms" if self.scale == "rms" else 1.0
-
-    @property
-    def layer_q(self) -> float:
-        """The `q` argument of the layers: 2 in a run with a target, which starts as Dropout."""
-        return 2.0 if self.has_target else self.q
-
-    def noise_layer(self) -> nn.Module:
-        """Return a new layer with this noise; it draws from its device's default generator."""
-        if self.noise == "sparseout":
-            return Sparseout(self.p, self.layer_q, gradient=self.gradient, scale=self.layer_scale)
-        return nn.Dropout(self.p) if self.noise == "dropout" else nn.Identity()

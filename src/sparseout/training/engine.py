@@ -87,7 +87,7 @@ class Engine:
                 self._train_epoch(learner, folder, at, steps, show)
                 metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.broadcast(learner.evaluate())}
                 if learner.target_run:
-                    metrics["q"] = learner.target_run.q
+                    metrics[learner.target_run.dial] = learner.target_run.value
                 self._end_epoch(learner, folder, at, metrics, events)
         if learner.target_run:
             learner.target_run.target.stop()

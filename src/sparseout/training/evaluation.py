@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseout.probe import Probe
+from sparseout.probe.selection import Value
 from sparseout.probe.values import plain_values
 
 MEASURES = ("hoyer", "zeros", "rms")
@@ -21,21 +22,23 @@ SAMPLE = 2048  # vectors per batch that enter the activity by rank
 
 @contextlib.contextmanager
 def measuring(network: nn.Module, layers: Sequence[str], profile: bool = False) -> Iterator[Measures]:
-    """Measure the clean inputs of `layers` while the context is open, and with `profile` also their activity by rank.
+    """Measure `layers` while the context is open, and with `profile` also their activity by rank.
+
+    The clean input of Sparseout and Dropout layers is measured, and the output of all others.
 
     Args:
         network: the network to run in the context.
         layers: names of its regularised layers.
         profile: whether to measure the activity by rank.
     """
-    profiles = {name: Profile() for name in layers} if profile else {}
-    hooks = [network.get_submodule(name).register_forward_pre_hook(each.hook) for name, each in profiles.items()]
-    try:
-        with Probe(network, layers, measures=MEASURES) as probe:
+    with Probe(network, layers, measures=MEASURES) as probe:
+        profiles = {layer.name: Profile(layer.value) for layer in probe.layers} if profile else {}
+        hooks = [network.get_submodule(name).register_forward_hook(each.hook) for name, each in profiles.items()]
+        try:
             yield Measures(probe, profiles)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +70,20 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class Profile:
-    """Activity by rank: a vector's magnitudes in descending order, relative to the largest, averaged over vectors."""
+    """Activity by rank: a vector's magnitudes in descending order, relative to the largest, averaged over vectors.
 
-    def __init__(self) -> None:
+    Args:
+        value: what to measure in the layer: its output, or its clean input.
+    """
+
+    def __init__(self, value: Value = "output") -> None:
+        self.value = value
         self.sums = numpy.zeros(0)
         self.vectors = 0
 
-    def hook(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Add the input of a layer, as a forward pre-hook."""
-        self.add(inputs[0])
+    def hook(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Add the value of a layer, as a forward hook."""
+        self.add(output if self.value == "output" else inputs[0])
 
     def add(self, activations: Tensor) -> None:
         """Add the finite vectors of a batch; of a large batch, about `SAMPLE` evenly spaced ones."""

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sparseout.records.schema import Record
+from sparseout.regularizers import Penalty, penalty
 from sparseout.training.target_run import TargetRun
 
 
@@ -30,7 +31,7 @@ class Loss(NamedTuple):
 
 
 class Learner(abc.ABC):
-    """One run in training: `w <- optimizer(w, d/dw (total / items + penalty))`, step after step.
+    """One run in training: `w <- optimizer(w, d/dw (total / items + penalty + sparseout.penalty(network)))`, step after step.
 
     The random draws of a step depend on the run's seed, the epoch, the step and the process alone: some come from `generator`,
     the noise from the default generator, which the engine seeds before each step. No generator state has to be saved.
@@ -41,6 +42,7 @@ class Learner(abc.ABC):
         model: the network to call in training, wrapped if several processes train it.
         optimizer: optimizer of the network's parameters.
         accelerator: Accelerate's handle of the device and the other processes.
+        has_penalty: whether layers of the network add terms to the objective; they are not recorded as loss.
         target_run: the run's sparsity target, set by `attach_target`; None if the run has none.
         max_norm: maximum 2-norm of the gradients, which are clipped; None does not clip.
     """
@@ -52,6 +54,7 @@ class Learner(abc.ABC):
         self.network = network
         self.accelerator = accelerator
         self.target_run: TargetRun | None = None
+        self.has_penalty = any(isinstance(module, Penalty) for module in network.modules())
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
 
     @abc.abstractmethod
@@ -81,7 +84,8 @@ class Learner(abc.ABC):
             loss = self.loss(step)
         self.optimizer.zero_grad()
         # Gradients are averaged over the processes.
-        self.accelerator.backward(loss.total * (self.accelerator.num_processes / loss.items) + loss.penalty)
+        objective = loss.total * (self.accelerator.num_processes / loss.items) + loss.penalty
+        self.accelerator.backward(objective + penalty(self.network) if self.has_penalty else objective)
         if self.max_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_norm)
         self.optimizer.step()
@@ -102,7 +106,7 @@ class Learner(abc.ABC):
             self.target_run.load_state_dict(state["control"])
 
     def clean_batches(self) -> Sequence[Tensor]:
-        """Return held-out inputs of the network, to measure its sparsity without noise; none if only one layer has noise."""
+        """Return held-out inputs of the network, to measure its sparsity as in evaluation; none if training measures the same."""
         return ()
 
     def evaluated_forward(self, inputs: Tensor) -> Any:

@@ -18,6 +18,7 @@ from sparseout.records.schema import Record
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
+from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
 Dataset = Literal["breast-cancer", "diabetes", "digits", "counts", "synthetic-strong", "synthetic-even", "synthetic-weak"]
@@ -31,7 +32,7 @@ class GlmConfig(Config):
 
     Attributes:
         seed: seed of the split into training and test data, of synthetic data, and of the stochastic method
-        noise: 'sparseout' (q = 2 is Dropout) or 'none' (which ignores p and q)
+        regularizer: 'sparseout' (q = 2 is Dropout) or 'none' (which ignores p and q)
         dataset: 'breast-cancer', 'diabetes' or 'digits' (bundled with scikit-learn, standardised), 'counts' (synthetic, Poisson),
             'synthetic-strong', 'synthetic-even' or 'synthetic-weak' (Gaussian, 40 features of which the strong, every fifth or
             the weak ones matter)
@@ -55,8 +56,9 @@ class GlmConfig(Config):
         check_p_below_1(self.p)
         self._check_not_negative("alpha", "tol")
         self._check_at_least_1("max_iter")
-        if self.noise == "dropout":
-            raise ValueError("noise must be 'sparseout' or 'none' in the study 'glm', got 'dropout': it is Sparseout with q = 2")
+        if self.regularizer not in ("sparseout", "none"):
+            dropout = ": it is Sparseout with q = 2" if self.regularizer == "dropout" else ""
+            raise ValueError(f"regularizer must be 'sparseout' or 'none' in the study 'glm', got {self.regularizer!r}{dropout}")
         for name in UNUSED:
             if getattr(self, name) != (default := getattr(Config, name)):
                 raise ValueError(f"{name} must be {default!r} in the study 'glm', got {getattr(self, name)!r}")
@@ -160,7 +162,7 @@ def load(config: GlmConfig, data_dir: Path | None) -> Split:
 
 def model(config: GlmConfig, data: Split) -> LinearPredictor:
     """Build the network of `config` for the features and classes of `data`."""
-    return LinearPredictor(data.X.shape[1], data.outputs, config.noise_layer())
+    return LinearPredictor(data.X.shape[1], data.outputs, regularizer_layer(config, data.X.shape[1]))
 
 
 def test_batches(data: Split) -> tuple[Tensor, ...]:

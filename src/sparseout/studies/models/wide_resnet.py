@@ -28,7 +28,7 @@ class WideResNet(nn.Module):
         width: factor of the number of channels.
         channels: number of channels of the images.
         classes: number of logits.
-        noise: returns a new layer of noise, for the activations of one block.
+        noise: returns a new layer for the activations of one block, given their number of channels.
         placement: `"before-conv2"`, after the second rectifier, as Dropout in the authors' network; or `"after-conv1"`,
             before the second normalisation.
 
@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
 
     Source: Zagoruyko and Komodakis (2016), *Wide Residual Networks*, arXiv:1605.07146.
 
-    >>> network = WideResNet(10, 1, channels=3, classes=10, noise=lambda: nn.Dropout(0.3))
+    >>> network = WideResNet(10, 1, channels=3, classes=10, noise=lambda channels: nn.Dropout(0.3))
     >>> network(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     >>> [name for name, module in network.named_modules() if isinstance(module, nn.Dropout)]
@@ -53,7 +53,7 @@ class WideResNet(nn.Module):
         width: int,
         channels: int,
         classes: int,
-        noise: Callable[[], nn.Module],
+        noise: Callable[[int], nn.Module],
         placement: Placement = "before-conv2",
     ) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class WideResNet(nn.Module):
         self.conv = _convolution(channels, widths[0])
         self.groups = nn.Sequential()
         for before, after, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True):
-            first = Block(before, after, stride, noise(), placement)
-            others = [Block(after, after, 1, noise(), placement) for _ in range(self.blocks - 1)]
+            first = Block(before, after, stride, noise(after), placement)
+            others = [Block(after, after, 1, noise(after), placement) for _ in range(self.blocks - 1)]
             self.groups.append(nn.Sequential(first, *others))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.linear = nn.Linear(widths[-1], classes)
