@@ -32,6 +32,7 @@ CHANGED = {
     "epochs": 3,
     "batch_size": 32,
     "lr": 0.01,
+    "valid_images": 50,
 }
 
 
@@ -39,10 +40,11 @@ TARGET_FIELDS = {"target_measure": "zeros", "target_q_min": 1.0, "target_q_max":
 
 
 def test_every_setting_changes_the_name():
-    assert {*CHANGED, *TARGET_FIELDS} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    assert {*CHANGED, *TARGET_FIELDS, "keep"} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
     names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
     names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in TARGET_FIELDS.items()}
-    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS)
+    names.add(AutoencoderConfig(valid_images=50, keep="best").run)
+    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS) + 1
 
 
 def test_what_a_target_ignores_is_not_in_the_name():
@@ -121,6 +123,8 @@ def test_the_grid_has_each_combination_once():
         ({"epochs": -3}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"keep": "first"}, "keep must be one of 'last', 'best', got 'first'"),
+        ({"keep": "best"}, "keep must be 'last' without valid_images, got 'best': .*"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import OMITTED_DEFAULTS, RESULT_FIELDS, TARGET_FIELDS
+from sparseout.records.identity import RESULT_FIELDS, TARGET_FIELDS, omitted_defaults
 from sparseout.records.layer_record import MEASURE_TITLES
 
 # The settings that a curve may run along, with their titles.
@@ -46,7 +46,7 @@ class Setting:
 
     def get(self, name: str) -> Any:
         """Return the value of a setting, or its default if older records omit it."""
-        return self.values.get(name, OMITTED_DEFAULTS.get(name))
+        return self.values.get(name, omitted_defaults(self.values["study"]).get(name))
 
     @property
     def x(self) -> float:
@@ -167,7 +167,8 @@ def curves_of(settings: Sequence[Setting]) -> list[Curve]:
         parts = [] if axis and values else [_NOISE_TITLES[noise]]
         if axis == "target_sparsity" and ("sparseout", "q") in kinds:
             parts = ["with a target"]
-        named = (name in OMITTED_DEFAULTS or not isinstance(value, str) for name, value in values.items())
+        omitted = omitted_defaults(setting.values["study"])
+        named = (name in omitted or not isinstance(value, str) for name, value in values.items())
         parts += [f"{name} {value}" if named else value for named, (name, value) in zip(named, values.items(), strict=True)]
         label = ", ".join(parts)
         groups.setdefault(label, Curve(label, [])).settings.append(setting)

@@ -15,7 +15,7 @@ from torch import nn
 
 from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
 from sparseout.layers import Sparseout
-from sparseout.records.identity import OMITTED_DEFAULTS, TARGET_FIELDS, folder_of, run_of
+from sparseout.records.identity import TARGET_FIELDS, folder_of, omitted_defaults, run_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -143,11 +143,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the study's name and the normalised settings.
 
-        The settings of a target are left out of runs without one, and `OMITTED_DEFAULTS` where they have their default.
+        The settings of a target are left out of runs without one, and `omitted_defaults` where they have their default.
         """
         settings = {"study": self.study, **dataclasses.asdict(self.normalised())}
         unused = [] if self.has_target else [*TARGET_FIELDS]
-        unused += [name for name, value in OMITTED_DEFAULTS.items() if settings[name] == value]
+        unused += [name for name, value in omitted_defaults(self.study).items() if settings[name] == value]
         return {name: value for name, value in settings.items() if name not in unused}
 
     @property
