@@ -13,7 +13,7 @@ from sparseout.cli.main import main
 from sparseout.errors import UserError
 from sparseout.runs.spec import read_spec
 from sparseout.studies import image
-from sparseout.studies.image import ImageConfig
+from sparseout.studies.image import STUDY, ImageConfig
 from sparseout.studies.models.cnn import ConvNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,3 +135,10 @@ def test_it_learns_the_digits():
 def test_cifar100_without_its_files_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^--data-dir must hold train\*.parquet or cifar100/train\*.parquet: .* has neither$"):
         image.load(ImageConfig(dataset="cifar100"), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "dataset", "count"), [("cnn", "cifar10", 2000), ("cnn-cifar100", "cifar100", 5000)])
+def test_the_presets(name, dataset, count):
+    for config in STUDY.grid(STUDY.axes(name)):
+        assert (config.network, config.dataset, config.train_images, config.hidden_size) == ("cnn", dataset, count, 512)
+        assert (config.augmentation, config.keep, config.valid_images) == ("none", "best", 2000)

@@ -45,6 +45,7 @@ class ConvNet(nn.Module):
         for module in (*self.features, *self.hidden):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
