@@ -104,7 +104,7 @@ def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
     settings = {"epochs": 3, "q": 1.5}
     whole, stopped = (learner(corpus, **settings) for _ in range(2))
     for each in (whole, stopped):
-        each.valid_losses = [0.0] * 6  # so that averaging begins
+        each.best.losses = [0.0] * 6  # so that averaging begins
     run(whole)
     run(stopped, until=stop)
     save_checkpoint(tmp_path / "checkpoint", "run", stopped.state_dict())
@@ -118,7 +118,7 @@ def test_a_resumed_run_is_bit_identical(stop, corpus, tmp_path):
         train_epoch(resumed, later, 0, resumed.start_epoch(later))
         resumed.evaluate()
     assert whole.averaged is not None
-    assert resumed.valid_losses == whole.valid_losses
+    assert resumed.best.losses == whole.best.losses
     for one, other in ((whole.network, resumed.network), (whole.averaged, resumed.averaged)):
         for name, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name

@@ -33,6 +33,7 @@ CHANGED = {
     "epochs": 3,
     "batch_size": 32,
     "lr": 0.01,
+    "valid_images": 50,
 }
 
 
@@ -50,12 +51,13 @@ READ = {  # settings that only some regularizers read
 
 
 def test_every_setting_changes_the_name():
-    assert {*CHANGED, *TARGET_FIELDS, *READ} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
+    assert {*CHANGED, *TARGET_FIELDS, *READ, "keep"} == {field.name for field in dataclasses.fields(AutoencoderConfig)}
     names = {AutoencoderConfig(**{name: value}).run for name, value in CHANGED.items()} | {AutoencoderConfig().run}
     names |= {AutoencoderConfig(target_sparsity=0.6, **{name: value}).run for name, value in TARGET_FIELDS.items()}
     names |= {AutoencoderConfig(regularizer=of, **{name: value}).run for name, (of, value) in READ.items()}
     names |= {AutoencoderConfig(regularizer=of).run for of, _ in READ.values()}
-    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS) + len(READ) + 4
+    names.add(AutoencoderConfig(valid_images=50, keep="best").run)
+    assert len(names) == len(CHANGED) + 1 + len(TARGET_FIELDS) + len(READ) + 5
 
 
 def test_what_a_target_ignores_is_not_in_the_name():
@@ -137,6 +139,8 @@ def test_the_grid_has_each_combination_once():
         ({"epochs": -3}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"keep": "first"}, "keep must be one of 'last', 'best', got 'first'"),
+        ({"keep": "best"}, "keep must be 'last' without valid_images, got 'best': .*"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -253,3 +253,35 @@ def test_more_processes_than_columns(corpus):
     with pytest.raises(UserError, match="batch_size must be a multiple of the 3 processes, got 4"):
         language.LanguageLearner(config, corpus, language.model(config, corpus), three)
     assert accelerator.num_processes == 1
+
+
+def preset(name):
+    return {setting: values[0] for setting, values in language.STUDY.axes(name).items()}
+
+
+def test_the_presets_are_the_commands_in_the_readme_of_awd_lstm():
+    """`--batch_size 20 --dropouti 0.4 --dropouth 0.25 --epoch 500` and `--epochs 750 --dropouth 0.2`; the rest is its default."""
+    code = {
+        "num_layers": 3,
+        "hidden_size": 1150,
+        "embedding_size": 400,
+        "lr": 30,
+        "clip": 0.25,
+        "bptt": 70,
+        "p": 0.4,
+        "weight_decay": 1.2e-6,
+    }
+    code |= {
+        "p_input": 0.65,
+        "p_embedding": 0.1,
+        "p_weight": 0.5,
+        "alpha": 2,
+        "beta": 1,
+        "weight_decay": 1.2e-6,
+        "batch_size": 80,
+    }
+    ptb = {"dataset": "ptb", "batch_size": 20, "p_input": 0.4, "p_hidden": 0.25, "epochs": 500}
+    wt2 = {"dataset": "wikitext2", "epochs": 750, "p_hidden": 0.2}
+    for name, changes in (("paper-ptb", ptb), ("paper-wt2", wt2)):
+        found, expected = preset(name), {**code, **changes}
+        assert {setting: found[setting] for setting in expected} == expected

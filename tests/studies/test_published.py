@@ -223,7 +223,8 @@ def test_the_page_of_the_scale_has_three_seeds_of_each_setting():
     assert found == sorted(itertools.product(("1", "rms"), (1, 1.5, 2, 3), range(3)))
 
 
-SWEEPS = sorted((ROOT / "results").rglob("sweep.toml"))
+NOT_RUN_YET = {"wide-resnet"}
+SWEEPS = sorted(file for file in (ROOT / "results").rglob("sweep.toml") if file.parent.name not in NOT_RUN_YET)
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.parent.name)
@@ -233,4 +234,5 @@ def test_a_studys_sweep_file_asks_for_the_published_runs(file):
 
 
 def test_each_study_has_a_sweep_file():
+    assert not any((ROOT / "results" / name / "results.jsonl").exists() for name in NOT_RUN_YET)
     assert [file.parent for file in SWEEPS] == sorted(path.parent for path in (ROOT / "results").rglob("results.jsonl"))

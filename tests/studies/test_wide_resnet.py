@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sparseout
 from sparseout.studies.models.wide_resnet import PLACEMENTS, WideResNet
 
 
@@ -103,3 +104,36 @@ def test_a_depth_that_is_none(depth):
 def test_a_placement_that_is_none():
     with pytest.raises(ValueError, match="placement must be one of 'before-conv2', 'after-conv1', got 'before-conv1'"):
         network(placement="before-conv1")
+
+
+@pytest.mark.parametrize("gradient", ["detached", "exact"])
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.0, 2.5, 3.0])
+def test_the_pull_on_the_scale_of_what_a_normalisation_reads(q, gradient):
+    """The normalisation ignores the scale of its input, so `sum x dL/dx` over a channel is the pull on its noise-to-signal ratio.
+
+    It is 0 for the detached gradient, and `(q/2 - 1) sum (y - x) dL/dy` for the exact one.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 3, 4, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    target = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    norm = nn.BatchNorm2d(3, eps=1e-14).double().train()
+    torch.manual_seed(1)
+    y = sparseout.sparseout(x, 0.3, q, gradient=gradient, eps=1e-300)
+    y.retain_grad()
+    ((norm(y) - target) ** 2).sum().backward()
+    pull = (x * x.grad).sum((0, 2, 3))
+    expected = (q / 2 - 1) * ((y - x) * y.grad).sum((0, 2, 3)) if gradient == "exact" else torch.zeros(3)
+    torch.testing.assert_close(pull.detach(), expected.detach().double(), rtol=1e-6, atol=1e-8)
+    assert (pull.abs() > 1e-3).all() == (gradient == "exact" and q != 2)
+
+
+def test_without_noise_at_test_time_the_normalised_activations_shrink():
+    """The running variance contains the noise's, `p/(1-p) E|x|^q`: the output's standard deviation is `1 / sqrt(1 + r)`."""
+    torch.manual_seed(0)
+    scale, p, q = 0.2, 0.5, 1.0
+    x = scale * torch.randn(400_000, 1)
+    norm = nn.BatchNorm1d(1, momentum=1.0)
+    norm(sparseout.sparseout(x, p, q))
+    r = (p / (1 - p) * x.abs().pow(q).mean() / x.var()).item()
+    assert r == pytest.approx(scale ** (q - 2) * (2 / torch.pi) ** 0.5, rel=0.02)
+    assert norm.eval()(x).std().item() == pytest.approx((1 + r) ** -0.5, rel=0.02)

@@ -17,6 +17,16 @@ RESULT_FIELDS: tuple[str, ...] = (
 # Settings that only runs with a target have.
 TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")
 OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # values of settings that older records lack
+# The same for settings of one study.
+STUDY_OMITTED_DEFAULTS: dict[str, dict[str, Any]] = {
+    "autoencoder": {"valid_images": 0, "keep": "last"},
+    "image": {"network": "wide_resnet", "hidden_size": 512, "augmentation": "standard", "keep": "last"},
+}
+
+
+def omitted_defaults(study: str) -> dict[str, Any]:
+    """Return the settings that a study's records leave out where they have their default, with that default."""
+    return OMITTED_DEFAULTS | STUDY_OMITTED_DEFAULTS.get(study, {})
 
 
 @functools.cache

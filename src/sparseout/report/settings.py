@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import OMITTED_DEFAULTS, RESULT_FIELDS, unused_settings
+from sparseout.records.identity import RESULT_FIELDS, omitted_defaults, unused_settings
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.records.methods import METHODS
 
@@ -53,11 +53,11 @@ class Setting:
     def has(self, name: str) -> bool:
         """Return whether the runs have a setting, even if older records omit its default."""
         unused = unused_settings(self.regularizer, self.axis == "target_sparsity")
-        return name in self.values or (name in OMITTED_DEFAULTS and name not in unused)
+        return name in self.values or (name in omitted_defaults(self.values["study"]) and name not in unused)
 
     def get(self, name: str) -> Any:
         """Return the value of a setting, or its default if older records omit it."""
-        return self.values.get(name, OMITTED_DEFAULTS.get(name))
+        return self.values.get(name, omitted_defaults(self.values["study"]).get(name))
 
     @property
     def x(self) -> float:
@@ -192,7 +192,8 @@ def curves_of(settings: Sequence[Setting]) -> list[Curve]:
         parts = [setting.title] if several or not axis or not values else []
         if axis == "target_sparsity" and (regularizer, "q") in kinds:
             parts = [setting.title, "with a target"] if several else ["with a target"]
-        named = (name in OMITTED_DEFAULTS or not isinstance(value, str) for name, value in values.items())
+        omitted = omitted_defaults(setting.values["study"])
+        named = (name in omitted or not isinstance(value, str) for name, value in values.items())
         parts += [f"{name} {value}" if named else value for named, (name, value) in zip(named, values.items(), strict=True)]
         label = ", ".join(parts)
         groups.setdefault(label, Curve(label, [])).settings.append(setting)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sparseout.checks import check_integer
 from sparseout.records.schema import Record
 from sparseout.studies.data import mnist
+from sparseout.training.best_epoch import BestEpoch, Keep, check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
@@ -26,12 +28,16 @@ BATCH = 1000  # images per forward pass of an evaluation
 class AutoencoderConfig(Config):
     """Train an autoencoder with one hidden ReLU layer and a regularizer on that layer, by Adam on binary cross entropy.
 
+    The loss after each epoch is that of the validation images or, if there are none, of the test images.
+
     Attributes:
         dataset: 'digits' (1,797 images of 8 x 8, bundled with scikit-learn) or 'mnist' (70,000 of 28 x 28)
         hidden_size: number of units of the hidden layer
         epochs: number of passes over the training images
         batch_size: number of images per step
         lr: learning rate of Adam
+        valid_images: number of images to hold out from the end of the training set, for an evaluation after each epoch
+        keep: weights to test and save: of the 'last' epoch, or of the 'best' by validation loss
     """
 
     study: ClassVar[str] = "autoencoder"
@@ -41,11 +47,15 @@ class AutoencoderConfig(Config):
     epochs: int = 20
     batch_size: int = 128
     lr: float = 1e-3
+    valid_images: int = 0
+    keep: Keep = "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_1("hidden_size", "epochs", "batch_size")
         self._check_positive("lr")
+        check_integer("valid_images", self.valid_images, 0, 2**31 - 1)
+        check_keep(self.keep, self.valid_images)
 
 
 class Autoencoder(nn.Module):
@@ -81,6 +91,7 @@ class AutoencoderLearner(Learner):
     def __init__(self, config: AutoencoderConfig, images: mnist.Images, network: Autoencoder, accelerator: Accelerator) -> None:
         super().__init__(config, network, torch.optim.Adam(network.parameters(), lr=config.lr), accelerator)
         self.images = images.to(self.device)
+        self.best = BestEpoch(config.keep)
 
     def start_epoch(self, epoch: int) -> int:
         order = torch.randperm(len(self.images.train), generator=self.generator("order", epoch))
@@ -98,15 +109,29 @@ class AutoencoderLearner(Learner):
         return [] if self.config.regularizer == "sparseout" else [self.images.train[:BATCH]]
 
     def evaluate(self) -> Record:
-        return evaluate(self.network, self.images, profile=False)
+        """Evaluate on the validation images or, if there are none, on the test images."""
+        if not len(self.images.valid):
+            return evaluate(self.network, self.images, profile=False)
+        loss, sparsity = _evaluate(self.network, self.images.valid)
+        found = {"valid_loss": loss}
+        self.best.add(self.broadcast(found), self.network)
+        return {**found, **sparsity}
 
     def results(self) -> Record:
-        return evaluate(self.network, self.images)
+        self.best.restore(self.network)
+        return {**evaluate(self.network, self.images), **self.best.results()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": self.best.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.best.load_state_dict(state["best"])
 
 
 def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
     """Load the images of `config.dataset`."""
-    return mnist.load(config.dataset, data_dir)
+    return mnist.load(config.dataset, data_dir, config.valid_images)
 
 
 def model(config: AutoencoderConfig, images: mnist.Images) -> Autoencoder:
@@ -120,15 +145,20 @@ def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:
     return batches
 
 
-@torch.no_grad()
 def evaluate(network: Autoencoder, images: mnist.Images, profile: bool = True) -> Record:
     """Return the mean binary cross entropy per pixel of the test images, in nats, and the sparsity of their representations."""
+    loss, sparsity = _evaluate(network, images.test, profile)
+    return {"test_loss": loss, **sparsity}
+
+
+@torch.no_grad()
+def _evaluate(network: Autoencoder, images: Tensor, profile: bool = False) -> tuple[float, Record]:
     network.eval()
     total = 0.0
     with measuring(network, network.regularised_layers, profile) as measures:
-        for target in test_batches(images):
+        for target in images.split(BATCH):
             total += F.binary_cross_entropy_with_logits(network(target), target, reduction="sum").item()
-    return {"test_loss": total / images.test.numel(), **measures.results()}
+    return total / images.numel(), measures.results()
 
 
 STUDY = Study(

@@ -1,11 +1,11 @@
-"""The paper's image classification: how the noise in the blocks of a wide residual network changes its accuracy."""
+"""The paper's image classification: how the noise in a convolutional network changes its accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,36 +18,46 @@ from sparseout.records.schema import Record
 from sparseout.studies.data import classification
 from sparseout.studies.data.augmentation import crop_and_flip
 from sparseout.studies.data.classification import LabelledImages, Part
+from sparseout.studies.models.cnn import ConvNet
 from sparseout.studies.models.wide_resnet import Placement, WideResNet, check_depth
+from sparseout.training.best_epoch import BestEpoch, Keep, check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
 from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
+Network = Literal["wide_resnet", "cnn"]
+Augmentation = Literal["standard", "none"]
+UNUSED = {"wide_resnet": ("hidden_size",), "cnn": ("depth", "width", "placement")}  # settings without effect, by network
 BATCH = 500  # images per forward pass of an evaluation
 DECAYS = (3, 6, 8)  # tenths of the epochs after which the learning rate is divided by 5
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
-    """Train a wide residual network with a regularizer in its blocks, by SGD with Nesterov momentum 0.9 on cross entropy.
+    """Train a convolutional network with a regularizer, by SGD with Nesterov momentum 0.9 on cross entropy.
 
-    The learning rate is divided by 5 after 30, 60 and 80 % of the epochs. Images are shifted by up to an eighth of their size,
-    with reflected borders, and mirrored with probability 1/2 unless they are digits.
+    The learning rate is divided by 5 after 30, 60 and 80 % of the epochs. The loss and the accuracy after each epoch are those of
+    the validation images or, if there are none, of the test images.
 
     Attributes:
         p: drop probability of Sparseout and Dropout, in [0, 1]
         dataset: 'digits' (1,797 of 8 x 8, bundled with scikit-learn), 'cifar10' or 'cifar100' (60,000 of 32 x 32)
         train_images: number of images to train on, from the start of the training set; 0 for all that are not held out
         valid_images: number of images to hold out from the end of the training set, for an evaluation after each epoch
-        depth: 6 n + 4 for n blocks per group
-        width: factor of the 16, 32 and 64 channels of the groups
-        placement: place of the regularizer: 'before-conv2', as the authors' dropout, or 'after-conv1', before the normalisation
+        depth: of the Wide ResNet, 6 n + 4 for n blocks per group
+        width: of the Wide ResNet, factor of the 16, 32 and 64 channels of the groups
+        placement: of the Wide ResNet's regularizer: 'before-conv2', as the authors' dropout, or 'after-conv1', before the normalisation
         epochs: number of passes over the training images
         batch_size: number of images per step; an incomplete last batch is skipped, as in the authors' code
         lr: initial learning rate
         weight_decay: L2 penalty on all parameters
+        network: 'wide_resnet', with noise in each block, or 'cnn', three convolutions with noise on one linear layer after them
+        hidden_size: of the CNN, number of units of the layer with noise
+        augmentation: 'standard' shifts images by up to an eighth of their size, with reflected borders, and mirrors them with
+            probability 1/2 unless they are digits; 'none' does not
+        keep: weights to test and save: of the 'last' epoch, or of the 'best' by validation loss
     """
 
     study: ClassVar[str] = "image"
@@ -63,20 +73,28 @@ class ImageConfig(Config):
     batch_size: int = 128
     lr: float = 0.1
     weight_decay: float = 5e-4
+    network: Network = "wide_resnet"
+    hidden_size: int = 512
+    augmentation: Augmentation = "standard"
+    keep: Keep = "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least_1("width", "epochs", "batch_size")
+        self._check_at_least_1("width", "epochs", "batch_size", "hidden_size")
         self._check_positive("lr")
         for name in ("train_images", "valid_images"):
             check_integer(name, getattr(self, name), 0, 2**31 - 1)
         self._check_not_negative("weight_decay")
         check_depth(self.depth)
-        if self.regularizer == "standout" and self.placement == "after-conv1":
+        if self.regularizer == "standout" and self.network == "wide_resnet" and self.placement == "after-conv1":
             raise ValueError(
                 "placement must be 'before-conv2' with regularizer 'standout', got 'after-conv1': Standout rectifies its input, "
                 "which the normalisation behind it expects with both signs"
             )
+        check_keep(self.keep, self.valid_images)
+
+    def unused(self) -> frozenset[str]:
+        return super().unused().union(UNUSED[self.network])
 
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate in `epoch`, counted from 1."""
@@ -95,10 +113,14 @@ def load(config: ImageConfig, data_dir: Path | None) -> LabelledImages:
     return data
 
 
-def model(config: ImageConfig, data: LabelledImages) -> WideResNet:
-    """Build the network of `config` for the channels and classes of `data`."""
-    noise = functools.partial(regularizer_layer, config, dim=1)
-    return WideResNet(config.depth, config.width, data.channels, data.classes, noise, config.placement)
+def model(config: ImageConfig, data: LabelledImages) -> WideResNet | ConvNet:
+    """Build the network of `config` for the size, channels and classes of `data`."""
+    channels, classes = data.channels, data.classes
+    if config.network == "cnn":
+        layer = regularizer_layer(config, config.hidden_size)
+        return ConvNet(data.train.images.shape[1], channels, classes, config.hidden_size, layer)
+    layers = functools.partial(regularizer_layer, config, dim=1)
+    return WideResNet(config.depth, config.width, channels, classes, layers, config.placement)
 
 
 def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:
@@ -107,11 +129,13 @@ def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:
 
 
 class ImageLearner(Learner):
-    """Minimises the mean cross entropy of shifted and mirrored images, with SGD."""
+    """Minimises the mean cross entropy of the training images, with SGD."""
 
-    network: WideResNet
+    network: WideResNet | ConvNet
 
-    def __init__(self, config: ImageConfig, data: LabelledImages, network: WideResNet, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: ImageConfig, data: LabelledImages, network: WideResNet | ConvNet, accelerator: Accelerator
+    ) -> None:
         optimizer = torch.optim.SGD(
             network.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
         )
@@ -119,6 +143,7 @@ class ImageLearner(Learner):
         self.data = data.to(self.device)
         self.epoch = 0
         self.batches: tuple[Tensor, ...] = ()
+        self.best = BestEpoch(config.keep)
 
     def start_epoch(self, epoch: int) -> int:
         self.epoch = epoch
@@ -132,8 +157,9 @@ class ImageLearner(Learner):
     def loss(self, step: int) -> Loss:
         batch = self.batches[step].to(self.device)
         images, labels = self.data.train.images[batch], self.data.train.labels[batch]
-        generator = self.generator("augmentation", self.epoch, step)
-        images = crop_and_flip(images, images.shape[1] // 8, self.config.dataset != "digits", generator)
+        if self.config.augmentation == "standard":
+            generator = self.generator("augmentation", self.epoch, step)
+            images = crop_and_flip(images, images.shape[1] // 8, self.config.dataset != "digits", generator)
         logits = self.model(self.data.normalised(self.local_shard(images)))
         return Loss(F.cross_entropy(logits, self.local_shard(labels), reduction="sum"), len(batch))
 
@@ -146,20 +172,32 @@ class ImageLearner(Learner):
         if not len(self.data.valid):
             return evaluate(self.network, self.data, profile=False)
         loss, accuracy, sparsity = _evaluate(self.network, self.data, self.data.valid)
-        return {"valid_loss": loss, "valid_accuracy": accuracy, **sparsity}
+        found = {"valid_loss": loss, "valid_accuracy": accuracy}
+        self.best.add(self.broadcast(found), self.network)
+        return {**found, **sparsity}
 
     def results(self) -> Record:
-        return evaluate(self.network, self.data)
+        self.best.restore(self.network)
+        return {**evaluate(self.network, self.data), **self.best.results()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": self.best.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.best.load_state_dict(state["best"])
 
 
-def evaluate(network: WideResNet, data: LabelledImages, profile: bool = True) -> Record:
+def evaluate(network: WideResNet | ConvNet, data: LabelledImages, profile: bool = True) -> Record:
     """Return the mean cross entropy of the test images, in nats, the accuracy, and the sparsity of the clean activations."""
     loss, accuracy, sparsity = _evaluate(network, data, data.test, profile)
     return {"test_loss": loss, "accuracy": accuracy, **sparsity}
 
 
 @torch.no_grad()
-def _evaluate(network: WideResNet, data: LabelledImages, part: Part, profile: bool = False) -> tuple[float, float, Record]:
+def _evaluate(
+    network: WideResNet | ConvNet, data: LabelledImages, part: Part, profile: bool = False
+) -> tuple[float, float, Record]:
     network.eval()
     device = next(network.parameters()).device
     loss, correct = 0.0, 0
@@ -171,6 +209,18 @@ def _evaluate(network: WideResNet, data: LabelledImages, part: Part, profile: bo
     return loss / len(part), correct / len(part), measures.results()
 
 
+CNN = {
+    "network": "cnn",
+    "augmentation": "none",
+    "keep": "best",
+    "valid_images": 2000,
+    "q": (1.5, 2.0, 2.5),
+    "p": 0.6,
+    "epochs": 24,
+    "batch_size": 64,
+    "lr": 0.01,
+}  # what the presets of the small convolutional network share
+
 STUDY = Study(
     ImageConfig,
     load,
@@ -181,6 +231,9 @@ STUDY = Study(
     items="images",
     presets={
         "quick": {"q": (1.5, 2.0, 2.5), "valid_images": 237, "epochs": 60, "batch_size": 32},
+        # Few images and no augmentation, where Dropout helps: docs/studies.md.
+        "cnn": {"dataset": "cifar10", "train_images": 2000, **CNN},
+        "cnn-cifar100": {"dataset": "cifar100", "train_images": 5000, **CNN},
         "paper": {"q": (1.5, 2.0, 2.5), "seed": (0, 1, 2, 3, 4), "dataset": "cifar10", "depth": 28, "width": 10},
     },
 )

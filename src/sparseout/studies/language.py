@@ -19,6 +19,7 @@ from sparseout.records.schema import LARGEST, Record
 from sparseout.structured import LockedSparseout
 from sparseout.studies.data import sequences, text
 from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
+from sparseout.training.best_epoch import BestEpoch
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Learner, Loss
@@ -137,8 +138,7 @@ class LanguageLearner(Learner):
         self.columns = self.local_shard(columns, dim=1).contiguous()
         self.hidden: Hidden = ()
         self.averaged: AveragedModel | None = None
-        self.valid_losses: list[float] = []
-        self.best: dict[str, Tensor] = {}
+        self.best = BestEpoch("best")
 
     def start_epoch(self, epoch: int) -> int:
         self.lengths = sequences.lengths(len(self.columns) - 1, self.config.bptt, self.generator("bptt", epoch))
@@ -175,17 +175,18 @@ class LanguageLearner(Learner):
     def evaluate(self) -> Record:
         network: Any = self.network if self.averaged is None else self.averaged.module
         loss, measures = evaluate_text(network, self.corpus.valid, COLUMNS)
-        self._end_epoch(network, self.broadcast(loss))
+        self.best.add({"valid_loss": self.broadcast(loss)}, network)
+        *before, last = self.best.losses
+        if self.averaged is None and last > min(before[:-PATIENCE], default=math.inf):
+            self.averaged = average(self.network)
         return {"valid_loss": loss, "valid_perplexity": perplexity(loss), **measures}
 
     def results(self) -> Record:
-        self.network.load_state_dict(self.best)
-        best = min(self.valid_losses)
-        found = evaluate(self.network, self.corpus)
-        return {**found, "valid_loss": best, "best_epoch": self.valid_losses.index(best) + 1}
+        self.best.restore(self.network)
+        return {**evaluate(self.network, self.corpus), **self.best.results()}
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict() | {"valid_losses": self.valid_losses, "best": self.best}
+        state = super().state_dict() | {"best": self.best.state_dict()}
         if self.averaged is not None:
             state["averaged"] = self.averaged.state_dict()
         # `gather` concatenates the processes' columns along the first dimension.
@@ -195,23 +196,13 @@ class LanguageLearner(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.valid_losses = list(state["valid_losses"])
-        self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        self.best.load_state_dict(state["best"])
         if "averaged" in state:
             self.averaged = average(self.network)
             self.averaged.load_state_dict(state["averaged"])
         parts = [[state["hidden"][str(number)][part] for part in "hc"] for number in range(len(state["hidden"]))]
         shares = [[self.local_shard(part).transpose(0, 1).contiguous().to(self.device) for part in layer] for layer in parts]
         self.hidden = tuple((h, c) for h, c in shares)
-
-    def _end_epoch(self, network: nn.Module, loss: float) -> None:
-        """Keep the best weights; start to average if the loss exceeds the lowest one before the last `PATIENCE` epochs."""
-        loss = math.inf if math.isnan(loss) else loss
-        if loss < min(self.valid_losses, default=math.inf) or not self.best:
-            self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        if self.averaged is None and loss > min(self.valid_losses[:-PATIENCE], default=math.inf):
-            self.averaged = average(self.network)
-        self.valid_losses.append(loss)
 
 
 def average(network: AWDLSTM) -> AveragedModel:
@@ -295,7 +286,8 @@ STUDY = Study(
             "batch_size": 20,
             "bptt": 35,
         },
-        "paper-ptb": {"dataset": "ptb"},
-        "paper-wt2": {"dataset": "wikitext2", "batch_size": 80, "p_input": 0.65},
+        # The commands in the README of github.com/salesforce/awd-lstm-lm; what they leave out has that code's default.
+        "paper-ptb": {"dataset": "ptb", "batch_size": 20, "p_hidden": 0.25, "epochs": 500},
+        "paper-wt2": {"dataset": "wikitext2", "batch_size": 80, "p_hidden": 0.2, "p_input": 0.65},
     },
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 import torch
 
 from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
-from sparseout.records.identity import OMITTED_DEFAULTS, folder_of, run_of, unused_settings
+from sparseout.records.identity import folder_of, omitted_defaults, run_of, unused_settings
 from sparseout.records.methods import METHODS, Regularizer
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the study's name and the normalised settings that have an effect.
 
-        `OMITTED_DEFAULTS` are left out where they have their default.
+        `omitted_defaults` are left out where they have their default.
         """
         settings = {"study": self.study, **dataclasses.asdict(self.normalised())}
-        omitted = {name for name, value in OMITTED_DEFAULTS.items() if settings[name] == value}
+        omitted = {name for name, value in omitted_defaults(self.study).items() if settings[name] == value}
         return {name: value for name, value in settings.items() if name not in omitted | self.unused()}
 
     @property

@@ -30,41 +30,48 @@ class Images:
     """Flattened grey images with values in [0, 1], as float32 tensors `(samples, pixels)`."""
 
     train: Tensor
+    valid: Tensor
     test: Tensor
 
     def to(self, device: torch.device) -> Images:
         """Return a copy on `device`."""
-        return Images(self.train.to(device), self.test.to(device))
+        return Images(self.train.to(device), self.valid.to(device), self.test.to(device))
 
 
-def load(name: str, data_dir: Path | None = None) -> Images:
+def load(name: str, data_dir: Path | None = None, valid_images: int = 0) -> Images:
     """Load a data set.
 
     Args:
         name: `"digits"`, 8 x 8, the last 360 of which are the test set; or `"mnist"`, 28 x 28.
         data_dir: folder with `train*.parquet` and `test*.parquet`, or with a subfolder `name` that has them; not needed for
             `"digits"`. Default: the Hugging Face hub or its cache.
+        valid_images: number of training images to hold out, from the end.
 
     Raises:
-        UserError: the data set is unknown, missing or unreadable.
+        UserError: the data set is unknown, missing, unreadable or too small.
     """
     if name not in get_args(Name):
         raise UserError(f"dataset must be one of {', '.join(map(repr, get_args(Name)))}, got {name!r}")
-    return _digits() if name == "digits" else _mnist(data_dir)
+    learned, test = _digits() if name == "digits" else _mnist(data_dir)
+    end = len(learned) - valid_images
+    if end < 1:
+        raise UserError(f"valid_images must be below the {len(learned)} training images, got {valid_images}")
+    return Images(learned[:end], learned[end:], test)
 
 
 @functools.cache
-def _digits() -> Images:
+def _digits() -> tuple[Tensor, Tensor]:
+    """Return the training and the test images."""
     from sklearn.datasets import load_digits
 
     images = torch.from_numpy(load_digits().data).float() / 16
-    return Images(images[:-DIGITS_TEST], images[-DIGITS_TEST:])
+    return images[:-DIGITS_TEST], images[-DIGITS_TEST:]
 
 
 @functools.cache
-def _mnist(data_dir: Path | None) -> Images:
+def _mnist(data_dir: Path | None) -> tuple[Tensor, Tensor]:
     train, test = (_decoded(split, data_dir) for split in ("train", "test"))
-    return Images(train.flatten(1).float() / 255, test.flatten(1).float() / 255)
+    return train.flatten(1).float() / 255, test.flatten(1).float() / 255
 
 
 def _decoded(split: str, data_dir: Path | None) -> Tensor:
