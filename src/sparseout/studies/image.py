@@ -71,6 +71,9 @@ class ImageConfig(Config):
         self._check_not_negative("weight_decay")
         check_depth(self.depth)
 
+    def scores(self) -> tuple[str, ...]:
+        return ("test_loss", "accuracy", *(("valid_loss", "valid_accuracy") if self.valid_images else ()))
+
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate in `epoch`, counted from 1."""
         return self.lr * 0.2 ** sum(10 * (epoch - 1) >= tenths * self.epochs for tenths in DECAYS)
@@ -137,11 +140,17 @@ class ImageLearner(Learner):
         """Evaluate on the validation images or, if there are none, on the test images, as the authors' log does."""
         if not len(self.data.valid):
             return evaluate(self.network, self.data, profile=False)
-        loss, accuracy, sparsity = _evaluate(self.network, self.data, self.data.valid)
-        return {"valid_loss": loss, "valid_accuracy": accuracy, **sparsity}
+        scores, sparsity = self._validate()
+        return {**scores, **sparsity}
 
     def results(self) -> Record:
-        return evaluate(self.network, self.data)
+        scores = self._validate()[0] if len(self.data.valid) else {}
+        return {**evaluate(self.network, self.data), **scores}
+
+    def _validate(self) -> tuple[Record, Record]:
+        """Return the scores and the sparsity on the validation images."""
+        loss, accuracy, sparsity = _evaluate(self.network, self.data, self.data.valid)
+        return {"valid_loss": loss, "valid_accuracy": accuracy}, sparsity
 
 
 def evaluate(network: WideResNet, data: LabelledImages, profile: bool = True) -> Record:

@@ -97,6 +97,9 @@ class LanguageConfig(Config):
         p_hidden = self.p_hidden if self.noise_layers == "output" else 0.0
         return super().ignored() | {"p": p, "p_hidden": p_hidden}
 
+    def scores(self) -> tuple[str, ...]:
+        return ("test_loss", "perplexity", "valid_loss")
+
     def noises(self) -> list[nn.Module]:
         """Return a layer of noise for the output of each LSTM."""
         return [*(self._noise("hidden", self.p_hidden) for _ in range(self.num_layers - 1)), self._noise("output", self.p)]
