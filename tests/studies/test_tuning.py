@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from pathlib import Path
 
 import pytest
 from made import numbers, published_numbers
@@ -13,24 +14,8 @@ from sparseout.errors import UserError
 from sparseout.runs.spec import read_spec
 from sparseout.studies.image import ImageLearner
 
-SWEEP = """
-study = "image"
-q = [1.5, 2]
-noise = ["sparseout", "dropout", "none"]
-seed = [0, 1]
-epochs = 1
-train_images = 64
-valid_images = 32
-batch_size = 32
-
-[tune]
-score = "valid_loss"
-seed = [100]
-p = [0.1, 0.3, 0.5]
-
-[gate]
-score = "accuracy"
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
+SWEEP = PAGE.read_text().split("```toml\n")[1].split("```")[0]  # the example of the page
 TUNE = "[tune]\n"
 
 
