@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from sparseout import report
 from sparseout.errors import UserError
+from sparseout.records.choice import read_choice
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
 from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
@@ -58,6 +60,7 @@ def results(
     check_writable({"--csv": csv, "--parquet": parquet})
     found, failures, left_out = read(location(folder))
     print_left_out(left_out)
+    choice = read_choice(location(folder))
     records = filtered(found, conditions)
     if not records:
         raise UserError(f"{folder} has no complete run" + (f" with {' and '.join(conditions)}" if found else ""))
@@ -87,6 +90,10 @@ def results(
             console.print(describe_curve(curve), soft_wrap=True)
     for comparison in statistics.compare_with_dropout(groups, score):
         console.print(comparison.sentence(), soft_wrap=True)
+    if choice:
+        _print(*report.tuning_table(choice))
+        for line in report.tuning_sentences(choice, found):
+            console.print(line, soft_wrap=True)
     console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
     for failure in failures:
         text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
+from rich.console import Console
 
 from sparseout import report
+from sparseout.records.tables import rich_table
+from sparseout.runs.contenders import Tuning
 from sparseout.runs.executors import CHILD, SweepOptions, run_as_child
 from sparseout.runs.options import RunOptions
 from sparseout.runs.progress import terminal
 from sparseout.runs.spec import read_spec
 from sparseout.runs.sweep import execute, print_failures, print_plan
+from sparseout.runs.tuning import execute_tuned, print_tuned_plan
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config, hints
 from sparseout.training.study import Study
@@ -47,6 +51,8 @@ def sweep(
     spec = read_spec(file)
     if run_options.out is NAMED_LIKE_FILE.out:
         run_options = dataclasses.replace(run_options, out=Path("runs") / file.stem)
+    if spec.tuning:
+        return _execute_tuned(spec.study, spec.tuning, run_options, sweep_options, spec.content)
     return _execute(spec.study, spec.configs, run_options, sweep_options, spec.content)
 
 
@@ -94,17 +100,38 @@ def _execute(
     study: Study, configs: Sequence[Config], run_options: RunOptions, sweep_options: SweepOptions, spec: bytes | None = None
 ) -> int:
     """Execute the runs, print the results, and return the exit code: 1 if a run failed."""
-    console = terminal(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, only the first one prints
-    run_options.check()
-    sweep_options.check()
-    if sweep_options.ray is None:
-        run_options.torch_device()
+    console = _console(run_options, sweep_options)
     if sweep_options.dry_run:
         print_plan(study, configs, run_options, sweep_options, console)
         return 0
     records, failures = execute(study, configs, run_options, sweep_options, console, spec)
     console.print(report.table(records))
-    out = run_options.out
-    console.print(f"Report: {out / 'report.html'}\nFigure: {out / 'sparsity.png'}", soft_wrap=True)
+    console.print(f"Report: {run_options.out / 'report.html'}\nFigure: {run_options.out / 'sparsity.png'}", soft_wrap=True)
     print_failures(failures, console)
     return int(bool(failures))
+
+
+def _execute_tuned(study: Study, tuning: Tuning, run_options: RunOptions, sweep_options: SweepOptions, spec: bytes) -> int:
+    """Execute both stages, print the results, and return the exit code: 1 if a run failed or a contender has no choice."""
+    console = _console(run_options, sweep_options)
+    if sweep_options.dry_run:
+        print_tuned_plan(study, tuning, run_options, sweep_options, console)
+        return 0
+    records, failures, choice = execute_tuned(study, tuning, run_options, sweep_options, console, spec)
+    console.print(report.table(records))
+    console.print(rich_table(*report.tuning_table(choice), caption=""))
+    for line in report.tuning_sentences(choice, records):
+        console.print(line, soft_wrap=True)
+    for name in ("report.html", "sparsity.png", "tuning.png"):
+        console.print(f"{name}: {run_options.out / name}", soft_wrap=True)
+    print_failures(failures, console)
+    return int(bool(failures) or any(contender["chosen"] is None for contender in choice["contenders"]))
+
+
+def _console(run_options: RunOptions, sweep_options: SweepOptions) -> Console:
+    """Return the terminal, after checking the options. Of several processes, only the first one prints."""
+    run_options.check()
+    sweep_options.check()
+    if sweep_options.ray is None:
+        run_options.torch_device()
+    return terminal(quiet=not run_options.is_first_process())

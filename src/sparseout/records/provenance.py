@@ -21,10 +21,9 @@ from sparseout.records.schema import Record
 def origin(device: torch.device, processes: int = 1) -> Record:
     """Return the code and machine, on which a run's numbers may depend besides its settings."""
     return {
-        "sparseout": sparseout.__version__,
+        **versions(),
         "commit": _commit(),
         "code": _code(),
-        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
@@ -32,6 +31,11 @@ def origin(device: torch.device, processes: int = 1) -> Record:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": processes,
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of sparseout and of torch."""
+    return {"sparseout": sparseout.__version__, "torch": str(torch.__version__)}
 
 
 def provenance(command: str, device: torch.device) -> Record:

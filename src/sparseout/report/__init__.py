@@ -14,8 +14,9 @@ with needed_for("sparseout.report", "report"):
     from sparseout.report.study import write_page
     from sparseout.report.table import table
     from sparseout.report.targets import write_targets
+    from sparseout.report.tuning import tuning_sentences, tuning_table, write_tuning
 
-__all__ = ["table", "write", "write_probe"]
+__all__ = ["table", "tuning_sentences", "tuning_table", "write", "write_probe"]
 
 
 def write(
@@ -23,17 +24,21 @@ def write(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     out: Location,
     left_out: Iterable[str] = (),
+    choice: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `sparsity.png` and `report.html` into the folder `out`.
+    """Write `sparsity.png` and `report.html` into the folder `out`; for a tuned study also `tuning.png`.
 
     Args:
         records: the summaries of a study's runs.
         histories: the epochs of each run, by its `run`.
         out: an existing folder.
         left_out: one sentence for each folder or file that was left out, with the reason. It is read after the histories.
+        choice: what the tune stage chose; None for a study that was not tuned.
     """
     if any("control" in record for record in records):
         write_targets(records, histories, out / "sparsity.png")
     else:
         write_figure(records, out / "sparsity.png")
-    write_page(records, histories, out / "report.html", left_out)
+    if choice:
+        write_tuning(choice, out / "tuning.png")
+    write_page(records, histories, out / "report.html", left_out, choice)

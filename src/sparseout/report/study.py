@@ -23,6 +23,7 @@ from sparseout.report.settings import (
     varying_names,
 )
 from sparseout.report.table import settings_table
+from sparseout.report.tuning import tuning_curves, tuning_sentences, tuning_table
 
 PLOTTED = ("hoyer", "test_loss", "perplexity", "accuracy", "zeros", "rms")
 _ORIGIN = {"versions, machine, date": "text", "command": "text"}
@@ -34,6 +35,7 @@ def write_page(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Location,
     left_out: Iterable[str] = (),
+    choice: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a study's `records`.
 
@@ -42,6 +44,7 @@ def write_page(
         histories: the epochs of each run, by its `run`. Only those of the runs shown are read.
         path: the HTML file to write.
         left_out: one sentence for each folder or file that was left out. It is read after the histories.
+        choice: what the tune stage chose; None for a study that was not tuned.
     """
     everything = group_by_setting(records)
     groups = everything[:MAX_SETTINGS]
@@ -68,6 +71,7 @@ def write_page(
         findings=[describe_curve(curve) for curve in curves if curve.axis],
         not_shown=_not_shown(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - MAX_SETTINGS),
         sentences=sentences[:MAX_SETTINGS],
+        **_tuning(choice, records),
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
         estimates=[[_cell(cell) for cell in row] for row in estimates],
         header=[(name, "text name" if name == "setting" else "number") for name in header],
@@ -86,6 +90,7 @@ def write_page(
         names=[str(record["run"]) for record in rows_of],
         layers=layers,
         data={
+            "tuning": tuning_curves(choice) if choice else [],
             "measures": measures,
             "score": score,
             "axis": main_axis(curves),
@@ -99,6 +104,17 @@ def write_page(
         },
         left_out=list(left_out),
     )
+
+
+def _tuning(choice: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the page's context for the tune stage; `tuning_rows` is empty for a study that was not tuned."""
+    header, rows = tuning_table(choice) if choice else ([], [])
+    return {
+        "tuning_sentences": tuning_sentences(choice, records) if choice else [],
+        "tuning_panels": [curve["name"] for curve in tuning_curves(choice)] if choice else [],
+        "tuning_header": [(name, "number" if i in (1, 3) else "text") for i, name in enumerate(header)],
+        "tuning_rows": [[_cell(cell) for cell in row] for row in rows],
+    }
 
 
 def _title(score: str) -> str:

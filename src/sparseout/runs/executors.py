@@ -44,11 +44,15 @@ class SweepOptions:
         jobs: number of runs at a time on this machine, each in a process of its own, which takes seconds to start
         ray: execute on a Ray cluster: 'auto' is the cluster of this machine, HOST:PORT any other
         dry_run: list the runs and estimate the time they take; run nothing
+        known: a results.jsonl: its records take the place of runs, which are not run again. The flag can be repeated
+        known_any_version: also take over records of other versions of sparseout and torch
     """
 
     jobs: Annotated[int, tyro.conf.arg(metavar="INT")] = 1
     ray: Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT")] = None
     dry_run: bool = False
+    known: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]] = ()
+    known_any_version: bool = False
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of its range."""

@@ -111,6 +111,10 @@ class RunOptions:
         """Return how many processes a launcher such as torchrun started to train each run together."""
         return int(os.environ.get("WORLD_SIZE", 1))
 
+    def is_first_process(self) -> bool:
+        """Return whether this is the first of these processes, the one that prints and writes the results."""
+        return int(os.environ.get("RANK", 0)) == 0
+
     def check(self) -> None:
         """Raise `UserError` if a value is out of its range."""
         try:

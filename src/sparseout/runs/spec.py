@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from sparseout.errors import UserError
+from sparseout.records.choice import REGULARIZER, VALIDATION_SCORES
+from sparseout.report.statistics import SCORES
+from sparseout.runs.contenders import Axes, Contender, Tuning, contenders_of, gate_pairs_of
 from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions
 from sparseout.studies.registry import STUDIES
@@ -31,16 +34,18 @@ class SweepSpec:
     Attributes:
         content: the bytes of the file.
         study: the study of the runs.
-        configs: the runs that it describes.
+        configs: the runs that it describes; with a tune stage, those of the tune stage.
+        tuning: the tune stage; None without one.
     """
 
     content: bytes
     study: Study
     configs: list[Config]
+    tuning: Tuning | None = None
 
 
 def read_spec(file: Path) -> SweepSpec:
-    """Read a sweep file: `study = NAME`, optionally a `preset`, and settings as `name = value` or `name = [value, ...]`.
+    """Read a sweep file: `study = NAME`, settings as `name = value` or `name = [value, ...]`; `preset`, `[tune]` and `[gate]`.
 
     Raises:
         UserError: the file cannot be read, or its study has no such setting or does not allow such a value.
@@ -60,7 +65,7 @@ def read_spec(file: Path) -> SweepSpec:
         raise UserError(f"{file}: {error}") from error
 
 
-def _runs(given: dict[str, Any]) -> tuple[Study, list[Config]]:
+def _runs(given: dict[str, Any]) -> tuple[Study, list[Config], Tuning | None]:
     name = given.pop("study", None)
     if not isinstance(name, str) or name not in STUDIES:
         raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {_shown(name)}")
@@ -68,13 +73,96 @@ def _runs(given: dict[str, Any]) -> tuple[Study, list[Config]]:
     preset = given.pop("preset", study.default_preset)
     if not isinstance(preset, str):
         raise UserError(f"preset must be one of {', '.join(map(repr, study.presets))}, got {_shown(preset)}")
-    axes = study.axes(preset)
-    hints = get_type_hints(study.config)
+    tune, gate = (_table(given, name) for name in ("tune", "gate"))
+    own = _axes(study, given, ["study", "preset", "tune", "gate"])
+    axes = study.axes(preset) | own
+    if tune is None:
+        if gate is not None:
+            raise UserError("gate needs a tune stage: it compares tuned Dropout with no noise")
+        return study, study.grid(axes), None
+    tuning = _tuning(study, axes, own, tune, gate)
+    return study, tuning.configs, tuning
+
+
+def _table(given: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Remove a table from the file's content and return it; None if there is none."""
+    table = given.pop(name, None)
+    if table is not None and not isinstance(table, dict):
+        raise UserError(f"{name} must be a table, [{name}], got {_shown(table)}")
+    return table
+
+
+def _axes(study: Study, given: Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
+    """Return the values of the settings in a table, each as often as it differs. `others` are names that the table may have."""
+    names, hints = [field.name for field in dataclasses.fields(study.config)], get_type_hints(study.config)
+    axes = {}
     for name, values in given.items():
-        if name not in axes:
-            raise UserError(_unknown(name, ["study", "preset", *axes]))
-        axes[name] = tuple(_checked(name, hints[name], value) for value in (values if isinstance(values, list) else [values]))
-    return study, study.grid(axes)
+        if name not in names:
+            raise UserError(_unknown(name, [*others, *names]))
+        found = [_checked(name, hints[name], value) for value in (values if isinstance(values, list) else [values])]
+        axes[name] = tuple(dict.fromkeys(found))
+        if not found:
+            raise UserError(f"{name} needs at least one value")
+    return axes
+
+
+def _tuning(study: Study, axes: Axes, own: Collection[str], tune: dict[str, Any], gate: dict[str, Any] | None) -> Tuning:
+    """Return the tune stage of a file whose other settings are `axes`; those in `own` stand in the file."""
+    score = tune.pop("score", None)
+    if not isinstance(score, str) or score not in VALIDATION_SCORES:
+        raise UserError(f"tune.score must be a score on validation data, {_listed(VALIDATION_SCORES)}, got {_shown(score)}")
+    try:
+        (seeds,) = _axes(study, {"seed": tune.pop("seed", [])}).values()
+        tables = _tables(study, axes[REGULARIZER], tune)
+    except UserError as error:
+        raise UserError(f"tune: {error}") from error
+    if both := sorted({*seeds} & {*axes["seed"]}):
+        raise UserError(f"tune.seed must have other values than seed, the seeds of the test, got {both[0]} in both")
+    for name in own:
+        if all(name in tuned for tuned in tables.values()):
+            raise UserError(f"{name} must stand either in tune or outside it, not in both")
+    contenders = contenders_of(study, axes, tables, seeds[0])
+    _check_recorded("tune.score", score, VALIDATION_SCORES, contenders)
+    if gate is None:
+        return Tuning(score, seeds, tuple(axes["seed"]), contenders)
+    primary = gate.pop("score", None)
+    if gate:
+        raise UserError(f"gate must have a score and nothing else, got {_shown(next(iter(gate)))}")
+    _check_recorded("gate.score", primary, SCORES, contenders)
+    pairs = gate_pairs_of(contenders)
+    if not pairs:
+        raise UserError("gate needs Dropout and no noise among the contenders, with all other settings equal")
+    return Tuning(score, seeds, tuple(axes["seed"]), contenders, primary, pairs)
+
+
+def _tables(study: Study, regularizers: Sequence[str], tune: dict[str, Any]) -> dict[str, Axes]:
+    """Return the tuned settings of each regularizer: those of its own table or, without one, of `[tune]`."""
+    own = {name: value for name, value in tune.items() if isinstance(value, dict)}
+    for name in own:
+        if name not in regularizers:
+            raise UserError(f"{name} must be a {REGULARIZER} of the sweep, {_listed(regularizers)}")
+    common = _axes(study, {name: value for name, value in tune.items() if name not in own}, ["score", "seed"])
+    tables: dict[str, Axes] = {name: _axes(study, own[name]) if name in own else common for name in regularizers}
+    for regularizer, tuned in tables.items():
+        if not tuned:
+            raise UserError(f"{regularizer} needs at least one setting to tune, such as p = [0.1, 0.3, 0.5]")
+        if fixed := {"seed", REGULARIZER} & {*tuned}:
+            raise UserError(f"{', '.join(sorted(fixed))} must not be tuned")
+    return tables
+
+
+def _check_recorded(name: str, score: Any, allowed: Collection[str], contenders: Sequence[Contender]) -> None:
+    """Raise unless the runs of all contenders record the score, and it is an allowed one."""
+    for contender in contenders:
+        recorded = [found for found in contender.candidates[0].scores() if found in allowed]
+        if not recorded:
+            raise UserError(f"{name} must be recorded by the runs, got {_shown(score)}: {contender.name} has no validation data")
+        if score not in recorded:
+            raise UserError(f"{name} must be a score that the runs record, {_listed(recorded)}, got {_shown(score)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

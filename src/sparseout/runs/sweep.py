@@ -12,10 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from sparseout import report
-from sparseout.records.files import folders_with
+from sparseout.records.choice import CHOICE
+from sparseout.records.files import folders_with, write_atomic
+from sparseout.records.json_lines import to_json
 from sparseout.records.schema import Record
 from sparseout.records.tables import rich_table
 from sparseout.runs.executors import SweepOptions, run_all
+from sparseout.runs.known import known_records, take_over
 from sparseout.runs.options import RunOptions
 from sparseout.runs.progress import RunBar, SweepBar, duration, print_left_out, training_bar
 from sparseout.runs.run import Failure, SweepEvent, failure_of
@@ -34,6 +37,7 @@ def execute(
     sweep: SweepOptions,
     console: Console,
     spec: bytes | None = None,
+    choice: Record | None = None,
 ) -> tuple[list[Record], list[Failure]]:
     """Execute the runs that are not complete, show their progress, and write results, figure and report to `options.out`.
 
@@ -46,19 +50,42 @@ def execute(
         sweep: how to execute them.
         console: shows the progress.
         spec: content of the sweep file, which is kept beside the results.
+        choice: what the tune stage before these runs chose, which is kept beside the results.
 
     Returns:
         The summaries of all complete runs in the folder, and the failures of this call.
 
     Raises:
-        UserError: the folder, the device, the cluster or the data cannot be used.
+        UserError: the folder, the device, the cluster, the data or a file of known results cannot be used.
         KeyboardInterrupt: Ctrl-C, after the results of the complete runs are written.
     """
+    folder, failures = train(study, configs, options, sweep, console, spec, choice)
+    records = folder.summaries()
+    if options.is_first_process():
+        histories = folder.histories()
+        left_out = itertools.chain(folder.left_out.values(), histories.left_out.values())
+        report.write(records, histories, options.out, left_out, choice)
+        print_left_out(histories.left_out.values())
+    return records, failures
+
+
+def train(
+    study: Study,
+    configs: Sequence[Config],
+    options: RunOptions,
+    sweep: SweepOptions,
+    console: Console,
+    spec: bytes | None = None,
+    choice: Record | None = None,
+) -> tuple[StudyFolder, list[Failure]]:
+    """Do the same as `execute`, but write no figure and no report. Return the folder and the failures."""
     in_this_process = sweep.jobs == 1 and sweep.ray is None
     device = options.torch_device() if sweep.ray is None else None
     accelerator = options.accelerator() if in_this_process else None
-    first = accelerator is None or accelerator.is_main_process
+    first = options.is_first_process()
     in_turn = accelerator.main_process_first if accelerator else contextlib.nullcontext
+    wait = accelerator.wait_for_everyone if accelerator else lambda: None
+    known = known_records(sweep.known, configs, sweep.known_any_version)
     with in_turn():
         folder = StudyFolder(options.out, study.config.study)
     complete = folder.complete()
@@ -67,9 +94,9 @@ def execute(
         print_left_out(reason for name, reason in folder.left_out.items() if name not in requested)
     faults = folder.mislabelled() | folder.left_out
     unusable = [config for config in configs if config.folder in faults]
-    incomplete = [config for config in configs if config.folder not in complete and config.folder not in faults]
-    if accelerator:
-        accelerator.wait_for_everyone()
+    open_ = [config for config in configs if config.folder not in complete and config.folder not in faults]
+    incomplete = [config for config in open_ if config.run not in known]
+    wait()
     for config in incomplete:  # missing data or a network that is too large ends the sweep before it begins
         if device:
             with in_turn():
@@ -78,22 +105,14 @@ def execute(
         folder.open()
     if first and spec is not None:
         folder.write_spec(spec)
+    if first and choice is not None:
+        write_atomic(options.out / CHOICE, to_json(choice).encode())
+    for config in open_ if first else ():
+        if config.run in known:
+            take_over(folder.run(config), known[config.run])
     failures = [failure_of(config, options, faults[config.folder]) for config in unusable]
-    write_results = Throttled(folder.write_results, SHARE)
     try:
-        with training_bar(console) as bar:
-            run_bar = RunBar(bar, study.items)
-            with contextlib.closing(run_all(incomplete, options, sweep, run_bar.step)) as events:  # type: ignore[type-var]
-                sweep_bar = SweepBar(bar, console, len(configs), len(configs) - len(incomplete) - len(unusable))
-                for failure in failures:
-                    sweep_bar.show(SweepEvent(0, ended=failure.config, failure=failure))
-                for event in events:
-                    run_bar.show(event)
-                    sweep_bar.show(event)
-                    if event.failure:
-                        failures.append(event.failure)
-                    if first and event.ended:
-                        write_results()
+        failures += _run_incomplete(study, configs, incomplete, failures, folder, options, sweep, console)
     except KeyboardInterrupt:
         complete = folder.complete()
         done = sum(config.folder in complete for config in configs)
@@ -103,15 +122,37 @@ def execute(
     finally:
         if first:
             folder.write_results()
-    if accelerator:
-        accelerator.wait_for_everyone()
-    records = folder.summaries()
-    if first:
-        histories = folder.histories()
-        left_out = itertools.chain(folder.left_out.values(), histories.left_out.values())
-        report.write(records, histories, options.out, left_out)
-        print_left_out(histories.left_out.values())
-    return records, failures
+    wait()
+    return folder, failures
+
+
+def _run_incomplete(
+    study: Study,
+    configs: Sequence[Config],
+    incomplete: Sequence[Config],
+    unusable: Sequence[Failure],
+    folder: StudyFolder,
+    options: RunOptions,
+    sweep: SweepOptions,
+    console: Console,
+) -> list[Failure]:
+    """Execute the incomplete runs of `configs`, show their progress, and return their failures."""
+    failures = []
+    write_results = Throttled(folder.write_results, SHARE)
+    with training_bar(console) as bar:
+        run_bar = RunBar(bar, study.items)
+        with contextlib.closing(run_all(incomplete, options, sweep, run_bar.step)) as events:  # type: ignore[type-var]
+            sweep_bar = SweepBar(bar, console, len(configs), len(configs) - len(incomplete) - len(unusable))
+            for failure in unusable:
+                sweep_bar.show(SweepEvent(0, ended=failure.config, failure=failure))
+            for event in events:
+                run_bar.show(event)
+                sweep_bar.show(event)
+                if event.failure:
+                    failures.append(event.failure)
+                if event.ended and options.is_first_process():
+                    write_results()
+    return failures
 
 
 class Throttled:
@@ -137,26 +178,33 @@ def print_plan(study: Study, configs: Sequence[Config], options: RunOptions, swe
         UserError: the output folder holds something else.
     """
     folder = StudyFolder(options.out, study.config.study)
+    known = known_records(sweep.known, configs, sweep.known_any_version)
     complete, begun = folder.complete(), folders_with(options.out, CHECKPOINT)
     print_left_out(folder.left_out.values())
     rows = []
     for config in configs:
-        state = "begun" if config.folder in begun else "to do"
+        state = "known" if config.run in known else "begun" if config.folder in begun else "to do"
         state = "left out" if config.folder in folder.left_out else state
         rows.append([config.folder, "complete" if config.folder in complete else state])
     console.print(rich_table(["run", "state"], rows, caption=""))
-    seconds = [record["seconds"] for record in complete.values()]
-    done, left_out = (sum(state == name for _, state in rows) for name in ("complete", "left out"))
-    left = len(configs) - done - left_out
-    text = f"{len(configs)} runs: {done} complete, {left} to do" + (f", {left_out} left out" if left_out else "")
-    if left and seconds:
-        mean = statistics.fmean(seconds)
-        total = duration(left * mean / min(sweep.jobs, left))
-        at_a_time = f"{sweep.jobs} at a time" if sweep.jobs > 1 else "one after another"
-        text += f", about {total} {at_a_time}, at {duration(mean)} per run, the mean of the complete runs"
-    elif left:
-        text += "; no run is complete, so there is no estimate of the time"
-    console.print(f"{text}.", soft_wrap=True)
+    seconds = [record["seconds"] for record in (*complete.values(), *known.values())]
+    counts = {name: sum(state == name for _, state in rows) for name in ("complete", "known", "left out")}
+    left = len(configs) - sum(counts.values())
+    more = "".join(f", {counts[name]} {name}" for name in ("known", "left out") if counts[name])
+    text = f"{len(configs)} runs: {counts['complete']} complete, {left} to do{more}"
+    console.print(f"{text}{estimated_time(left, seconds, sweep)}.", soft_wrap=True)
+
+
+def estimated_time(left: int, seconds: Sequence[float], sweep: SweepOptions) -> str:
+    """Return the end of a sentence: the time that `left` runs take, if complete runs took these `seconds`."""
+    if not left:
+        return ""
+    if not seconds:
+        return "; no run is complete, so there is no estimate of the time"
+    mean = statistics.fmean(seconds)
+    total = duration(left * mean / min(sweep.jobs, left))
+    at_a_time = f"{sweep.jobs} at a time" if sweep.jobs > 1 else "one after another"
+    return f", about {total} {at_a_time}, at {duration(mean)} per run, the mean of the complete runs"
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:

@@ -57,6 +57,9 @@ class AutoencoderConfig(Config):
         check_integer("valid_images", self.valid_images, 0, 2**31 - 1)
         check_keep(self.keep, self.valid_images)
 
+    def scores(self) -> tuple[str, ...]:
+        return ("test_loss", *(("valid_loss",) if self.valid_images else ()))
+
 
 class Autoencoder(nn.Module):
     """`logits = W2 noise(relu(W1 x + b1)) + b2`, with the default initialisation of `nn.Linear`.

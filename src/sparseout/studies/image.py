@@ -96,6 +96,9 @@ class ImageConfig(Config):
     def unused(self) -> frozenset[str]:
         return super().unused().union(UNUSED[self.network])
 
+    def scores(self) -> tuple[str, ...]:
+        return ("test_loss", "accuracy", *(("valid_loss", "valid_accuracy") if self.valid_images else ()))
+
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate in `epoch`, counted from 1."""
         return self.lr * 0.2 ** sum(10 * (epoch - 1) >= tenths * self.epochs for tenths in DECAYS)

@@ -102,6 +102,9 @@ class LanguageConfig(Config):
         kept = {"hidden": {"p"}, "output": {"p_hidden"}}.get(self.noise_layers, set())
         return super().unused() - kept
 
+    def scores(self) -> tuple[str, ...]:
+        return ("test_loss", "perplexity", "valid_loss")
+
     def noises(self) -> list[nn.Module]:
         """Return a layer of noise, or of another regularizer, for the output of each LSTM."""
         between = [self._noise("hidden", self.hidden_size, self.p_hidden) for _ in range(self.num_layers - 1)]

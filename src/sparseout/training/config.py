@@ -162,6 +162,10 @@ class Config:
         omitted = {name for name, value in omitted_defaults(self.study).items() if settings[name] == value}
         return {name: value for name, value in settings.items() if name not in omitted | self.unused()}
 
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the scores in the run's summary, on test data and on validation data."""
+        return ("test_loss",)
+
     @property
     def run(self) -> str:
         """The hash of the settings: 12 hexadecimal digits."""

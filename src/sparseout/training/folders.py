@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparseout.errors import UserError
+from sparseout.records.choice import CHOICE
 from sparseout.records.files import (
     Contents,
     Location,
@@ -31,7 +32,8 @@ EPOCHS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
-VIEWS = (RESULTS, "report.html", "sparsity.png", "sweep.toml")  # files of a sweep, beside its runs
+TUNE = "tune"  # folder of a study's tuning runs, itself the folder of a study
+VIEWS = (RESULTS, CHOICE, "report.html", "sparsity.png", "tuning.png", "sweep.toml")  # files of a sweep, beside its runs
 FAILURE = "failure.json"
 
 
@@ -60,7 +62,7 @@ class StudyFolder:
             found = read_study(path)
             if found != study:
                 raise UserError(f"--out must be a folder of the study {study!r}: {path} holds the study {found!r}")
-        elif path.is_dir() and any(not entry.name.endswith(".part") for entry in path.iterdir()):
+        elif path.is_dir() and any(not entry.name.endswith(".part") and entry.name != TUNE for entry in path.iterdir()):
             raise UserError(f"--out must be a new folder, an empty one, or this study's: {path} holds something else")
 
     def _is_marked(self) -> bool:

@@ -75,6 +75,28 @@ function scoreAgainstAxis() {
   document.getElementById("score-note").textContent = "Bars: 95 % confidence intervals of the mean over seeds.";
 }
 
+// The best validation score at each value of a tuned setting: a line for each contender, and a large point for the chosen value.
+function tuning() {
+  data.tuning.forEach((panel, i) => {
+    const traces = panel.lines.map((line, j) => ({
+      x: line.x,
+      y: line.y,
+      name: plain(line.name),
+      mode: "lines+markers",
+      line: { color: PALETTE[j % PALETTE.length] },
+      marker: { size: line.x.map((value) => (value === line.chosen ? 13 : 7)) },
+      hovertemplate: `${plain(line.name)}<br>${plain(panel.name)} %{x}: %{y:.4f}<extra></extra>`,
+    }));
+    const pairs = panel.lines.flatMap((line) => line.x.map((value, k) => [`${line.name}, ${value}`, line.y[k]]));
+    draw(`tuning-${i}`, traces, {
+      x: { title: panel.name },
+      y: { title: panel.score },
+      alt: spread(`${panel.score} by ${panel.name}`, pairs),
+    });
+    document.getElementById(`tuning-${i}-note`).textContent = "A large point is the chosen value.";
+  });
+}
+
 function showRun(run) {
   for (const row of document.querySelectorAll("tr[id][aria-selected]")) row.removeAttribute("aria-selected");
   const row = document.getElementById(`run-${run}`);
@@ -185,6 +207,7 @@ const choose = (changes) => {
   update();
 };
 
+tuning();
 if (data.settings.length) {
   choices("measure", Object.entries(data.measures), state.measure, (measure) => choose({ measure }));
   choices(
