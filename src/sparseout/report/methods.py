@@ -1,0 +1,88 @@
+"""Runs grouped by method: the curves and points of a comparison of regularizers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparseout.records.identity import RESULT_FIELDS, TARGET_FIELDS
+
+Run = Mapping[str, Any]
+TITLES = {"sparseout": "Sparseout", "dropout": "Dropout", "none": "no noise", "l1": "L1", "kl_target": "KL target"}
+TITLES |= {"transformed_l1": "transformed L1", "hoyer_square": "Hoyer-Square", "k_winners": "k-winners", "decov": "DeCov"}
+TITLES |= {"batch_k_winners": "batch k-winners", "lifetime_winners": "lifetime winners", "hard_concrete": "hard concrete"}
+# The settings of a method. All others belong to the task, and methods are compared if they share them.
+METHOD_SETTINGS = frozenset((*TARGET_FIELDS, "noise", "regularizer", "q", "p", "p_hidden", "gradient", "scale", "strength"))
+_NOT_SETTINGS = frozenset((*RESULT_FIELDS, "run", "seed"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """The runs of a method that differ in their seed and their target alone.
+
+    Attributes:
+        name: the method, such as `"l1"`.
+        label: its title, with the settings that distinguish it from the study's other runs of this method.
+        task: the settings that do not belong to a method.
+        measure: the measure of the targets, `"hoyer"` or `"zeros"`; None for runs without a target.
+        runs: the records, in the order of their seeds.
+    """
+
+    name: str
+    label: str
+    task: dict[str, Any]
+    measure: str | None
+    runs: list[Run]
+
+    @property
+    def targets(self) -> list[float]:
+        """The targets, ascending; empty without targets."""
+        return sorted({run["target_sparsity"] for run in self.runs if "target_sparsity" in run})
+
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of the runs."""
+        return {run["seed"] for run in self.runs}
+
+    def select(self, **settings: Any) -> list[Run]:
+        """Return the runs with these settings."""
+        return [run for run in self.runs if all(run.get(name) == value for name, value in settings.items())]
+
+
+def method_of(record: Run) -> str:
+    """Return the name of the regularizer of a run, which older records call `noise`."""
+    name: str = record["regularizer"] if "regularizer" in record else record["noise"]
+    return name
+
+
+def methods_of(records: Sequence[Run]) -> list[Method]:
+    """Group runs by method and settings, Sparseout first; an empty list without a second method, or without targets of Sparseout.
+
+    A method is a curve of its runs with targets. A method without any, such as Dropout, is a point.
+    """
+    targeted = {method_of(run) for run in records if "target_sparsity" in run}
+    names = {method_of(run) for run in records}
+    if "sparseout" not in targeted or len(names) < 2:
+        return []
+    groups: dict[tuple[str, str], tuple[dict[str, Any], list[Run]]] = {}
+    for run in sorted(records, key=lambda run: (run["seed"], str(run["run"]))):
+        name = method_of(run)
+        if name not in targeted or "target_sparsity" in run:
+            ignored = {"noise", "regularizer", "target_sparsity", *(("q",) if name in targeted else ())}
+            settings = {key: value for key, value in run.items() if key not in _NOT_SETTINGS and key not in ignored}
+            groups.setdefault((name, repr(sorted(settings.items()))), (settings, []))[1].append(run)
+    found = []
+    for (name, _), (settings, runs) in sorted(groups.items(), key=lambda group: (group[0][0] != "sparseout", group[0])):
+        alike = [other for (other_name, _), (other, _) in groups.items() if other_name == name]
+        keys = [key for key in settings if len({repr(other.get(key)) for other in alike}) > 1]
+        label = ", ".join([TITLES.get(name, name.replace("_", " ")), *(f"{key} {settings[key]}" for key in keys)])
+        task = {key: value for key, value in settings.items() if key not in METHOD_SETTINGS}
+        found.append(Method(name, label, task, settings.get("target_measure") if name in targeted else None, runs))
+    return found
+
+
+def sparsity_of(run: Run, measure: str) -> float | None:
+    """Return the measured sparsity of a run on the test data; None if it was not measured."""
+    value: float | None = run["control"]["achieved"] if run.get("target_measure") == measure else run.get(measure)
+    return value
