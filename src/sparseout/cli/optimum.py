@@ -13,7 +13,7 @@ from sparseout.errors import UserError
 from sparseout.records.schema import Record
 from sparseout.report import statistics
 from sparseout.report.methods import method_of
-from sparseout.report.optimum import Optimum, interaction
+from sparseout.report.optimum import Optimum, interaction, sentence
 from sparseout.report.optimum import optimum as optimum_of
 from sparseout.report.settings import group_by_setting, varying_names
 from sparseout.runs.options import location
@@ -49,7 +49,7 @@ def optimum(
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from error
         found.append(best)
-        console.print(f"{folder}: {sentence(best, statistics.SCORE_TITLES[name], used[0]['study'])}", soft_wrap=True)
+        console.print(f"{folder}: {sentence(best, statistics.SCORE_TITLES[name])}", soft_wrap=True)
         if varied := varying_names(group_by_setting(used)):
             console.print(f"{folder}: runs with different q also differ in {', '.join(varied)}.", soft_wrap=True)
     if len(found) == 2:
@@ -77,29 +77,6 @@ def scores_by_seed(records: Sequence[Record], score: str, folder: str) -> tuple[
     values: Mapping[tuple[int, float], float | None] = {key: record.get(score) for key, record in runs.items()}
     q = sorted({q for _, q in runs})
     return {seed: [values.get((seed, x)) for x in q] for seed in sorted({seed for seed, _ in runs})}, q
-
-
-def sentence(best: Optimum, score: str, study: str) -> str:
-    """Describe an optimum, and what its interval leaves open."""
-    first, last = best.grid
-    seeds = "1 seed" if best.seeds == 1 else f"{best.seeds} seeds"
-    seeds += f" ({best.missing} more lack a score)" if best.missing else ""
-    if math.isnan(best.value):
-        return f"{study}: all scores are equal, {seeds}, so there is no optimum."
-    text = f"{study}: {score} is best at q = {best.value:.3g}"
-    if best.seeds < 2:
-        return f"{text}, {seeds}: too few seeds for an interval."
-    text += f", 95 % interval {best.low:.3g} to {best.high:.3g}, {seeds}"
-    text += f"; the seeds' own optima are {', '.join(f'{value:.3g}' for value in sorted(best.per_seed))}"
-    text += f", {best.at_edge} of them at an edge" if best.at_edge else ""
-    edges = [f"{word} {edge:g}" for edge, end, word in ((first, best.low, "below"), (last, best.high, "above")) if end == edge]
-    if (best.low, best.high) == best.grid:
-        return f"{text}. The data do not say where between {first:g} and {last:g} the optimum lies."
-    if edges:
-        text += f". The optimum may lie {edges[0]}, where there are no runs"
-    if best.low <= 2 <= best.high:
-        return f"{text}. The interval includes Dropout, q = 2."
-    return f"{text}. The optimum lies {'below' if best.high < 2 else 'above'} Dropout, q = 2."
 
 
 def _difference_sentence(folders: Sequence[str], found: Sequence[Optimum]) -> str:

@@ -16,6 +16,7 @@ from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
 from sparseout.report import statistics
+from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
 from sparseout.report.settings import Curve, Setting, curves_of, describe_curve, group_by_setting, varying_names
 from sparseout.report.table import COLUMNS, add_target_columns
 from sparseout.runs.options import location
@@ -78,6 +79,12 @@ def results(
             console.print(describe_curve(curve), soft_wrap=True)
     for comparison in statistics.compare_with_dropout(groups, score):
         console.print(comparison.sentence(), soft_wrap=True)
+    comparisons = compare_at_equal_sparsity(records, score)
+    if comparisons:
+        print()
+        _print(*equal_sparsity_table(comparisons))
+    for note in equal_sparsity_notes(records, comparisons):
+        console.print(note, soft_wrap=True)
     console.print(f"{len(records)} runs of {len(found)} in {folder}.", soft_wrap=True)
     for failure in failures:
         text = f"Failed: {failure['run']}: {failure['reason']}\n  {failure['command']}"

@@ -10,6 +10,8 @@ from sparseout.extras import needed_for
 with needed_for("sparseout.report", "report"):
     from sparseout.records.files import Location
     from sparseout.report.figure import write_figure
+    from sparseout.report.methods import methods_of
+    from sparseout.report.methods_figure import write_methods
     from sparseout.report.probe import write_probe
     from sparseout.report.study import write_page
     from sparseout.report.table import table
@@ -24,7 +26,7 @@ def write(
     out: Location,
     left_out: Iterable[str] = (),
 ) -> None:
-    """Write `sparsity.png` and `report.html` into the folder `out`.
+    """Write `sparsity.png`, `report.html` and, if there are several methods with targets, `methods.png` into the folder `out`.
 
     Args:
         records: the summaries of a study's runs.
@@ -36,4 +38,6 @@ def write(
         write_targets(records, histories, out / "sparsity.png")
     else:
         write_figure(records, out / "sparsity.png")
+    if methods_of(records):
+        write_methods(records, out / "methods.png")
     write_page(records, histories, out / "report.html", left_out)

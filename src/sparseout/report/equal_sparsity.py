@@ -135,20 +135,20 @@ def _of_seed(
 
     curves = []
     for of in (method, base):
-        points = [(run, sparsity_of(run, measure), run.get(score)) for run in of.select(seed=seed)]
-        if any(None in point for point in points if point[0].get("target_sparsity") in (target, None)):
-            return f"{of.label} was not measured"
         known: dict[float, list[float]] = {}
-        for _, x, y in points:
+        for run in of.select(seed=seed):
+            x, y = sparsity_of(run, measure), run.get(score)
             if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
                 known.setdefault(x, []).append(y)
+            elif run.get("target_sparsity") in (target, None):  # its neighbours must not bridge a run that diverged
+                return f"{of.label} was not measured"
         if not known:
             return f"{of.label} was not measured"
         curves.append((sorted(known), [basic.fmean(known[x]) for x in sorted(known)]))
     (mine, _), (theirs, _) = curves
-    wanted = mine[0] if target is None else target
+    wanted, tolerance = (mine[0], 0.0) if target is None else (target, TOLERANCE)
     for of, measured in ((method, mine), (base, theirs)):
-        if not measured[0] - TOLERANCE <= wanted <= measured[-1] + TOLERANCE:
+        if not measured[0] - tolerance <= wanted <= measured[-1] + tolerance:
             return f"{of.label} did not reach it"
     low, high = max(mine[0], theirs[0]), min(mine[-1], theirs[-1])
     if low > high:
@@ -162,7 +162,7 @@ def _of_seed(
 def equal_sparsity_table(comparisons: Sequence[EqualSparsity]) -> tuple[list[str], list[list[str]]]:
     """Return the header and a row per comparison."""
     score = SCORE_TITLES[comparisons[0].score]
-    header = ["against Sparseout", "study", "at", "seeds", f"{score} difference", "95 % interval"]
+    header = ["against Sparseout", "at", "seeds", f"{score} difference", "95 % interval"]
     rows = []
     for row in comparisons:
         found, own = row.difference, row.target is None
@@ -170,7 +170,7 @@ def equal_sparsity_table(comparisons: Sequence[EqualSparsity]) -> tuple[list[str
         place = "-" if own and math.isnan(row.at) else f"{row.measure} {row.at if own else row.target:.3g}"
         mean = "-" if math.isnan(found.mean) else f"{found.mean:+.3g}"
         digits = ("-" if math.isnan(value) else f"{value:.{n}f}" for value, n in ((row.settled, 2), (row.error, 3)))
-        rows.append([row.method, row.study, place, str(found.count), mean, interval, row.verdict, *digits])
+        rows.append([row.method, place, str(found.count), mean, interval, row.verdict, *digits])
     return [*header, "verdict", "settling time", "largest error"], rows
 
 
@@ -179,7 +179,9 @@ def equal_sparsity_notes(records: Sequence[Run], comparisons: Sequence[EqualSpar
     tested = sum(not math.isnan(row.p) for row in comparisons)
     notes = []
     if tested:
-        notes.append(f"A verdict is that of the paired t test after Holm's correction for {tested} comparisons.")
+        notes.append(
+            f"A verdict is that of the paired t test after Holm's correction for {tested} comparison{'s' if tested > 1 else ''}."
+        )
     few = min((row.difference.count for row in comparisons if row.difference.count > 1), default=5)
     if few < 5:
         notes.append(f"Intervals over {few} seeds are wide: more seeds are needed to settle small differences.")

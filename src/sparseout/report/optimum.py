@@ -171,6 +171,29 @@ def interaction(a: Optimum, b: Optimum) -> Interaction:
     return Interaction(value, low_a - high_b, high_a - low_b)
 
 
+def sentence(best: Optimum, score: str) -> str:
+    """Describe an optimum, and what its interval leaves open."""
+    first, last = best.grid
+    seeds = "1 seed" if best.seeds == 1 else f"{best.seeds} seeds"
+    seeds += f" ({best.missing} more lack a score)" if best.missing else ""
+    if math.isnan(best.value):
+        return f"all scores are equal, {seeds}, so there is no optimum."
+    text = f"{score} is best at q = {best.value:.3g}"
+    if best.seeds < 2:
+        return f"{text}, {seeds}: too few seeds for an interval."
+    text += f", 95 % interval {best.low:.3g} to {best.high:.3g}, {seeds}"
+    text += f"; the seeds' own optima are {', '.join(f'{value:.3g}' for value in sorted(best.per_seed))}"
+    text += f", {best.at_edge} of them at an edge" if best.at_edge else ""
+    edges = [f"{word} {edge:g}" for edge, end, word in ((first, best.low, "below"), (last, best.high, "above")) if end == edge]
+    if (best.low, best.high) == best.grid:
+        return f"{text}. The data do not say where between {first:g} and {last:g} the optimum lies."
+    if edges:
+        text += f". The optimum may lie {edges[0]}, where there are no runs"
+    if best.low <= 2 <= best.high:
+        return f"{text}. The interval includes Dropout, q = 2."
+    return f"{text}. The optimum lies {'below' if best.high < 2 else 'above'} Dropout, q = 2."
+
+
 class _Moments:
     """The mean slope `b` and curvature `a` over seeds, and the covariance of these means."""
 

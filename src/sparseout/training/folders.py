@@ -31,7 +31,7 @@ EPOCHS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
-VIEWS = (RESULTS, "report.html", "sparsity.png", "sweep.toml")  # files of a sweep, beside its runs
+VIEWS = (RESULTS, "report.html", "sparsity.png", "methods.png", "sweep.toml")  # files of a sweep, beside its runs
 FAILURE = "failure.json"
 
 
