@@ -179,9 +179,8 @@ def equal_sparsity_notes(records: Sequence[Run], comparisons: Sequence[EqualSpar
     tested = sum(not math.isnan(row.p) for row in comparisons)
     notes = []
     if tested:
-        notes.append(
-            f"A verdict is that of the paired t test after Holm's correction for {tested} comparison{'s' if tested > 1 else ''}."
-        )
+        number = "1 comparison" if tested == 1 else f"{tested} comparisons"
+        notes.append(f"A verdict is that of the paired t test after Holm's correction for {number}.")
     few = min((row.difference.count for row in comparisons if row.difference.count > 1), default=5)
     if few < 5:
         notes.append(f"Intervals over {few} seeds are wide: more seeds are needed to settle small differences.")
