@@ -113,6 +113,14 @@ def test_settings_of_one_method_are_methods_of_their_own():
     assert [method.label for method in methods_of(records)] == ["Sparseout", "L1, p 0.1", "L1, p 0.2"]
 
 
+def test_settings_that_were_tuned_for_each_target_are_one_curve():
+    records = [run for seed in range(2) for run in curve("sparseout", seed, LOSSES)]
+    for target, p in zip(LOSSES, (0.1, 0.2, 0.2), strict=True):
+        records += [run for seed in range(2) for run in curve("l1", seed, {target: 0.1}, 0.01, p=p)]
+    assert [method.label for method in methods_of(records)] == ["Sparseout", "L1"]
+    assert [row.difference.count for row in compared(records)] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("name", ["noise", "regularizer"])
 def test_records_may_call_the_method_noise(name):
     records = curve("sparseout", 0, LOSSES) + curve("l1", 0, LOSSES)

@@ -13,17 +13,22 @@ TITLES = {"sparseout": "Sparseout", "dropout": "Dropout", "none": "no noise", "l
 TITLES |= {"transformed_l1": "transformed L1", "hoyer_square": "Hoyer-Square", "k_winners": "k-winners", "decov": "DeCov"}
 TITLES |= {"batch_k_winners": "batch k-winners", "lifetime_winners": "lifetime winners", "hard_concrete": "hard concrete"}
 # The settings of a method. All others belong to the task, and methods are compared if they share them.
-METHOD_SETTINGS = frozenset((*TARGET_FIELDS, "noise", "regularizer", "q", "p", "p_hidden", "gradient", "scale", "strength"))
+METHOD_SETTINGS = frozenset(
+    (
+        *(*TARGET_FIELDS, "noise", "regularizer", "q", "p", "p_hidden", "gradient", "scale", "strength"),
+        *("transformed_l1_a", "k", "boost_strength", "standout_alpha", "standout_beta"),
+    )
+)
 _NOT_SETTINGS = frozenset((*RESULT_FIELDS, "run", "seed"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The runs of a method that differ in their seed and their target alone.
+    """The runs of a method on one task, one for each seed and target. Its settings may be tuned for each target.
 
     Attributes:
         name: the method, such as `"l1"`.
-        label: its title, with the settings that distinguish it from the study's other runs of this method.
+        label: its title, with the settings that distinguish it from the study's other curves of this method.
         task: the settings that do not belong to a method.
         measure: the measure of the targets, `"hoyer"` or `"zeros"`; None for runs without a target.
         runs: the records, in the order of their seeds.
@@ -65,21 +70,41 @@ def methods_of(records: Sequence[Run]) -> list[Method]:
     names = {method_of(run) for run in records}
     if "sparseout" not in targeted or len(names) < 2:
         return []
-    groups: dict[tuple[str, str], tuple[dict[str, Any], list[Run]]] = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(records, key=lambda run: (run["seed"], str(run["run"]))):
-        name = method_of(run)
-        if name not in targeted or "target_sparsity" in run:
-            ignored = {"noise", "regularizer", "target_sparsity", *(("q",) if name in targeted else ())}
-            settings = {key: value for key, value in run.items() if key not in _NOT_SETTINGS and key not in ignored}
-            groups.setdefault((name, repr(sorted(settings.items()))), (settings, []))[1].append(run)
+        if method_of(run) not in targeted or "target_sparsity" in run:
+            key = repr((sorted(_task(run).items()), run.get("target_measure")))
+            groups.setdefault((method_of(run), key), []).append(run)
+    curves = [(name, runs) for (name, _), all_runs in sorted(groups.items()) for runs in _curves(all_runs)]
+    shared = [_shared(runs) for _, runs in curves]
     found = []
-    for (name, _), (settings, runs) in sorted(groups.items(), key=lambda group: (group[0][0] != "sparseout", group[0])):
-        alike = [other for (other_name, _), (other, _) in groups.items() if other_name == name]
-        keys = [key for key in settings if len({repr(other.get(key)) for other in alike}) > 1]
-        label = ", ".join([TITLES.get(name, name.replace("_", " ")), *(f"{key} {settings[key]}" for key in keys)])
-        task = {key: value for key, value in settings.items() if key not in METHOD_SETTINGS}
-        found.append(Method(name, label, task, settings.get("target_measure") if name in targeted else None, runs))
-    return found
+    for (name, runs), settings in zip(curves, shared, strict=True):
+        alike = [other for other, (other_name, _) in zip(shared, curves, strict=True) if other_name == name]
+        varied = [key for key in settings if len({repr(other.get(key)) for other in alike}) > 1]
+        label = ", ".join([TITLES.get(name, name.replace("_", " ")), *(f"{key} {settings[key]}" for key in varied)])
+        found.append(Method(name, label, _task(runs[0]), runs[0].get("target_measure"), runs))
+    return sorted(found, key=lambda method: method.name != "sparseout")
+
+
+def _task(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name not in _NOT_SETTINGS and name not in METHOD_SETTINGS}
+
+
+def _curves(runs: Sequence[Run]) -> list[list[Run]]:
+    """Split the runs by all settings of the method if several have the same seed and target."""
+    if len({(run["seed"], run.get("target_sparsity")) for run in runs}) == len(runs):
+        return [list(runs)]
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {name: run.get(name) for name in METHOD_SETTINGS - {"target_sparsity"}}
+        found.setdefault(repr(sorted(settings.items())), []).append(run)
+    return [found[key] for key in sorted(found)]
+
+
+def _shared(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the settings that all runs share."""
+    names = [name for name in runs[0] if name not in _NOT_SETTINGS and name != "target_sparsity"]
+    return {name: runs[0][name] for name in names if all(run.get(name) == runs[0][name] for run in runs)}
 
 
 def sparsity_of(run: Run, measure: str) -> float | None:
