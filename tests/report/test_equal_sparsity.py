@@ -108,6 +108,12 @@ def test_only_equal_tasks_are_compared():
         assert f"{label}: no runs of Sparseout with a target have the same settings and measure." in notes
 
 
+def test_runs_without_a_target_are_no_part_of_a_method_with_targets():
+    records = [run for seed in range(2) for method in ("sparseout", "l1") for run in curve(method, seed, LOSSES)]
+    fixed = [record("sparseout", seed, 0.6, 0.9, q=q) for seed in range(2) for q in (1.0, 2.0)]
+    assert repr(compared([*records, *fixed])) == repr(compared(records))
+
+
 def test_settings_of_one_method_are_methods_of_their_own():
     records = curve("sparseout", 0, LOSSES) + curve("l1", 0, LOSSES, p=0.1) + curve("l1", 0, LOSSES, p=0.2)
     assert [method.label for method in methods_of(records)] == ["Sparseout", "L1, p 0.1", "L1, p 0.2"]

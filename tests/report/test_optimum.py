@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparseout.report.optimum import interaction, optimum, sentence
+from sparseout.report.optimum import _Moments, interaction, optimum, sentence
 
 Q = (1, 1.5, 2, 2.5, 3)
 
@@ -80,6 +80,22 @@ def test_the_limits_are_where_the_t_test_of_the_derivative_is_at_its_quantile():
     assert found.per_seed == pytest.approx([-b / (2 * a) for a, b, _ in (numpy.polyfit(Q, row, 2) for row in scores)])
     a, b, _ = numpy.polyfit(Q, scores.mean(0), 2)
     assert found.value == pytest.approx(-b / (2 * a))
+
+
+def test_every_q_that_the_t_test_does_not_reject_is_in_the_interval():
+    generator = numpy.random.default_rng(5)
+    unresolved = 0
+    for trial in simulated(generator, 300, 4, 2.6, 0.7):
+        found = optimum(dict(enumerate(trial)), Q)
+        b, a = numpy.array(found.coefficients).T  # about the centre, q = 2
+        tried = numpy.linspace(1, 3, 41)
+        accepted = tried[stats.ttest_1samp(b + 2 * a * (tried[:, None] - 2), 0, axis=1).pvalue > 0.05]
+        assert all((found.low <= accepted) & (accepted <= found.high))
+        unresolved += not found.is_curved and (found.low, found.high) != (1, 3)
+    assert unresolved > 10
+    for x in (-1, 0.3):
+        mean, error = _Moments(numpy.stack([b, a], 1)).derivative(x)
+        assert (mean, error) == (pytest.approx(numpy.mean(b + 2 * a * x)), pytest.approx(stats.sem(b + 2 * a * x)))
 
 
 def test_the_interaction_is_welchs_if_all_seeds_have_one_curvature():
