@@ -111,6 +111,7 @@ def test_only_equal_tasks_are_compared():
 def test_runs_without_a_target_are_no_part_of_a_method_with_targets():
     records = [run for seed in range(2) for method in ("sparseout", "l1") for run in curve(method, seed, LOSSES)]
     fixed = [record("sparseout", seed, 0.6, 0.9, q=q) for seed in range(2) for q in (1.0, 2.0)]
+    assert [method.label for method in methods_of([*records, *fixed])] == ["Sparseout", "L1"]
     assert repr(compared([*records, *fixed])) == repr(compared(records))
 
 
