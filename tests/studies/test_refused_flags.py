@@ -126,7 +126,8 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
         (["results", ""], "the folder must have a name, or be a URL, got ''"),
         (
             ["stud"],
-            "Unrecognized options: stud (Available subcommands: probe, study, sweep, results, evaluate, sample, theorem, bench)",
+            "Unrecognized options: stud (Available subcommands: probe, study, sweep, "
+            "results, optimum, evaluate, sample, theorem, bench)",
         ),
     ],
 )

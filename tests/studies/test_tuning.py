@@ -109,7 +109,11 @@ def test_the_gate_compares_dropout_with_no_noise_of_equal_settings(tmp_path):
         ('"dropout", "none"]\n', '"none"]\np = 0.2\n', "p must stand either in tune or outside it, not in both"),
         (TUNE, "[tune.dropout]\np = [0.2]\n" + TUNE, "tune must give all contenders the same number of candidates, got 3 for "),
         (TUNE, "[tune.dropout]\np = [0.2, 0.2, 0.2]\n" + TUNE, "sparseout, q 2, none; 1 for dropout"),
-        (TUNE, "[tune.l1]\np = [0.2]\n" + TUNE, "tune: l1 must be a regularizer of the sweep, 'sparseout' or 'dropout' or 'none'"),
+        (
+            TUNE,
+            "[tune.l1]\np = [0.2]\n" + TUNE,
+            "tune: l1 must be a regularizer of the sweep, 'sparseout' or 'dropout' or 'none'",
+        ),
         (SWEEP[SWEEP.index(TUNE) : SWEEP.index("[gate]")], "", "gate needs a tune stage"),
         ('score = "accuracy"', 'score = "accuracy"\nwidth = 3', "gate must have a score and nothing else, got 'width'"),
     ],

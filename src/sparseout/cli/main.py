@@ -61,6 +61,7 @@ def _run(arguments: list[str]) -> int:
 
         from sparseout.cli.bench import bench
         from sparseout.cli.evaluate import evaluate
+        from sparseout.cli.optimum import optimum
         from sparseout.cli.probe.command import probe
         from sparseout.cli.results import results
         from sparseout.cli.sample import sample
@@ -75,7 +76,7 @@ def _run(arguments: list[str]) -> int:
     app = tyro.extras.SubcommandApp()
     app.command(name="probe")(_deferred(probe))
     app.command(study_app(), name="study", help="Run one of the paper's experiments.")
-    for command in (sweep, results, evaluate, sample, theorem, bench):
+    for command in (sweep, results, optimum, evaluate, sample, theorem, bench):
         app.command(name=command.__name__)(_deferred(command))
     description = "Control and measure activation sparsity in PyTorch."
     errors = io.StringIO()

@@ -18,6 +18,7 @@ from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
 from sparseout.report import statistics
+from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
 from sparseout.report.settings import (
     Curve,
     Setting,
@@ -90,6 +91,12 @@ def results(
             console.print(describe_curve(curve), soft_wrap=True)
     for comparison in statistics.compare_with_dropout(groups, score):
         console.print(comparison.sentence(), soft_wrap=True)
+    comparisons = compare_at_equal_sparsity(records, score)
+    if comparisons:
+        print()
+        _print(*equal_sparsity_table(comparisons))
+    for note in equal_sparsity_notes(records, comparisons):
+        console.print(note, soft_wrap=True)
     if choice:
         _print(*report.tuning_table(choice))
         for line in report.tuning_sentences(choice, found):

@@ -10,6 +10,8 @@ from sparseout.extras import needed_for
 with needed_for("sparseout.report", "report"):
     from sparseout.records.files import Location
     from sparseout.report.figure import write_figure
+    from sparseout.report.methods import methods_of
+    from sparseout.report.methods_figure import write_methods
     from sparseout.report.probe import write_probe
     from sparseout.report.study import write_page
     from sparseout.report.table import table
@@ -26,7 +28,9 @@ def write(
     left_out: Iterable[str] = (),
     choice: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `sparsity.png` and `report.html` into the folder `out`; for a tuned study also `tuning.png`.
+    """Write the figures and `report.html` of a study into the folder `out`.
+
+    They are `sparsity.png`, `methods.png` if there are several methods with targets, and `tuning.png` for a tuned study.
 
     Args:
         records: the summaries of a study's runs.
@@ -39,6 +43,8 @@ def write(
         write_targets(records, histories, out / "sparsity.png")
     else:
         write_figure(records, out / "sparsity.png")
+    if methods_of(records):
+        write_methods(records, out / "methods.png")
     if choice:
         write_tuning(choice, out / "tuning.png")
     write_page(records, histories, out / "report.html", left_out, choice)

@@ -127,22 +127,18 @@ def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[Paired
         settings: the settings of one study.
         score: the name of a score.
     """
-    from statsmodels.stats.multitest import multipletests
-
     names = varying_names([setting for setting in settings if setting.axis == "q"])
     pairs = _pairs(settings)
     scores = {id(setting): dict(zip(_seeds(setting), setting.per_seed(score), strict=True)) for setting in settings}
     both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
     known = [[difference for difference in differences if math.isfinite(difference)] for differences in both]
-    tests = _tests(known)
-    tested = [p for p in tests if not math.isnan(p)]
-    holm = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
-    corrected = [math.nan if math.isnan(p) else next(holm) for p in tests]
+    tests = t_tests(known)
     found = []
-    for (other, base), differences, all_, p, holm_p in zip(pairs, known, both, tests, corrected, strict=True):
+    for (other, base), differences, all_, p, holm_p in zip(pairs, known, both, tests, holm(tests), strict=True):
         difference, missing = estimate(differences), len(all_) - len(differences)
         label, effect = _label(other, base, names), _effect(difference)
-        found.append(PairedComparison(label, score, difference, effect, p, holm_p, len(tested), missing))
+        tested = sum(not math.isnan(p) for p in tests)
+        found.append(PairedComparison(label, score, difference, effect, p, holm_p, tested, missing))
     return found
 
 
@@ -157,7 +153,20 @@ def _effect(difference: Estimate) -> float:
     return difference.mean / difference.std * (1 - 3 / (4 * (difference.count - 1) - 1))
 
 
-def _tests(samples: Sequence[Sequence[float]]) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values after Holm's correction for all those that are not NaN.
+
+    >>> holm([0.01, math.nan, 0.04])
+    [0.02, nan, 0.04]
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [p for p in p_values if not math.isnan(p)]
+    corrected = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
+    return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
+
+
+def t_tests(samples: Sequence[Sequence[float]]) -> list[float]:
     """Return the p-value of the t test of each sample against zero, in one call per sample size; NaN if all values are equal."""
     from scipy import stats
 

@@ -9,6 +9,8 @@ from sparseout.records.files import Location
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.report import page, statistics
+from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
+from sparseout.report.methods_figure import plotted
 from sparseout.report.page import Cell, number, text
 from sparseout.report.settings import (
     AXES,
@@ -27,6 +29,7 @@ from sparseout.report.tuning import tuning_curves, tuning_sentences, tuning_tabl
 
 PLOTTED = ("hoyer", "test_loss", "perplexity", "accuracy", "zeros", "rms")
 _ORIGIN = {"versions, machine, date": "text", "command": "text"}
+_EQUAL_KINDS = {"against Sparseout": "text name", "at": "text", "verdict": "text"}
 MAX_SETTINGS, MAX_RUNS = 200, 2000  # more would make the page slow
 
 
@@ -64,6 +67,8 @@ def write_page(
     header, rows = settings_table(shown)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
     estimates_header, estimates = statistics.estimates_table(named, score)
+    comparisons = compare_at_equal_sparsity(records, score)
+    equal_header, equal_rows = equal_sparsity_table(comparisons) if comparisons else ([], [])
     page.write(
         "study.html",
         path,
@@ -74,6 +79,9 @@ def write_page(
         **_tuning(choice, records),
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
         estimates=[[_cell(cell) for cell in row] for row in estimates],
+        equal_header=[(name, _EQUAL_KINDS.get(name, "number")) for name in equal_header],
+        equal_rows=[[_cell(cell) for cell in row] for row in equal_rows],
+        equal_notes=equal_sparsity_notes(records, comparisons),
         header=[(name, "text name" if name == "setting" else "number") for name in header],
         rows=[[_cell(cell) for cell in row] for row in rows],
         row_ids=list(range(len(groups))),
@@ -96,6 +104,7 @@ def write_page(
             "axis": main_axis(curves),
             "axis_title": AXES[main_axis(curves)],
             "layers": layers,
+            "comparison": plotted(records, score),
             "curves": [_curve(curve, measures, score, {id(run) for run in rows_of}) for curve in curves],
             "settings": [
                 {"curve": i, **name, **_setting(setting, curve, shade, measures, layers, histories)}

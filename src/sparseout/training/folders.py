@@ -33,7 +33,8 @@ RESULTS = "results.jsonl"
 WEIGHTS = "weights.safetensors"
 SUMMARY = "summary.json"
 TUNE = "tune"  # folder of a study's tuning runs, itself the folder of a study
-VIEWS = (RESULTS, CHOICE, "report.html", "sparsity.png", "tuning.png", "sweep.toml")  # files of a sweep, beside its runs
+FIGURES = ("sparsity.png", "methods.png", "tuning.png")
+VIEWS = (RESULTS, CHOICE, "report.html", *FIGURES, "sweep.toml")  # files of a sweep, beside its runs
 FAILURE = "failure.json"
 
 

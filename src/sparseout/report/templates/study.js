@@ -166,6 +166,57 @@ function heat() {
   });
 }
 
+// The levels of each method with their intervals, and the time of each run.
+function methods() {
+  const { methods, machines } = data.comparison;
+  for (const measure of ["hoyer", "zeros"]) {
+    if (!methods.some(({ means }) => means[measure].some((value) => value > 0))) {
+      document.getElementById(`methods-${measure}`).closest("figure").hidden = true;
+      continue;
+    }
+    const traces = methods.map(({ label, colour, dash, names, means, halves }) => ({
+      x: means[measure],
+      y: means[data.score],
+      error_x: { type: "data", array: halves[measure], thickness: 1 },
+      error_y: { type: "data", array: halves[data.score], thickness: 1 },
+      text: names,
+      name: plain(label),
+      mode: "lines+markers",
+      line: { color: colour, dash },
+      marker: { size: 8 },
+      hovertemplate: `${plain(label)} %{text}<br>%{x:.4f}, %{y:.4f} ± %{error_y.array:.4f}<extra></extra>`,
+    }));
+    const pairs = methods.flatMap(({ label, names, means }) => names.map((name, i) => [`${label} ${name}`, means[data.score][i]]));
+    draw(`methods-${measure}`, traces, {
+      x: { title: data.measures[measure] ?? measure },
+      y: { title: scoreTitle },
+      height: 420,
+      alt: spread(`${scoreTitle} by ${data.measures[measure] ?? measure}`, pairs),
+    });
+    document.getElementById(`methods-${measure}-note`).textContent = "Bars: 95 % confidence intervals of the means over seeds.";
+  }
+  const timed = methods.filter(({ seconds }) => seconds.length);
+  const traces = timed.map(({ label, colour, seconds }) => ({
+    x: seconds,
+    y: seconds.map(() => plain(label)),
+    name: plain(label),
+    mode: "markers",
+    marker: { color: colour, size: 8, opacity: 0.6 },
+    hovertemplate: `${plain(label)}: %{x:.2f}<extra></extra>`,
+  }));
+  const pairs = timed.flatMap(({ label, seconds }) => seconds.map((value) => [label, value]));
+  draw("methods-seconds", traces, {
+    x: { title: "seconds of a run relative to no noise" },
+    y: { autorange: "reversed" },
+    alt: spread("Seconds relative to no noise", pairs),
+    showlegend: false,
+  });
+  const own = machines > 1 ? ` Each run is compared on its own of ${machines} machines.` : "";
+  document.getElementById("methods-seconds-note").textContent = timed.length
+    ? `Training, evaluation and, with a target, its control.${own}`
+    : "There are no runs without noise to compare with.";
+}
+
 function update() {
   againstAxis();
   lines(
@@ -218,6 +269,7 @@ if (data.settings.length) {
   );
   againstSparseness();
   scoreAgainstAxis();
+  if (document.getElementById("methods-hoyer")) methods();
   update();
   document.getElementById("tradeoff").on("plotly_click", ({ points: [{ customdata }] }) => customdata && showRun(customdata));
   document.getElementById("against").on("plotly_click", ({ points: [{ customdata }] }) => choose({ setting: customdata }));
