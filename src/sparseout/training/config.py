@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 import torch
 from torch import nn
 
-from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
+from sparseout.checks import (
+    Gradient,
+    LayerScale,
+    check_choice,
+    check_integer,
+    check_number,
+    check_p,
+    check_q,
+    check_running_scale,
+)
 from sparseout.layers import Sparseout
 from sparseout.records.identity import OMITTED_DEFAULTS, TARGET_FIELDS, folder_of, run_of
 
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 Noise = Literal["sparseout", "dropout", "none"]
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
-Scale = Literal["1", "rms"]
+Scale = Literal["1", "rms", "matched"]
 
 FLOAT32 = torch.finfo(torch.float32).max
 MAX_THREADS = 1024  # many more exceed the system's limit, which ends the process
@@ -54,7 +63,8 @@ class Config:
         target_q_max: upper bound of q in a run with a target
         target_warmup: number of initial steps with q = 2 in a run with a target
         target_ramp: number of steps after the warmup in which the setpoint moves linearly to the target
-        scale: unit of the activations in Sparseout: '1', or 'rms' for the running root mean square of the layer's input
+        scale: unit of the activations in Sparseout: '1', 'rms' for the running root mean square of the layer's input, or
+            'matched' for the unit at which the noise over the layer is as strong as Dropout's for every q
     """
 
     study: ClassVar[str]
@@ -86,8 +96,8 @@ class Config:
         check_p(self.p)
         check_q(self.q)
         self._check_target()
-        if self.noise == "sparseout" and self.scale == "rms":
-            check_rms_gradient(self.gradient)
+        if self.noise == "sparseout":
+            check_running_scale(self.scale, self.gradient)
 
     def _check_target(self) -> None:
         below_1 = math.nextafter(1.0, 0.0)
@@ -178,9 +188,9 @@ class Config:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     @property
-    def layer_scale(self) -> float | Literal["rms"]:
+    def layer_scale(self) -> LayerScale:
         """The `scale` argument of the layers."""
-        return "rms" if self.scale == "rms" else 1.0
+        return 1.0 if self.scale == "1" else self.scale
 
     @property
     def layer_q(self) -> float:
