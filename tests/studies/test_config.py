@@ -92,7 +92,8 @@ def test_the_noise_layer():
     assert isinstance(layer, sparseout.Sparseout)
     assert (layer.q, layer.p, layer.gradient) == (1.5, 0.25, "exact")
     assert (layer.scale, AutoencoderConfig(scale="rms").noise_layer().scale) == (1.0, "rms")
-    assert {layer.scale for layer in LanguageConfig(scale="rms").noises()} == {"rms"}
+    for scale in ("rms", "matched"):
+        assert {layer.scale for layer in LanguageConfig(scale=scale).noises()} == {scale}
     assert isinstance(AutoencoderConfig(noise="none").noise_layer(), nn.Identity)
     assert isinstance(AutoencoderConfig(noise="dropout").noise_layer(), nn.Dropout)
 
