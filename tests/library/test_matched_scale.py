@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_running_scale import _backend, batch, seeded  # noqa: F401 - a fixture
+from test_running_scale import batch, seeded
 from torch import nn
 
 import sparseout
