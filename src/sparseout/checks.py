@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 Gradient = Literal["detached", "exact"]
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
+RunningScale = Literal["rms", "matched"]
+RUNNING_SCALES: tuple[RunningScale, ...] = get_args(RunningScale)
+LayerScale: TypeAlias = float | RunningScale
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -55,19 +58,22 @@ def check_scale(scale: float | Tensor, device: torch.device) -> float | Tensor:
     return check_number("scale", scale, math.ulp(0.0), math.nextafter(math.inf, 0), "a positive finite number")
 
 
-def check_layer_scale(scale: float | str) -> float | Literal["rms"]:
-    """Return `scale`; raise unless it is a positive finite number or `"rms"`."""
-    if isinstance(scale, str) and scale == "rms":
-        return "rms"
+def check_layer_scale(scale: LayerScale | str) -> LayerScale:
+    """Return `scale`; raise unless it is a positive finite number or the name of a running scale."""
+    for name in RUNNING_SCALES:
+        if isinstance(scale, str) and scale == name:
+            return name
     number: Any = scale
-    return check_number("scale", number, math.ulp(0.0), math.nextafter(math.inf, 0), "'rms' or a positive finite number")
+    return check_number(
+        "scale", number, math.ulp(0.0), math.nextafter(math.inf, 0), "'rms', 'matched' or a positive finite number"
+    )
 
 
-def check_rms_gradient(gradient: Gradient) -> None:
-    """Raise unless `gradient` is allowed with a running scale."""
-    if gradient == "exact":
+def check_running_scale(scale: LayerScale | str, gradient: Gradient) -> None:
+    """Raise unless `gradient` is allowed with `scale`."""
+    if scale in RUNNING_SCALES and gradient == "exact":
         raise ValueError(
-            "gradient must be 'detached' with scale='rms', got 'exact': at q = 3 a few units would grow without bound"
+            f"gradient must be 'detached' with scale={scale!r}, got 'exact': at q = 3 a few units would grow without bound"
         )
 
 

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from sparseout.checks import GRADIENTS, Gradient, check_choice, check_eps, check_layer_scale, check_p, check_q, check_rms_gradient
+from sparseout.checks import (
+    GRADIENTS,
+    RUNNING_SCALES,
+    Gradient,
+    LayerScale,
+    check_choice,
+    check_eps,
+    check_layer_scale,
+    check_p,
+    check_q,
+    check_running_scale,
+)
 from sparseout.dial import Dial
 from sparseout.op.backends import is_plain
 from sparseout.op.dtensor import local_of
 from sparseout.op.functional import check_call, draw_seed, perturb, sparseout
+from sparseout.op.matched_scale import MatchedScale
+from sparseout.op.moments import NORMS
 from sparseout.op.running_rms import RunningRMS, no_recent_calls
 from sparseout.op.settings import with_numbers
 from sparseout.torch_internals import is_exporting
+
+_RUNNING = ("running_rms", "running_moments")  # the buffers of a running scale
 
 
 class Sparseout(nn.Module):
     """`y = x + s sign(x) |x/s|^(q/2) n` in training, `y = x` in evaluation: `sparseout.sparseout` as a layer.
 
     `p`, `q` and `scale` can be set during training. Each assignment is checked, and a compiled model does not recompile unless
-    `scale` changes to or from `"rms"`. As with `nn.Dropout`, the settings are not in the `state_dict`.
+    `scale` changes to or from `"rms"` or `"matched"`. As with `nn.Dropout`, the settings are not in the `state_dict`.
 
     With `scale="rms"`, `q` has the same meaning in a layer of any magnitude: `s` is the running root mean square of the layer's
     input, `s_t^2 = 0.9 s_(t-1)^2 + 0.1 mean(x_(t-1)^2)` over the earlier training batches, and in the first batch the root mean
@@ -33,10 +49,16 @@ class Sparseout(nn.Module):
     spread ones. A batch whose mean is 0, NaN or Inf leaves `s` unchanged. The gradient holds `s` constant. For a `DTensor`, `s`
     describes the full tensor and is the same on all ranks.
 
-    The buffer `running_rms` holds `s`. It is the only key of the layer in the `state_dict`; 0, NaN, Inf and negative values mean
-    that there is none yet. If a `state_dict` lacks it (`strict=False`, `from_pretrained`), and after `to_empty()`, the next batch
-    sets it, as in a new layer. `DistributedDataParallel` broadcasts it from rank 0 before each call, as it does for BatchNorm; in
-    the first call each rank uses the `s` of its own batch.
+    With `scale="matched"`, `s = (E x^2 / E|x|^q)^(1/(2-q))`. The noise over a layer then has the variance of Dropout's,
+    `p / (1 - p) E x^2`, for every `q`: `q` sets the shape of the noise alone, and `p` its strength alone. The layer keeps running
+    means of `|x|^k` for twelve `k` up to 8, over the samples and by the rules of `scale="rms"`, and interpolates between them.
+    So a new `q` takes effect at once. Above 8, `s` is that of `q = 8`.
+
+    The buffer `running_rms` holds the root mean square, and with `"matched"`, `running_moments` holds `E|x/running_rms|^k`. The
+    `state_dict` of the layer has no other key; 0, NaN, Inf and negative values mean that there is none yet. If a `state_dict`
+    lacks them (`strict=False`, `from_pretrained`), and after `to_empty()`, the next batch sets them, as in a new layer. If it was
+    saved with `"rms"`, a layer with `"matched"` warns that the next batch sets the moments. `DistributedDataParallel` broadcasts
+    the buffers from rank 0 before each call, as it does for BatchNorm; in the first call each rank uses the `s` of its own batch.
 
     Only calls in training mode that record gradients update `s`. Calls under `no_grad`, such as Monte Carlo dropout, use the
     present `s`, and so do the transforms of `torch.func`.
@@ -55,8 +77,8 @@ class Sparseout(nn.Module):
         p: drop probability in [0, 1].
         q: norm, at least 0: 2 is Dropout, smaller values make activations sparser, larger values make them denser.
         inplace: write the result into the input.
-        scale: `s`, the unit in which `|x|` is measured: a positive number, or `"rms"`.
-        gradient: `"detached"` or `"exact"`; with `scale="rms"` only `"detached"`.
+        scale: `s`, the unit in which `|x|` is measured: a positive number, `"rms"` or `"matched"`.
+        gradient: `"detached"` or `"exact"`; with a running scale only `"detached"`.
         eps: positive bound of the backward factor for `q < 2`. Default: 1e-6, and at least 1e-4 in float16.
         shared_dims: dimensions along which one draw is shared.
         generator: source of the seeds. Default: the default generator of the input's device.
@@ -86,6 +108,7 @@ class Sparseout(nn.Module):
     # The module that `sparseout.swap_dropout` replaced by this layer, in a tuple, so it is not a submodule.
     replaced: tuple[nn.Module, ...] = ()
     running_rms: Tensor
+    running_moments: Tensor
     _recent_calls: tuple[Tensor, Tensor]  # the last two fields of `RunningRMS`
 
     def __init__(
@@ -94,7 +117,7 @@ class Sparseout(nn.Module):
         q: float = 2.0,
         inplace: bool = False,
         *,
-        scale: float | Literal["rms"] = 1.0,
+        scale: LayerScale = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         shared_dims: int | Sequence[int] = (),
@@ -108,7 +131,7 @@ class Sparseout(nn.Module):
         self.gradient, self.eps = gradient, eps
         self.shared_dims = tuple(shared_dims) if isinstance(shared_dims, Sequence) else shared_dims
         self.generator = generator
-        self._scale: float | Literal["rms"] = 1.0
+        self._scale: LayerScale = 1.0
         self._make_tensors()
         self.scale = scale
 
@@ -133,21 +156,25 @@ class Sparseout(nn.Module):
         self._q_tensor.fill_(self._q)
 
     @property
-    def scale(self) -> float | Literal["rms"]:
-        """The unit in which `|x|` is measured, or `"rms"`."""
+    def scale(self) -> LayerScale:
+        """The unit in which `|x|` is measured, `"rms"` or `"matched"`."""
         return self._scale
 
     @scale.setter
-    def scale(self, value: float | Literal["rms"]) -> None:
+    def scale(self, value: LayerScale) -> None:
         value = check_layer_scale(value)
-        if value == "rms":
-            check_rms_gradient(self.gradient)
-            if self._scale != "rms":
-                self.register_buffer("running_rms", torch.zeros((), dtype=torch.float32))
-                self._forget_calls()
-        else:
+        check_running_scale(value, self.gradient)
+        if value not in RUNNING_SCALES:
             self._buffers.pop("running_rms", None)
             self._scale_tensor.fill_(value)
+        elif "running_rms" not in self._buffers:
+            self.register_buffer("running_rms", torch.zeros((), dtype=torch.float32))
+            self._forget_calls()
+        if value != "matched":
+            self._buffers.pop("running_moments", None)
+        elif "running_moments" not in self._buffers:
+            zeros = torch.zeros(len(NORMS), dtype=torch.float32, device=self.running_rms.device)
+            self.register_buffer("running_moments", zeros)
         self._scale = value
 
     def forward(self, input: Tensor) -> Tensor:
@@ -178,12 +205,12 @@ class Sparseout(nn.Module):
         if has_torch_function_unary(input):
             result: Tensor = handle_torch_function(self.forward, (input,), input)
             return result
-        check_rms_gradient(self.gradient)
+        check_running_scale(self._scale, self.gradient)
         settings, kernel = check_call(input, p, q, 1.0, self.gradient, self.eps, shared_dims, self.generator)
         if not self.training:
             return input
         seed = draw_seed(input, self.generator, kernel)
-        scale = self._running_state(input.device).scale(input, seed)
+        scale = self._running_scale(input, seed, settings.q)
         return perturb(input, seed, with_numbers(settings, settings.p, settings.q, scale), self.inplace, kernel)
 
     def _shared_dims_of(self, input: Tensor) -> int | Sequence[int]:
@@ -193,7 +220,7 @@ class Sparseout(nn.Module):
     def reset_parameters(self) -> None:
         """Reset the running scale, if there is one: the next batch sets it."""
         if "running_rms" in self._buffers:
-            self.running_rms.zero_()
+            self._forget_scale()
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an equal layer."""
@@ -231,41 +258,67 @@ class Sparseout(nn.Module):
         with torch.inference_mode(False):
             self._p_tensor = torch.tensor(self._p, dtype=torch.float64, device="cpu")
             self._q_tensor = torch.tensor(self._q, dtype=torch.float64, device="cpu")
-            scale = 1.0 if self._scale == "rms" else self._scale
+            scale = 1.0 if self._scale in RUNNING_SCALES else self._scale
             self._scale_tensor = torch.tensor(scale, dtype=torch.float64, device="cpu")
-        if self._scale == "rms":
+        if self._scale in RUNNING_SCALES:
             self._forget_calls()
 
     def _forget_calls(self) -> None:
         with torch.inference_mode(False):
             self._recent_calls = no_recent_calls(self.running_rms.device)
 
-    def _running_state(self, device: torch.device) -> RunningRMS:
-        """Return the running scale on `device`, with the scales of recent calls."""
-        value = self._buffers["running_rms"]
-        assert value is not None
-        # An inserted layer may be on another device than the model: the module that it replaced had no tensors to move.
-        if value.device != device:
-            value = torch.zeros((), device=device) if value.is_meta else value.to(device)
-            self.running_rms = value
-        if self._recent_calls[0].device != device:
+    def _running_scale(self, input: Tensor, seed: Tensor | int, q: Any) -> float | Tensor:
+        """Return the scale of a training call, and update the running scale."""
+        value = self._moved("running_rms", input.device)
+        if self._recent_calls[0].device != input.device:
             self._forget_calls()
         # An exported program may write to buffers only, and no checkpoint recomputes its calls.
-        seeds, scales = no_recent_calls(device) if is_exporting() else self._recent_calls
-        return RunningRMS(local_of(value), seeds, scales)
+        calls = no_recent_calls(input.device) if is_exporting() else self._recent_calls
+        if "running_moments" not in self._buffers:
+            return RunningRMS(value, *calls).scale(input, seed)
+        return MatchedScale(value, self._moved("running_moments", input.device), *calls).scale(input, seed, q)
+
+    def _moved(self, name: str, device: torch.device) -> Tensor:
+        """Return a buffer of the running scale on `device`, where the layer keeps it from now on."""
+        buffer = self._buffers[name]
+        assert buffer is not None
+        # An inserted layer may be on another device than the model: the module that it replaced had no tensors to move.
+        if buffer.device != device:
+            buffer = torch.zeros(buffer.shape, device=device) if buffer.is_meta else buffer.to(device)
+            setattr(self, name, buffer)
+        return local_of(buffer)
+
+    def _forget_scale(self) -> None:
+        for name in _RUNNING:
+            buffer = self._buffers.get(name)
+            if buffer is not None:
+                buffer.zero_()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Sparseout:
-        before = self._buffers.get("running_rms")
+        buffers = {name: self._buffers[name] for name in _RUNNING if name in self._buffers}
         super()._apply(fn, recurse)
-        after = self._buffers.get("running_rms")
-        if before is None or after is None:
-            return self
-        if after.device != before.device:
-            self._forget_calls()
-        # A conversion that does not keep the value, such as `to_empty`, leaves uninitialised memory.
-        if not after.is_meta and is_plain(after) and (before.is_meta or not torch.equal(after, before.to(after))):
-            after.zero_()
+        for name, before in buffers.items():
+            after = self._buffers[name]
+            assert before is not None
+            assert after is not None
+            if after.device != before.device:
+                self._forget_calls()
+            # A conversion that does not keep the values, such as `to_empty`, leaves uninitialised memory.
+            if not after.is_meta and is_plain(after) and (before.is_meta or not torch.equal(after, before.to(after))):
+                after.zero_()
         return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any) -> None:
+        """Load the buffers. A `state_dict` saved with `scale="rms"` has no moments: the next batch sets them."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
+        key = f"{prefix}running_moments"
+        if key in missing and f"{prefix}running_rms" in state_dict:
+            missing.remove(key)
+            if not self.running_moments.is_meta:
+                self.running_moments.zero_()
+            warnings.warn(
+                f"{key} is not in the state_dict, which was saved with scale='rms': the next batch sets it", stacklevel=2
+            )
 
     @property
     def _is_hf_initialized(self) -> bool:
@@ -278,6 +331,9 @@ class Sparseout(nn.Module):
     @_is_hf_initialized.setter
     def _is_hf_initialized(self, value: bool) -> None:
         self._has_weights = value
-        running = self._buffers.get("running_rms")
-        if value and running is not None and not (running.is_meta or getattr(running, "_is_hf_initialized", False)):
-            self.reset_parameters()
+        if not value:
+            return
+        for name in _RUNNING:
+            buffer = self._buffers.get(name)
+            if buffer is not None and not (buffer.is_meta or getattr(buffer, "_is_hf_initialized", False)):
+                buffer.zero_()

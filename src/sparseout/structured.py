@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sparseout.checks import Gradient
+from sparseout.checks import Gradient, LayerScale
 from sparseout.layers import Sparseout
 
 
@@ -55,7 +54,7 @@ class _Channelwise(_Structured):
         q: float = 2.0,
         inplace: bool = False,
         *,
-        scale: float | Literal["rms"] = 1.0,
+        scale: LayerScale = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         generator: torch.Generator | None = None,
@@ -166,7 +165,7 @@ class LockedSparseout(_Structured):
         inplace: bool = False,
         *,
         batch_first: bool = False,
-        scale: float | Literal["rms"] = 1.0,
+        scale: LayerScale = 1.0,
         gradient: Gradient = "detached",
         eps: float | None = None,
         generator: torch.Generator | None = None,

@@ -1,4 +1,4 @@
-"""`scale="rms"` with `from_pretrained` of `transformers`, which leaves tensors that a checkpoint lacks uninitialized."""
+"""A running scale with `from_pretrained` of `transformers`, which leaves tensors that a checkpoint lacks uninitialized."""
 
 import pytest
 import torch
@@ -11,9 +11,18 @@ CONFIG = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, 
 
 
 class SparseBert(BertModel):
+    scale = "rms"
+
     def __init__(self, config):
         super().__init__(config)
-        sparseout.swap_dropout(self, q=1.5, scale="rms", inplace=True)
+        sparseout.swap_dropout(self, q=1.5, scale=self.scale, inplace=True)
+
+
+class MatchedBert(SparseBert):
+    scale = "matched"
+
+
+KINDS = pytest.mark.parametrize("kind", [SparseBert, MatchedBert])
 
 
 def step(model):
@@ -25,7 +34,7 @@ def step(model):
 
 
 def scales(model):
-    return [layer.running_rms for layer in model.modules() if isinstance(layer, Sparseout)]
+    return [scale for layer in model.modules() if isinstance(layer, Sparseout) for scale in layer.buffers(recurse=False)]
 
 
 @pytest.fixture
@@ -39,22 +48,33 @@ def uninitialized(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poisoned)
 
 
+@KINDS
 @pytest.mark.usefixtures("uninitialized")
-def test_a_checkpoint_without_a_running_scale_leaves_it_unset(tmp_path):
+def test_a_checkpoint_without_a_running_scale_leaves_it_unset(tmp_path, kind):
     BertModel(CONFIG).save_pretrained(tmp_path)
-    loaded = SparseBert.from_pretrained(tmp_path)
-    assert all(scale == 0 for scale in scales(loaded))
-    expected = SparseBert(CONFIG)
-    expected.load_state_dict({name: x for name, x in loaded.state_dict().items() if "running_rms" not in name}, strict=False)
+    loaded = kind.from_pretrained(tmp_path)
+    assert all(not scale.any() for scale in scales(loaded))
+    expected = kind(CONFIG)
+    expected.load_state_dict({name: x for name, x in loaded.state_dict().items() if "running" not in name}, strict=False)
     for ours, fresh in zip(step(loaded), step(expected), strict=True):
         assert torch.equal(ours, fresh)
 
 
+@KINDS
 @pytest.mark.usefixtures("uninitialized")
-def test_a_checkpoint_with_a_running_scale_restores_it(tmp_path):
+def test_a_checkpoint_with_a_running_scale_restores_it(tmp_path, kind):
+    model = kind(CONFIG)
+    step(model)
+    model.save_pretrained(tmp_path)
+    for ours, before in zip(scales(kind.from_pretrained(tmp_path)), scales(model), strict=True):
+        assert torch.equal(ours, before)
+    assert any(scale.any() for scale in scales(model))
+
+
+@pytest.mark.usefixtures("uninitialized")
+def test_a_checkpoint_with_a_root_mean_square_alone_leaves_the_moments_unset(tmp_path):
     model = SparseBert(CONFIG)
     step(model)
     model.save_pretrained(tmp_path)
-    for ours, before in zip(scales(SparseBert.from_pretrained(tmp_path)), scales(model), strict=True):
-        assert torch.equal(ours, before)
-    assert any(scale > 0 for scale in scales(model))
+    for layer in MatchedBert.from_pretrained(tmp_path).modules():
+        assert not isinstance(layer, Sparseout) or not layer.running_moments.any()

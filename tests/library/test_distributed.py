@@ -75,7 +75,7 @@ def mask(seed):
 def running(rank):
     """Return the scale before each step of a data-parallel model, and after the last step."""
     model, scales = build(), []
-    model[2].scale = "rms"
+    model[2].scale = "matched"
     model[2].register_forward_pre_hook(lambda layer, _: scales.append(layer.running_rms.clone()))
     train(DistributedDataParallel(model), rank, 10 + rank)
     return {"before": torch.stack(scales), "after": model[2].running_rms, **model.state_dict()}

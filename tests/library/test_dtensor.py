@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 import sparseout
 from sparseout import LockedSparseout, Sparseout
+from sparseout.op.moments import NORMS
 
 PLACEMENTS = {"replicated": Replicate(), "rows": Shard(0), "columns": Shard(1)}
 FULL = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
-SCALES = [1.0, "rms"]
+SCALES = [1.0, "rms", "matched"]
 
 
 class Block(nn.Module):
@@ -84,9 +85,9 @@ def work(rank, folder):
     for name, placement in PLACEMENTS.items():
         results[f"{name}, alike"] = draws(mesh, placement, 5)
         results[f"{name}, apart"] = draws(mesh, placement, 5 + rank)
-        layer = Sparseout(0.5, 1.5, scale="rms")
+        layer = Sparseout(0.5, 1.5, scale="matched")
         layer(distribute_tensor(FULL, mesh, [placement]))
-        results[f"{name}, scale"] = layer.running_rms
+        results[f"{name}, scale"], results[f"{name}, moments"] = layer.running_rms, layer.running_moments
     shared = sparseout.sparseout(distribute_tensor(torch.ones(4, 6), mesh, [Shard(0)]), 0.5, 2.0, shared_dims=(0,))
     results["shared"] = shared.full_tensor()
     uneven = distribute_tensor(torch.ones(1, 6), mesh, [Shard(0)]).clone()
@@ -172,7 +173,10 @@ def test_a_replicated_tensor_draws_as_the_first_ranks_tensor(ranks):
 def test_the_running_scale_of_a_sharded_input_is_that_of_the_full_tensor(ranks, placement):
     for rank in ranks:
         torch.testing.assert_close(rank[f"{placement}, scale"], FULL.square().mean().sqrt())
-    assert torch.equal(*(rank[f"{placement}, scale"] for rank in ranks))
+        moments = torch.stack([(FULL.abs() / FULL.square().mean().sqrt()).pow(norm or 1e-30).mean() for norm in NORMS])
+        torch.testing.assert_close(rank[f"{placement}, moments"], moments)
+    for key in ("scale", "moments"):
+        assert torch.equal(*(rank[f"{placement}, {key}"] for rank in ranks))
 
 
 @pytest.mark.slow
@@ -213,4 +217,4 @@ def test_a_parallel_model_trains_alike_on_all_ranks_and_under_checkpointing(rank
         assert value.isfinite().all()
         assert torch.equal(value, ranks[1][f"trained, {scale}, False"][name]), name
         torch.testing.assert_close(value, again[name])
-    assert sum(name.endswith("running_rms") and bool(value > 0) for name, value in plain.items()) == (3 if scale == "rms" else 0)
+    assert sum(name.endswith("running_rms") and bool(value > 0) for name, value in plain.items()) == (0 if scale == 1.0 else 3)

@@ -115,13 +115,14 @@ def test_nothing_waits_for_the_gpu(q):
     inputs = [(torch.randn(32, 64, 9, 9, device="cuda"), dims) for dims in ((), (2, 3))]
     inputs.append((inputs[0][0].to(memory_format=torch.channels_last), ()))
     seed, scale = torch.tensor([1], device="cuda"), torch.tensor(0.3, device="cuda")
-    layer = Sparseout(0.5, q, scale="rms")
+    layers = [Sparseout(0.5, q, scale=scale) for scale in ("rms", "matched")]
 
     def run():
         for x, dims in inputs:
             gpu.forward(x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
             gpu.backward(x, x, seed, Settings(0.5, q, scale=scale, shared_dims=dims))
-            layer(x)
+            for layer in layers:
+                layer(x)
 
     run()
     torch.cuda.set_sync_debug_mode("error")

@@ -151,7 +151,7 @@ def test_a_functional_tensor_takes_the_noise_of_the_tensor_in_it():
     torch.testing.assert_close(torch._from_functional_tensor(y), drawn(sparseout.sparseout, ONES, 0.5, 1.5))
 
 
-@pytest.mark.parametrize("scale", [1.0, "rms"])
+@pytest.mark.parametrize("scale", [1.0, "rms", "matched"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_fake_tensor_gives_a_fake_tensor_and_draws_and_learns_nothing(scale, inside):
     layer, x = Sparseout(0.5, 1.5, scale=scale), fake(3, 4).requires_grad_()
@@ -169,7 +169,7 @@ def test_a_fake_tensor_gives_a_fake_tensor_and_draws_and_learns_nothing(scale, i
     assert scale == 1.0 or (type(layer.running_rms) is torch.Tensor and layer.running_rms == 0)
 
 
-@pytest.mark.parametrize("scale", [1.0, "rms"])
+@pytest.mark.parametrize("scale", [1.0, "rms", "matched"])
 @pytest.mark.parametrize("wrap", [Wrapper, lambda x: TwoTensor(x, x.clone())], ids=["wrapper", "two tensors"])
 def test_a_wrapper_gives_a_wrapper_of_the_numbers_of_its_tensor(wrap, scale):
     expected = drawn(Sparseout(0.5, 1.5, scale=scale), ONES)

@@ -1,11 +1,11 @@
-"""`scale="rms"` in calls that are recomputed or compiled, and the operator that measures it there."""
+"""A running scale in calls that are recomputed or compiled, and the operator that measures it there."""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from test_running_scale import _backend, batch, seeded  # noqa: F401 - a fixture
+from test_running_scale import _backend, batch, scale, seeded  # noqa: F401 - fixtures
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,8 +13,8 @@ from sparseout import Sparseout
 from sparseout.op.running_rms import no_recent_calls
 
 
-def network():
-    layers = [nn.Linear(9, 9), Sparseout(0.4, 1.0, scale="rms"), nn.Tanh(), nn.Linear(9, 9), Sparseout(0.4, 3.0, scale="rms")]
+def network(scale):  # noqa: F811
+    layers = [nn.Linear(9, 9), Sparseout(0.4, 1.0, scale=scale), nn.Tanh(), nn.Linear(9, 9), Sparseout(0.4, 3.0, scale=scale)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(*(layer.apply(_reset) for layer in layers))
@@ -27,10 +27,10 @@ def _reset(layer):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("known", [False, True], ids=["first", "later"])
-def test_checkpointing_changes_neither_gradients_nor_what_is_learnt(known, use_reentrant):
+def test_checkpointing_changes_neither_gradients_nor_what_is_learnt(known, use_reentrant, scale):  # noqa: F811
     results = []
     for run in (lambda model, x: model(x), lambda model, x: checkpoint(model, x, use_reentrant=use_reentrant)):
-        model = network()
+        model = network(scale)
         if known:
             model(batch(30.0))
         inputs = [batch(size, 7).requires_grad_() for size in (0.2, 5.0)]
@@ -43,20 +43,20 @@ def test_checkpointing_changes_neither_gradients_nor_what_is_learnt(known, use_r
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_two_networks_with_one_seed_are_recomputed_each_with_its_own(use_reentrant):
+def test_two_networks_with_one_seed_are_recomputed_each_with_its_own(use_reentrant, scale):  # noqa: F811
     grads = []
     for run in (lambda layer, x: layer(x), lambda layer, x: checkpoint(layer, x, use_reentrant=use_reentrant)):
         inputs = [batch(size).requires_grad_() for size in (0.1, 10.0)]
-        outputs = [seeded(run, Sparseout(0.4, 1.0, scale="rms"), x * 1) for x in inputs]
+        outputs = [seeded(run, Sparseout(0.4, 1.0, scale=scale), x * 1) for x in inputs]
         sum(y.sum() for y in outputs).backward()
         grads.append([x.grad for x in inputs])
     torch.testing.assert_close(*grads)
 
 
 @pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
-def test_a_compiled_layer_learns_the_same():
+def test_a_compiled_layer_learns_the_same(scale):  # noqa: F811
     torch._dynamo.reset()
-    eager, layer = (Sparseout(0.4, 1.5, scale="rms") for _ in range(2))
+    eager, layer = (Sparseout(0.4, 1.5, scale=scale) for _ in range(2))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for i in range(3):
         x = batch(0.3 * (i + 1), i).requires_grad_()
@@ -72,11 +72,11 @@ def test_a_compiled_layer_learns_the_same():
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, use_reentrant):
+def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, use_reentrant, scale):  # noqa: F811
     torch._dynamo.reset()
     results = []
     for run in (lambda op, x: op(x), lambda op, x: checkpoint(op, x, use_reentrant=use_reentrant)):
-        layer = Sparseout(0.4, 1.0, scale="rms")
+        layer = Sparseout(0.4, 1.0, scale=scale)
         compiled = torch.compile(layer, backend=compiler)
         inputs = [batch(size).requires_grad_() for size in (0.1, 10.0)]
         torch.manual_seed(3)
@@ -87,11 +87,11 @@ def test_a_compiled_layer_in_a_checkpoint_has_the_gradients_of_none(compiler, us
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_checkpoint_in_a_compiled_function_has_the_gradients_of_none():
+def test_a_checkpoint_in_a_compiled_function_has_the_gradients_of_none(scale):  # noqa: F811
     results = []
     for run in (lambda op, x: op(x), lambda op, x: checkpoint(op, x, use_reentrant=False)):
         torch._dynamo.reset()
-        layer, grads = Sparseout(0.4, 1.0, scale="rms"), []
+        layer, grads = Sparseout(0.4, 1.0, scale=scale), []
         compiled = torch.compile(lambda x, layer=layer, run=run: run(lambda x: layer(x).sin(), x), backend="aot_eager")
         torch.manual_seed(3)
         for size in (0.1, 10.0):
@@ -103,8 +103,8 @@ def test_a_checkpoint_in_a_compiled_function_has_the_gradients_of_none():
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"])
-def test_a_copy_remembers_no_calls_of_its_original(make):
-    layer, x = Sparseout(0.4, 1.5, scale="rms"), batch(0.3).requires_grad_()
+def test_a_copy_remembers_no_calls_of_its_original(make, scale):  # noqa: F811
+    layer, x = Sparseout(0.4, 1.5, scale=scale), batch(0.3).requires_grad_()
     checkpoint(layer, x, use_reentrant=False).sum().backward()
     assert (layer._recent_calls[0] >= 0).sum() == 1
     assert (make(layer)._recent_calls[0] == -1).all()

@@ -169,7 +169,7 @@ def test_a_layers_scale_is_the_functions_and_may_be_set(kind, shape):
         torch.manual_seed(0)
         assert torch.equal(y, sparseout.sparseout(x, 0.4, 1.5, scale=s, shared_dims=layer.shared_dims))
         assert not layer.state_dict()
-    with pytest.raises(ValueError, match="scale must be 'rms' or a positive finite number, got 0"):
+    with pytest.raises(ValueError, match="scale must be 'rms', 'matched' or a positive finite number, got 0"):
         layer.scale = 0
     assert layer.scale == 0.2
 

@@ -30,8 +30,8 @@ class Exact(Sparseout):
         ({"mapping": {nn.Dropout: nn.ReLU}}, TypeError, "mapping must be a dict from module classes to layers"),
         ({"mapping": {nn.Dropout: 3}}, TypeError, "mapping must be a dict from module classes to layers"),
         ({"mapping": {LockedDropout: LockedSparseout}}, ValueError, "p must be a number, because LockedDropout has no p"),
-        ({"scale": 0}, ValueError, "scale must be 'rms' or a positive finite number, got 0"),
-        ({"scale": "mean"}, TypeError, "scale must be 'rms' or a positive finite number, got 'mean'"),
+        ({"scale": 0}, ValueError, "scale must be 'rms', 'matched' or a positive finite number, got 0"),
+        ({"scale": "mean"}, TypeError, "scale must be 'rms', 'matched' or a positive finite number, got 'mean'"),
         (
             {"scale": "rms", "mapping": {LockedDropout: Exact}, "p": 0.5},
             ValueError,
@@ -57,7 +57,7 @@ def test_an_invalid_swap_raises_and_changes_nothing(arguments, error, message, i
         ({"q": -1}, ValueError, "q must be"),
         ({"p": None}, TypeError, "p must be"),
         ({"where": 5}, TypeError, "where must be"),
-        ({"scale": -1.0}, ValueError, "scale must be 'rms' or a positive finite number, got -1.0"),
+        ({"scale": -1.0}, ValueError, "scale must be 'rms', 'matched' or a positive finite number, got -1.0"),
         ({"model": None}, TypeError, "model must be"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_report_can_be_saved_and_applied_to_a_fresh_model(model, q, insert):
         assert set(tree(applied.model).values()).isdisjoint(tree(report.model).values())
 
 
-@pytest.mark.parametrize("scale", [0.25, "rms"])
+@pytest.mark.parametrize("scale", [0.25, "rms", "matched"])
 @pytest.mark.parametrize("action", ["swap", "insert"])
 def test_the_new_layers_have_the_scale(action, scale):
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.1), nn.Sequential(nn.ReLU(), nn.Dropout1d(0.3)))
@@ -42,12 +42,13 @@ def test_the_new_layers_have_the_scale(action, scale):
     assert [change["new"]["scale"] for change in report.to_dict()["changes"]] == [scale] * 2
     applied = surgery.apply_report(model, json.loads(json.dumps(report.to_dict()))).model
     assert repr(applied) == repr(report.model)
-    added = {f"{name}{'' if action == 'swap' else '.sparseout'}.running_rms" for name, *_ in report.changes}
-    assert set(report.model.state_dict()) == set(applied.state_dict()) == before | (added if scale == "rms" else set())
+    kept = {"rms": ["running_rms"], "matched": ["running_rms", "running_moments"]}.get(scale, [])
+    added = {f"{name}{'' if action == 'swap' else '.sparseout'}.{key}" for name, *_ in report.changes for key in kept}
+    assert set(report.model.state_dict()) == set(applied.state_dict()) == before | added
     assert set(sparseout.restore(applied).state_dict()) == before
 
 
-@given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms"]))
+@given(q=st.floats(0, 4), p=st.floats(0, 1), scale=st.sampled_from([0.5, "rms", "matched"]))
 def test_a_record_saved_with_the_weights_restores_the_settings(q, p, scale):
     fresh = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
     report = sparseout.swap_dropout(fresh, 2.0)

@@ -158,7 +158,7 @@ class Slotted(nn.ReLU):
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("restored", [False, True])
-@pytest.mark.parametrize("scale", [1.0, "rms"])
+@pytest.mark.parametrize("scale", [1.0, "rms", "matched"])
 def test_copies_of_a_changed_model_are_complete(copied, restored, scale):
     model = nn.Sequential(nn.Linear(4, 4), Stateful(2.0), nn.Dropout(0.2), nn.Dropout1d(0.3), Reduced(), Slotted()).eval()
     expected = repr(model)

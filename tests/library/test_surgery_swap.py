@@ -155,10 +155,11 @@ def test_no_change_is_a_warning_at_the_callers_line():
         assert caught[0].filename == __file__
 
 
-def test_a_running_scale_lies_where_the_model_does():
+@pytest.mark.parametrize("scale", ["rms", "matched"])
+def test_a_running_scale_lies_where_the_model_does(scale):
     for report in (
-        sparseout.swap_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).to("meta"), 1.5, scale="rms"),
-        sparseout.insert_after(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).to("meta"), nn.ReLU, q=1.5, p=0.5, scale="rms"),
+        sparseout.swap_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).to("meta"), 1.5, scale=scale),
+        sparseout.insert_after(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).to("meta"), nn.ReLU, q=1.5, p=0.5, scale=scale),
     ):
         assert {tensor.device.type for tensor in report.model.state_dict().values()} == {"meta"}
 

@@ -148,13 +148,14 @@ def test_the_layers_are_dropout_in_the_warm_up_and_the_setpoint_moves_along_the_
     assert trained.model[2].q < 2
 
 
-def test_layers_with_a_running_scale_reach_the_target():
+@pytest.mark.parametrize("scale", ["rms", "matched"])
+def test_layers_with_a_running_scale_reach_the_target(scale):
     trained = Trained(noises=1)
-    trained.model[2].scale = "rms"
+    trained.model[2].scale = scale
     target = SparsityTarget(trained.model, 0.6)
     trained.step(target, 1500)
     assert trained.measured()["2"] == pytest.approx(0.6, abs=0.02)
-    assert (trained.model[2].scale, trained.model[2].q != 2.0) == ("rms", True)
+    assert (trained.model[2].scale, trained.model[2].q != 2.0) == (scale, True)
     assert 0 < trained.model[2].running_rms != 1
 
 

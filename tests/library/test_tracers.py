@@ -40,6 +40,7 @@ def drawn_twice(run, x):
 LAYERS = {
     "plain": lambda: Sparseout(0.5, 2.0),
     "rms": lambda: Sparseout(0.5, 2.0, scale="rms"),
+    "matched": lambda: Sparseout(0.5, 2.0, scale="matched"),
     "1d": lambda: Sparseout1d(0.5, 2.0),
     "locked": lambda: LockedSparseout(0.5, 2.0),
 }
@@ -90,6 +91,7 @@ def test_a_function_in_a_symbolic_trace_is_a_call_as_dropout_is():
     [
         (Sparseout(0.5, 2.0), ONES),
         (Sparseout(0.5, 1.5, scale="rms"), ONES),
+        (Sparseout(0.5, 1.5, scale="matched"), ONES),
         (Sparseout2d(0.5, 1.5), ONES),
         (LockedSparseout(0.5, 1.5), ONES),
         (nn.Sequential(nn.Identity(), Sparseout(0.5, 1.5)), ONES),
@@ -138,17 +140,18 @@ def test_a_recorded_graph_holds_the_two_operators_and_draws(how, pre_dispatch):
     drawn_twice(graph, ONES)
 
 
-def test_a_recorded_graph_goes_on_learning_the_running_scale():
-    layer = Sparseout(0.5, 1.5, scale="rms")
+@pytest.mark.parametrize("scale", ["rms", "matched"])
+def test_a_recorded_graph_goes_on_learning_the_running_scale(scale):
+    layer = Sparseout(0.5, 1.5, scale=scale)
     graph = make_fx(layer, tracing_mode="symbolic", _allow_non_fake_inputs=True)(ONES)
     assert layer.running_rms == 0
     graph(3 * ONES)
     assert layer.running_rms == 3
 
 
-@pytest.mark.parametrize(("kind", "strict"), [("plain", True), ("rms", False), ("locked", False)])
+@pytest.mark.parametrize(("kind", "strict"), [("plain", True), ("rms", False), ("matched", False), ("locked", False)])
 def test_an_export_draws_in_training_and_is_the_identity_in_evaluation(kind, strict):
-    if kind == "rms" and torch.__version__.startswith("2.6."):
+    if kind in ("rms", "matched") and torch.__version__.startswith("2.6."):
         pytest.skip("a limit of torch 2.6, which docs/limits.md names")
     model = nn.Sequential(nn.Identity(), LAYERS[kind]())
     exported = torch.export.export(model.train(), (ONES,), strict=strict)

@@ -110,7 +110,8 @@ def test_the_noise_layer():
     assert isinstance(layer, sparseout.Sparseout)
     assert (layer.q, layer.p, layer.gradient) == (1.5, 0.25, "exact")
     assert (layer.scale, regularizer_layer(AutoencoderConfig(scale="rms"), 8).scale) == (1.0, "rms")
-    assert {layer.scale for layer in LanguageConfig(scale="rms").noises()} == {"rms"}
+    for scale in ("rms", "matched"):
+        assert {layer.scale for layer in LanguageConfig(scale=scale).noises()} == {scale}
     assert isinstance(regularizer_layer(AutoencoderConfig(regularizer="none"), 8), nn.Identity)
     assert isinstance(regularizer_layer(AutoencoderConfig(regularizer="dropout"), 8), nn.Dropout)
 

@@ -169,8 +169,9 @@ def test_a_network_that_becomes_nan_has_settled_nowhere_and_reached_nothing():
             ["--target-sparsity", "0.5", "--target-q-min", "3", "--target-q-max", "2"],
             r"target_q_min must be below target_q_max, got 3 and 2",
         ),
+        (["--scale", "matched", "--gradient", "exact"], r"gradient must be 'detached' with scale='matched', got 'exact'"),
         (["--scale", "rms", "--gradient", "exact"], r"gradient must be 'detached' with scale='rms', got 'exact'"),
-        (["--scale", "2"], r"scale must be one of '1', 'rms', got '2'"),
+        (["--scale", "2"], r"scale must be one of '1', 'rms', 'matched', got '2'"),
         (["--target-sparsity", "0.5", "--gradient", "exact"], r"gradient must be 'detached' with target_sparsity, got 'exact'"),
     ],
 )

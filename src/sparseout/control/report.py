@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
 
+from sparseout.checks import RUNNING_SCALES, LayerScale
 from sparseout.metrics import TOLERANCE
 from sparseout.records.tables import number, plain_table
 
@@ -51,7 +51,7 @@ class LayerReport:
     bounds: tuple[float, float]
     at_bound: bool
     rms: float
-    scale: float | Literal["rms"] | None
+    scale: LayerScale | None
     p_bounds: tuple[float, float] | None
 
     @property
@@ -92,9 +92,9 @@ class LayerReport:
             return f"{more}, or choose another target"
         return self._advice_for_sparseout(sparser, self.p, self.scale)
 
-    def _advice_for_sparseout(self, sparser: bool, p: float, scale: float | Literal["rms"]) -> str:
+    def _advice_for_sparseout(self, sparser: bool, p: float, scale: LayerScale) -> str:
         """Return the changes that help a Sparseout layer, whose noise may be too strong or too weak."""
-        size = 1.0 if scale == "rms" else self.rms / scale
+        size = 1.0 if scale in RUNNING_SCALES else self.rms / scale
         if 0 < size < SMALL_RMS or LARGE_RMS < size < math.inf:
             ratio = size ** (self.value - 2)  # of the noise variance to the variance under Dropout with the same p
             odds = ratio * p / (1 - p) if p < 1 else math.inf

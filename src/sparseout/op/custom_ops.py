@@ -42,8 +42,8 @@ def random_seed(input: Tensor, generator: torch.Generator | None = None) -> Tens
 
 def forward(input: Tensor, seed: Tensor, settings: Settings, backend: Backend | None) -> Tensor:
     """Compute the op in one operator, or, when a compiler for a GPU records it, in operations that the compiler fuses."""
-    p, q = _as_tensor(settings.p), _as_tensor(settings.q)
-    scale = settings.scale if isinstance(settings.scale, Tensor) else _as_tensor(settings.scale)
+    p, q = as_tensor(settings.p), as_tensor(settings.q)
+    scale = settings.scale if isinstance(settings.scale, Tensor) else as_tensor(settings.scale)
     tensors = with_numbers(settings, p, q, scale)
     if input.is_cuda and backend is None and torch.compiler.is_compiling():
         result: Tensor = FusedSparseout.apply(input, seed, *tensors)
@@ -52,7 +52,7 @@ def forward(input: Tensor, seed: Tensor, settings: Settings, backend: Backend | 
     return result
 
 
-def _as_tensor(number: float | Tensor) -> Tensor:
+def as_tensor(number: float | Tensor) -> Tensor:
     """Return a 0-d float64 tensor on the CPU. A compiler traces `full` without compiling the number in."""
     if isinstance(number, Tensor):
         return number.to("cpu", torch.float64)

@@ -1,4 +1,7 @@
-"""The running root mean square of a layer's input: the scale `s` of `scale="rms"`."""
+"""The running root mean square of a layer's input: the scale `s` of `scale="rms"`.
+
+`matched_scale.py` has the scale of `scale="matched"`, with the same sample and the same memory of recent calls.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from sparseout.checks import check_input, check_seed
 from sparseout.op import dtensor
+from sparseout.op.moments import is_scale
 from sparseout.torch_internals import (
     is_fake,
     is_in_autograd_function,
@@ -53,7 +57,7 @@ class RunningRMS(NamedTuple):
         elif dtensor.is_dtensor(input):
             input = _rms_of_shards(input)
         elif is_transforming():
-            return torch.where(_is_scale(self.value), self.value, 1.0).detach()
+            return torch.where(is_scale(self.value), self.value, 1.0).detach()
         elif not torch.compiler.is_compiling() and is_fake(input) and not is_proxy_mode_active():
             # A recorded graph must hold the real tensors, and any other call must not change them.
             state = RunningRMS(*(input.fake_mode.from_tensor(tensor) for tensor in self))  # type: ignore[attr-defined]
@@ -104,11 +108,21 @@ def _rms_of_shards(input: Tensor) -> Tensor:
     return (sums[:1] / sums[1:]).sqrt()
 
 
-def _is_scale(value: Tensor) -> Tensor:
-    return (value > 0) & (value <= torch.finfo(value.dtype).max)
+def recalled(scale: Tensor, seed: Tensor, seeds: Tensor, scales: Tensor) -> Tensor:
+    """Return the scale of the recent call with this seed, or `scale` if there is none."""
+    found = seeds == seed
+    latest = scales.index_select(0, found.int().argmax(0, keepdim=True)).reshape(())
+    return torch.where(found.any(), latest.to(scale.dtype), scale)
 
 
-def _check(input: Tensor, value: Tensor, seed: Tensor) -> None:
+def remember(scale: Tensor, seed: Tensor, seeds: Tensor, scales: Tensor) -> None:
+    """Write the seed and the scale of a call that may be computed again."""
+    if may_be_recomputed():
+        seeds.copy_(torch.cat([seed, seeds[:-1]]))
+        scales.copy_(torch.cat([scale.reshape(1).to(scales.dtype), scales[:-1]]))
+
+
+def check_state(input: Tensor, value: Tensor, seed: Tensor) -> None:
     """Raise unless the arguments of the operator are an input, a 0-d number to write and a seed, all on one device."""
     check_input(input)
     check_input(value, "value")
@@ -127,28 +141,24 @@ torch.library.define(
 
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
 def _running_rms(input: Tensor, value: Tensor, seeds: Tensor, scales: Tensor, seed: Tensor, learns: bool) -> Tensor:
-    _check(input, value, seed)
+    check_state(input, value, seed)
     some = sample(input)
     squares = some.dot(some)
     batch = (squares if squares.device.type == "mps" else squares.double()).div(max(len(some), 1)).sqrt()  # as `_number` computes
     counts = (batch > 0) & (batch <= torch.finfo(value.dtype).max)
-    known, before = _is_scale(value), value.to(batch.dtype)
+    known, before = is_scale(value), value.to(batch.dtype)
     scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(value.dtype)
     if is_in_backward_pass():
-        found = seeds == seed
-        latest = scales.index_select(0, found.int().argmax(0, keepdim=True)).reshape(())
-        return torch.where(found.any(), latest.to(scale.dtype), scale)
+        return recalled(scale, seed, seeds, scales)
     if learns or is_in_autograd_function():
         after = torch.where(known, torch.hypot(before * _OLD, batch * _NEW), batch)
         value.copy_(torch.where(counts, after, before))
-    if may_be_recomputed():
-        seeds.copy_(torch.cat([seed, seeds[:-1]]))
-        scales.copy_(torch.cat([scale.reshape(1).to(scales.dtype), scales[:-1]]))
+    remember(scale, seed, seeds, scales)
     return scale
 
 
 def _fake_running_rms(input: Tensor, value: Tensor, seeds: Tensor, scales: Tensor, seed: Tensor, learns: bool) -> Tensor:
-    _check(input, value, seed)
+    check_state(input, value, seed)
     return torch.empty_like(value)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from torch import jit, nn
 
-from sparseout.checks import check_layer_scale, check_p, check_q
+from sparseout.checks import LayerScale, check_layer_scale, check_p, check_q
 from sparseout.layers import Sparseout
 from sparseout.structured import Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import closest, edit
@@ -33,7 +33,7 @@ def swap_dropout(
     q: float,
     *,
     p: float | None = None,
-    scale: float | Literal["rms"] = 1.0,
+    scale: LayerScale = 1.0,
     where: Where = None,
     mapping: Mapping[type[nn.Module], Callable[..., Sparseout]] | None = None,
     inplace: bool = False,
@@ -57,7 +57,7 @@ def swap_dropout(
         model: a module that contains dropout modules.
         q: norm of the new layers, at least 0.
         p: drop probability of the new layers in [0, 1]. Default: the `p` of each old module.
-        scale: unit of `|x|` in the new layers, a positive number or `"rms"`: see `Sparseout`.
+        scale: unit of `|x|` in the new layers, a positive number, `"rms"` or `"matched"`: see `Sparseout`.
         where: the modules to replace: a pattern of names such as `"encoder.*"` (`*` also matches dots), or a function of name and
             module. Default: all.
         mapping: further dropout classes. A value is a layer class, which is called with the `p` and `inplace` of the old module;
@@ -118,7 +118,7 @@ def insert_after(
     *,
     q: float | None = None,
     p: float | None = None,
-    scale: float | Literal["rms"] = 1.0,
+    scale: LayerScale = 1.0,
     where: Where = None,
     inplace: bool = False,
 ) -> SwapReport:
@@ -203,7 +203,7 @@ def insert_after(
 
 
 def _check_factory(
-    factory: Callable[[Any], nn.Module] | None, q: float | None, p: float | None, scale: float | Literal["rms"]
+    factory: Callable[[Any], nn.Module] | None, q: float | None, p: float | None, scale: LayerScale
 ) -> Callable[[nn.Module], nn.Module]:
     """Return the function that makes the layer to insert after an activation."""
     if factory is None:
@@ -223,7 +223,7 @@ def _check_factory(
     return build
 
 
-def _build(kind: Any, old: Any, q: float, p: float | None, scale: float | Literal["rms"]) -> Sparseout:
+def _build(kind: Any, old: Any, q: float, p: float | None, scale: LayerScale) -> Sparseout:
     if isinstance(kind, type):
         if p is None and not hasattr(old, "p"):
             raise ValueError(f"p must be a number, because {type(old).__name__} has no p to keep, got None")

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 
 import torch
 
-from sparseout.checks import Gradient, check_choice, check_integer, check_number, check_p, check_q, check_rms_gradient
+from sparseout.checks import (
+    Gradient,
+    LayerScale,
+    check_choice,
+    check_integer,
+    check_number,
+    check_p,
+    check_q,
+    check_running_scale,
+)
 from sparseout.records.identity import folder_of, omitted_defaults, run_of, unused_settings
 from sparseout.records.methods import METHODS, Regularizer
 
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 Measure = Literal["hoyer", "zeros"]
-Scale = Literal["1", "rms"]
+Scale = Literal["1", "rms", "matched"]
 
 FLOAT32 = torch.finfo(torch.float32).max
 MAX_THREADS = 1024  # many more exceed the system's limit, which ends the process
@@ -53,7 +62,8 @@ class Config:
         target_q_max: upper bound of q in a run with a target
         target_warmup: number of initial steps in a run with a target in which the regularizer acts least; Sparseout has q = 2
         target_ramp: number of steps after the warmup in which the setpoint moves linearly to the target
-        scale: unit of the activations in Sparseout: '1', or 'rms' for the running root mean square of the layer's input
+        scale: unit of the activations in Sparseout: '1', 'rms' for the running root mean square of the layer's input, or
+            'matched' for the unit at which the noise over the layer is as strong as Dropout's for every q
         strength: factor of the term of l1, transformed_l1, hoyer_square, decov and hard_concrete in the objective, at least 0
         transformed_l1_a: shape of transformed_l1: near 0 it counts the units that are not 0, if large it is l1
         k: fraction of the units that the winners keep, in (0, 1]; of the batch for lifetime_winners
@@ -102,8 +112,8 @@ class Config:
         for name in ("standout_alpha", "standout_beta"):
             check_number(name, getattr(self, name), -FLOAT32, FLOAT32, "a finite number")
         self._check_target()
-        if self.regularizer == "sparseout" and self.scale == "rms":
-            check_rms_gradient(self.gradient)
+        if self.regularizer == "sparseout":
+            check_running_scale(self.scale, self.gradient)
 
     def _check_target(self) -> None:
         below_1 = math.nextafter(1.0, 0.0)
@@ -194,6 +204,6 @@ class Config:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     @property
-    def layer_scale(self) -> float | Literal["rms"]:
+    def layer_scale(self) -> LayerScale:
         """The `scale` argument of the layers."""
-        return "rms" if self.scale == "rms" else 1.0
+        return 1.0 if self.scale == "1" else self.scale
