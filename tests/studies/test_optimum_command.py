@@ -68,7 +68,7 @@ def test_a_p_that_differs_between_values_of_q_is_said(tmp_path, capsys):
 
 
 def test_results_list_the_methods_at_equal_sparsity(tmp_path, capsys):
-    course = {"q": [1.0] * 65, "measured": [0.5] * 65}
+    course = {"value": [1.0] * 65, "measured": [0.5] * 65}
     configs = []
     for seed in range(3):
         configs += [AutoencoderConfig(seed=seed, target_sparsity=target) for target in (0.4, 0.6)]

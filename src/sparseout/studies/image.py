@@ -48,7 +48,7 @@ class ImageConfig(Config):
         valid_images: number of images to hold out from the end of the training set, for an evaluation after each epoch
         depth: of the Wide ResNet, 6 n + 4 for n blocks per group
         width: of the Wide ResNet, factor of the 16, 32 and 64 channels of the groups
-        placement: of the Wide ResNet's regularizer: 'before-conv2', as the authors' dropout, or 'after-conv1', before the normalisation
+        placement: of the Wide ResNet's regularizer: 'before-conv2', as the authors', or 'after-conv1', before the normalisation
         epochs: number of passes over the training images
         batch_size: number of images per step; an incomplete last batch is skipped, as in the authors' code
         lr: initial learning rate
