@@ -107,6 +107,7 @@ EXPORT double sparseout_matched_scale(int is_double, const void* x, int64_t coun
   }
   double scale = known ? old : size > 0 ? size : 1;
   if (complete || size > 0) scale *= shape_factor(complete ? before : batch, weights);
+  scale = (float)scale;  // as the operator returns it, for a call that is computed again
   if (!(size > 0 && learns)) return scale;
   double after = known ? hypot(sqrt(1 - momentum) * old, sqrt(momentum) * size) : size;
   *value = (float)after;
