@@ -164,7 +164,7 @@ class Sparseout(nn.Module):
     def scale(self, value: LayerScale) -> None:
         value = check_layer_scale(value)
         check_running_scale(value, self.gradient)
-        if value not in RUNNING_SCALES:
+        if not isinstance(value, str):
             self._buffers.pop("running_rms", None)
             self._scale_tensor.fill_(value)
         elif "running_rms" not in self._buffers:

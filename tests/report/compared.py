@@ -6,11 +6,8 @@ def record(method, seed, sparsity, loss, target=None, **changes):
     found = {
         "study": "autoencoder",
         "run": f"{method}-{seed}-{target}-{sorted(changes.items())}",
-        "q": 2.0,
-        "p": 0.5,
         "seed": seed,
-        "gradient": "detached",
-        "noise": method,
+        "regularizer": method,
         "dataset": "digits",
         "test_loss": loss,
         "hoyer": sparsity,
@@ -20,9 +17,17 @@ def record(method, seed, sparsity, loss, target=None, **changes):
         "seconds": 10.0,
         "provenance": {"sparseout": "0", "torch": "2", "cpu": "a cpu", "date": "today", "command": "sparseout study"},
     }
+    if method == "sparseout":
+        found |= {"p": 0.5, "gradient": "detached"} | ({} if target else {"q": 2.0})
     if target is not None:
-        course = {"q": [2.0, 1.5, 1.25], "measured": [0.5, 0.6, 0.7]}
-        control = {"achieved": sparsity, "q": 1.25, "settled": 0.3 + seed / 100, "out_of_reach": False, "course": course}
+        course = {"value": [2.0, 1.5, 1.25], "measured": [0.5, 0.6, 0.7]}
+        final = {
+            "dial": "q" if method == "sparseout" else "strength",
+            "value": 1.25,
+            "settled": 0.3 + seed / 100,
+            "out_of_reach": False,
+        }
+        control = {"achieved": sparsity, **final, "course": course}
         found |= {"target_sparsity": target, "target_measure": "hoyer", "control": control}
     return found | changes
 

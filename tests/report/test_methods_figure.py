@@ -37,7 +37,7 @@ def test_lines_points_and_names(drawn):
         means = [container.lines[0].get_xydata() for container in panel.containers]
         for i, expected in enumerate(([[0.501, 0.1], [0.801, 0.2]], [[0.6, 0.3]], [[0.501, 0.1], [0.801, 0.2]])):
             assert means[i] == pytest.approx(numpy.array(expected))
-        assert sorted(text.get_text() for text in panel.texts) == ["nn.Dropout", "L1", "Sparseout", "no noise"]
+        assert sorted(text.get_text() for text in panel.texts) == ["L1", "Sparseout", "nn.Dropout", "no noise"]
     assert [text.get_text() for text in seconds.get_yticklabels()] == ["Sparseout", "nn.Dropout", "L1", "no noise"]
 
 
@@ -47,7 +47,8 @@ def test_a_study_without_zeros_has_no_panel_for_them(drawn):
 
 
 def test_more_methods_than_can_be_distinguished_are_counted(drawn):
-    axes = drawn(runs("sparseout", *(f"method{i}" for i in range(MAX_METHODS))))
+    variants = [run for i in range(MAX_METHODS) for run in runs("k_winners", boost_strength=i)]
+    axes = drawn([*runs("sparseout"), *variants])
     assert axes[0].figure.get_suptitle() == "The first 12 of 13 methods"
     assert len(axes[0].containers) == MAX_METHODS
 

@@ -19,6 +19,8 @@ def contender(name, p, scores, chosen, **changes):
         {"settings": {"p": value}, "runs": [RUN(i)], "scores": [score], "mean": score}
         for i, (value, score) in enumerate(zip(p, scores, strict=True))
     ]
+    for candidate in candidates:
+        candidate["missed"] = 0
     values = {"effort": len(p), "missing": 0, "edges": [], "last_epoch": 0, "runs": []}
     return {"name": name, "candidates": candidates, "chosen": chosen, **values, **changes}
 
@@ -63,11 +65,11 @@ def test_the_warnings():
 
 def test_a_test_run_whose_best_epoch_is_the_last_is_named_and_what_was_not_tuned():
     choice = {**CHOICE, "contenders": [contender("dropout", [0.1], [1.0], 0, runs=[RUN("a"), RUN("b")])]}
-    same = {"regularizer": "dropout", "gradient": "detached", "q": 2.0, "p": 0.1, "lr": 0.1, "epochs": 5}
+    same = {"study": "image", "regularizer": "dropout", "p": 0.1, "lr": 0.1, "epochs": 5}
     records = [same | {"run": RUN("a"), "seed": 0, "best_epoch": 5}, same | {"run": RUN("b"), "seed": 1, "best_epoch": 4}]
     assert tuning_sentences(choice, records) == [
         "warning: dropout: the best epoch is the last one in 1 of 2 test runs.",
-        "Not tuned, and the same in all runs: q 2, lr 0.1, epochs 5.",
+        "Not tuned, and the same in all runs: lr 0.1, epochs 5.",
     ]
 
 

@@ -70,7 +70,7 @@ def test_a_setting_without_effect_for_the_network_is_not_in_the_name(network, se
 
 def test_what_older_records_lack_is_left_out_at_its_default():
     assert not {"network", "hidden_size", "augmentation", "keep"} & set(ImageConfig().to_dict())
-    assert ImageConfig().run == "7ca7f6344fc5"
+    assert ImageConfig().run == "15ce645eb81a"
     assert ImageConfig(network="cnn").to_dict()["network"] == "cnn"
 
 

@@ -146,19 +146,19 @@ def chosen(tuning, score):
 
 def test_the_best_mean_on_validation_is_chosen_and_the_first_of_equals(tmp_path):
     tuning = tuning_of(tmp_path, SWEEP.replace("seed = [100]", "seed = [100, 101]"))
-    assert chosen(tuning, lambda config: abs(config.p - 0.3)) == [0.3, 0.3, 0.3, 0.0]
-    assert chosen(tuning, lambda config: 1.0) == [0.1, 0.1, 0.1, 0.0]
+    assert chosen(tuning, lambda config: abs(config.p - 0.3)) == [0.3, 0.3, 0.3, None]
+    assert chosen(tuning, lambda config: 1.0) == [0.1, 0.1, 0.1, None]
     # A mean over both seeds: 0.5 is best in one seed alone.
     assert chosen(tuning, lambda config: config.p if config.seed == 100 else 0.9 - 1.5 * config.p)[0] == 0.5
     accuracy = tuning_of(tmp_path, SWEEP.replace("valid_loss", "valid_accuracy"))
-    assert chosen(accuracy, lambda config: config.p) == [0.5, 0.5, 0.5, 0.0]
+    assert chosen(accuracy, lambda config: config.p) == [0.5, 0.5, 0.5, None]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_a_candidate_without_a_finite_score_in_one_seed_is_not_eligible(value, tmp_path):
     tuning = tuning_of(tmp_path, SWEEP.replace("seed = [100]", "seed = [100, 101]"))
     score = lambda config: value if (config.p, config.seed) == (0.1, 101) else config.p  # noqa: E731
-    assert chosen(tuning, score) == [0.3, 0.3, 0.3, 0.0]
+    assert chosen(tuning, score) == [0.3, 0.3, 0.3, None]
     assert chosen(tuning, lambda config: value) == [None] * 4
 
 

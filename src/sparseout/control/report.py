@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from sparseout.checks import RUNNING_SCALES, LayerScale
+from sparseout.checks import LayerScale
 from sparseout.metrics import TOLERANCE
 from sparseout.records.tables import number, plain_table
 
@@ -94,7 +94,7 @@ class LayerReport:
 
     def _advice_for_sparseout(self, sparser: bool, p: float, scale: LayerScale) -> str:
         """Return the changes that help a Sparseout layer, whose noise may be too strong or too weak."""
-        size = 1.0 if scale in RUNNING_SCALES else self.rms / scale
+        size = 1.0 if isinstance(scale, str) else self.rms / scale
         if 0 < size < SMALL_RMS or LARGE_RMS < size < math.inf:
             ratio = size ** (self.value - 2)  # of the noise variance to the variance under Dropout with the same p
             odds = ratio * p / (1 - p) if p < 1 else math.inf
@@ -104,10 +104,10 @@ class LayerReport:
                 bound = "raise the lower" if sparser else "lower the upper"
                 return (
                     f"{kind}, so noise with q = {self.value:.3g} is as strong as {dropout} and prevents learning: "
-                    f"use scale='rms', or {bound} bound of q"
+                    f"use scale='matched', or {bound} bound of q"
                 )
             if ratio <= WEAK_RATIO:
-                remedy = f"use scale='rms', or {self._change_p(sparser)}"
+                remedy = f"use scale='matched', or {self._change_p(sparser)}"
                 return f"{kind}, so noise with q = {self.value:.3g} is as weak as {dropout}: {remedy}"
         widen = "widen the bounds of q, " if not sparser or self.bounds[0] else ""
         return f"{self._change_p(sparser)}, {widen}train longer, or choose another target"

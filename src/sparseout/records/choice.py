@@ -16,11 +16,15 @@ VALIDATION_SCORES = {"valid_loss": False, "valid_perplexity": False, "valid_accu
 
 
 class Candidate(Struct):
-    """A candidate of a contender, with its run and its score for each tuning seed; null where a score is not finite."""
+    """A candidate of a contender, with its run and its score for each tuning seed; null where a score is not finite.
+
+    `missed` is the number of its runs that missed their target sparsity. `mean` is null if the candidate is not eligible.
+    """
 
     settings: dict[str, str | float | int | bool]
     runs: list[Run]
     scores: list[Number | None]
+    missed: Count
     mean: Number | None
 
 

@@ -47,10 +47,13 @@ def _warnings(contender: Mapping[str, Any], by_run: Mapping[str, Mapping[str, An
     if contender["missing"]:
         return [f"warning: {name}: nothing was chosen, because {_runs(contender['missing'])} not complete."]
     found = []
-    diverged = [candidate for candidate in candidates if candidate["mean"] is None]
-    if diverged:
-        text = "; ".join(_settings(candidate["settings"]) for candidate in diverged)
-        found.append(f"warning: {name}: not eligible, because a run has no finite score: {text}.")
+    excluded = [candidate for candidate in candidates if candidate["mean"] is None]
+    missed = [candidate for candidate in excluded if candidate["missed"]]
+    diverged = [candidate for candidate in excluded if not candidate["missed"]]
+    for ineligible, reason in ((missed, "missed its target sparsity"), (diverged, "has no finite score")):
+        if ineligible:
+            text = "; ".join(_settings(candidate["settings"]) for candidate in ineligible)
+            found.append(f"warning: {name}: not eligible, because a run {reason}: {text}.")
     if contender["chosen"] is None:
         return [*found, f"warning: {name}: nothing was chosen, because no candidate is eligible."]
     settings = candidates[contender["chosen"]]["settings"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.errors import UserError
+from sparseout.metrics import TOLERANCE
 from sparseout.records.choice import REGULARIZER, VALIDATION_SCORES
 from sparseout.records.schema import Record
 from sparseout.training.config import Config
@@ -35,8 +36,8 @@ class Contender:
     effort: int
 
     def settings(self, candidate: Config) -> dict[str, Any]:
-        """Return the tuned settings of a candidate."""
-        return {name: getattr(candidate, name) for name in self.tuned}
+        """Return the tuned settings of a candidate that have an effect."""
+        return {name: getattr(candidate, name) for name in self.tuned if name not in candidate.unused()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Tuning:
     def choose(self, records: Mapping[str, Record]) -> Record:
         """Return the choice: for each contender the candidate with the best mean score over the tuning seeds.
 
-        Of equal candidates it is the first. A candidate with a score that is not finite is not eligible. A contender has no
-        choice until all its tuning runs are complete.
+        Of equal candidates it is the first. A candidate with a score that is not finite is not eligible, nor is one that missed
+        its target sparsity in a run. A contender has no choice until all its tuning runs are complete.
 
         Args:
             records: the summaries of the tuning runs, by run.
@@ -123,8 +124,9 @@ class Tuning:
                 raise UserError(f"score must be in the record of each tuning run: {run} has no {self.score}")
         scores = [records[run][self.score] if run in records else None for run in runs]
         finite = [score for score in scores if score is not None and math.isfinite(score)]
-        mean = statistics.fmean(finite) if len(finite) == len(scores) else None
-        return {"settings": contender.settings(candidate), "runs": runs, "scores": scores, "mean": mean}
+        missed = sum(run in records and _missed_target(records[run]) for run in runs)
+        mean = statistics.fmean(finite) if len(finite) == len(scores) and not missed else None
+        return {"settings": contender.settings(candidate), "runs": runs, "scores": scores, "missed": missed, "mean": mean}
 
 
 def with_seeds(candidate: Config, seeds: Sequence[int]) -> list[Config]:
@@ -132,9 +134,17 @@ def with_seeds(candidate: Config, seeds: Sequence[int]) -> list[Config]:
     return [dataclasses.replace(candidate, seed=seed) for seed in seeds]
 
 
+def _missed_target(record: Record) -> bool:
+    """Return whether a run with a target ended outside the tolerance, by its measurements in training."""
+    if "control" not in record:
+        return False
+    last = record["control"]["course"]["measured"][-1]
+    return last is None or not abs(last - record["target_sparsity"]) <= TOLERANCE
+
+
 def _at_the_edge(name: str, chosen: int, candidates: Sequence[Record]) -> bool:
-    values = [candidate["settings"][name] for candidate in candidates]
-    if any(isinstance(value, str | bool) for value in values) or len(set(values)) < 2:
+    values = [candidate["settings"].get(name) for candidate in candidates]
+    if None in values or any(isinstance(value, str | bool) for value in values) or len(set(values)) < 2:
         return False
     return values[chosen] in (min(values), max(values))
 
