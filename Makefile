@@ -10,7 +10,7 @@ ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ign
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-library test-slow test-oldest bench build format clean \
-	study-mnist study-paper study-targets study-warmup study-scale study-glm
+	study-mnist study-paper study-targets study-warmup study-scale study-inference study-glm
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -57,6 +57,11 @@ study-warmup: $(VENV)/.studies  ## run the study of warmup and ramp, ten minutes
 
 study-scale: $(VENV)/.studies  ## run the study of the unit of the activations in an LSTM, ten minutes
 	$(call study,scale-english)
+
+study-inference: $(VENV)/.all  ## train two networks to 60, 80 and 90 % zeros and measure what that buys, half an hour; DATA=folder with mnist/
+	$(VENV)/bin/python examples/cash_in.py --out runs/inference $(if $(DATA),--data-dir $(DATA))
+	mkdir -p results/inference
+	cp runs/inference/cash-in.jsonl runs/inference/cash-in.png results/inference
 
 study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a few minutes
 	$(SPARSEOUT) theorem --out runs/theorem

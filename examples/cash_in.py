@@ -4,14 +4,16 @@
 
 Each network is trained by Sparseout and by other methods, all of them controlled by a `SparsityTarget`. Then `skip_zeros` and
 `drop_dead` make it faster. All times are those of one thread, at batch 1, of versions of a network that take turns with a network
-that was trained without a method. The folder gets results.jsonl, a line a network, and cash-in.png.
+that was trained without a method. The folder gets cash-in.jsonl, a line a network, and cash-in.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sparseout.records.json_lines import to_json
 from sparseout.records.provenance import provenance
 
 TARGETS = (0.6, 0.8, 0.9)
+METHODS = ("sparseout", "l1", "hoyer_square", "k_winners")
 QUICK = {
     "autoencoder": Autoencoder(dataset="digits", hidden_size=64),
     "transformer": Transformer(vocabulary=100, hidden_size=64, ffn_size=128, layers=1, first_steps=2, steps=4, new_tokens=4),
@@ -40,28 +43,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/inference"), help="folder for the results")
     parser.add_argument("--data-dir", type=Path, help="folder with mnist/ (default: the Hugging Face hub)")
     parser.add_argument("--models", nargs="+", choices=QUICK, default=list(QUICK), help="the networks to train")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="the ways to make them sparse")
+    parser.add_argument("--targets", nargs="+", type=float, default=list(TARGETS), help="the fractions of zeros to ask for")
     parser.add_argument("--seconds", type=float, default=10.0, help="time for the measurement of each network")
     parser.add_argument("--quick", action="store_true", help="small networks and hardly any training, to try the program")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     full = {"autoencoder": Autoencoder(data_dir=chosen.data_dir), "transformer": Transformer()}
     studies = [(QUICK if chosen.quick else full)[name] for name in chosen.models]
-    command = "python examples/cash_in.py" + " --quick" * chosen.quick
+    words = ["--models", *chosen.models, "--methods", *chosen.methods, "--targets", *map(str, chosen.targets)]
+    command = shlex.join(["python", "examples/cash_in.py", *words, "--seconds", str(chosen.seconds), *["--quick"] * chosen.quick])
     records: list[dict[str, Any]] = []
     chosen.out.mkdir(parents=True, exist_ok=True)
     for study in studies:
-        for record in run(study, chosen.seconds):
+        methods = [method for method in chosen.methods if method in study.methods]
+        for record in run(study, methods, chosen.targets, chosen.seconds):
             records.append({**record, "provenance": {**provenance(command, torch.device("cpu")), "threads": 1}})
             lines = "".join(to_json(each) + "\n" for each in records)
-            write_atomic(chosen.out / "results.jsonl", lines.encode())
+            write_atomic(chosen.out / "cash-in.jsonl", lines.encode())
             print(summary(record), flush=True)
     write_figure(records, chosen.out / "cash-in.png")
 
 
-def run(study: Any, seconds: float) -> Iterator[dict[str, Any]]:
+def run(study: Any, methods: Sequence[str], targets: Sequence[float], seconds: float) -> Iterator[dict[str, Any]]:
     """Train and measure a network without a method, then one for each method and target."""
     plain = study.train("none", 0.0, seed=0)
-    for method, target in [("none", None), *((method, target) for method in study.methods for target in TARGETS)]:
+    for method, target in [("none", None), *itertools.product(methods, targets)]:
         network = plain if target is None else study.train(method, target, seed=0)
         yield {"model": study.name, "method": method, "target": target, "seed": 0, **measure(study, plain, network, seconds)}
 
@@ -111,7 +118,7 @@ def measure(study: Any, plain: nn.Module, network: nn.Module, seconds: float) ->
 
 @torch.no_grad()
 def zeros_of(study: Any, network: nn.Module) -> dict[str, float]:
-    """Return the fraction of zeros that the readers get, their union over 8 consecutive samples, and the units never seen to fire."""
+    """Return the fraction of zeros that the readers get, the union of 8 samples, and the number of units not seen to fire."""
     seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in study.hidden(network)}
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs: seen[layer].append(inputs[0].reshape(-1, inputs[0].shape[-1]) != 0))

@@ -56,7 +56,7 @@ class Transformer:
             return self._train(network, self.steps, seed + 1).eval()
         readers = {block.activation_fn: block.fc2 for block in network.model.decoder.layers}
         layers = {
-            "sparseout": lambda activation: sparseout.Sparseout(0.5, 1.5),
+            "sparseout": lambda activation: sparseout.Sparseout(0.5, 1.5, scale="rms"),
             "l1": lambda activation: regularizers.L1(1e-5, reader=readers[activation]),
             "k_winners": lambda activation: regularizers.KWinners(1.0),
         }

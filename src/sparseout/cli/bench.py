@@ -13,10 +13,10 @@ from typing import Annotated
 import torch
 import tyro
 
-from sparseout.bench import glm, op, probes, steps, target
-from sparseout.bench.figure import size, write_figure
+from sparseout.bench import glm, inference, op, probes, steps, target
+from sparseout.bench.figure import size, write_figure, write_inference_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import fit_table, op_table, probe_table, step_table, target_table
+from sparseout.bench.table import fit_table, inference_table, op_table, probe_table, step_table, target_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.errors import UserError
@@ -43,6 +43,7 @@ PARTS = {
     "target": (target.COLUMNS, target_table),
     "probe": (probes.COLUMNS, probe_table),
     "glm": (glm.COLUMNS, fit_table),
+    "inference": (inference.COLUMNS, inference_table),
 }
 
 
@@ -60,7 +61,9 @@ class Selection:
         targets: models whose training steps to time with and without a sparsity target; none skips them
         probes: probes whose cost in a transformer's forward pass to time; none skips them
         samples: numbers of samples, with 200 features, for fits of generalized linear models; none skips the fits
-        seconds: time for each dtype and size, model, mode of the transformer, and fit; at least three rounds are taken
+        inference: widths of square linear layers to time with and without skipping the zeros of their input; none skips them
+        seconds: time for each dtype and size, model, mode of the transformer, fit, and input of a layer; at least three rounds
+            are taken
     """
 
     sizes: Integers = op.SIZES
@@ -70,6 +73,7 @@ class Selection:
     targets: Models = tuple(MODELS)
     probes: Probes = tuple(probes.PROBES)
     samples: Integers = (100_000,)
+    inference: Integers = inference.WIDTHS
     seconds: float = 8.0
 
     def check(self) -> None:
@@ -79,6 +83,8 @@ class Selection:
                 check_number("sizes", elements, 1, 2**40, "integers in [1, 2^40]")
             for samples in self.samples:
                 check_number("samples", samples, 100, 2**40, "integers in [100, 2^40]")
+            for width in self.inference:
+                check_number("inference", width, 16, 2**15, "integers in [16, 2^15]")
             for name, allowed in (("dtypes", op.DTYPES), ("models", MODELS), ("targets", MODELS), ("probes", probes.PROBES)):
                 for value in getattr(self, name):
                     check_choice(name, value, list(allowed))
@@ -89,8 +95,10 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.samples):
-            raise UserError("nothing to measure: give --sizes and --dtypes, --models, --targets, --probes or --samples")
+        parts = (self.models, self.targets, self.probes, self.samples, self.inference)
+        if not (self.sizes and self.dtypes) and not any(parts):
+            names = "--sizes and --dtypes, --models, --targets, --probes, --samples or --inference"
+            raise UserError(f"nothing to measure: give {names}")
 
     @property
     def command(self) -> str:
@@ -106,13 +114,14 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op, training steps, sparsity targets, probes and fits, each compared with its usual alternative.
+    """Time the op, training steps, targets, probes, fits and layers that skip zeros, each compared with its usual alternative.
 
     The contenders take turns in one process, with p = 0.5. The files hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: the measurements to take
-        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, provenance.json and bench.png, which are replaced
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, glm.csv, inference.csv, provenance.json, bench.png and
+            inference.png, which are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -126,10 +135,12 @@ def bench(
     models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
     watching = tuple(dict.fromkeys(selection.probes))
     modes = probes.MODES if watching else ()
+    layers = [(width, case) for width in sorted(set(selection.inference)) for case in inference.CASES]
     cases = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([chosen_device] if chosen_device.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        task = progress.add_task("", total=len(cases) + len(models) + len(targets) + len(modes) + len(selection.samples))
+        total = len(cases) + len(models) + len(targets) + len(modes) + len(selection.samples) + len(layers)
+        task = progress.add_task("", total=total)
         for dtype, elements in cases:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
             folder.add("op", op.measure(dtype, elements, selection.q, chosen_device, selection.seconds))
@@ -150,7 +161,13 @@ def bench(
             progress.update(task, description=f"fits to {samples:,} samples")
             folder.add("glm", glm.measure(samples, selection.seconds))
             progress.advance(task)
+        for width, case in layers:
+            progress.update(task, description=f"a layer of {width} x {width}, batch {case.batch}, {case.zeros:.0%} zeros")
+            folder.add("inference", inference.measure(width, case, selection.seconds))
+            progress.advance(task)
     write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
+    if layers:
+        write_inference_figure(folder.rows["inference"], out / "inference.png")
     for part, (_, table) in PARTS.items():
         if rows := folder.rows[part]:
             console.print(table(rows))
@@ -168,7 +185,8 @@ class _Folder:
         self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "bench.png").unlink(missing_ok=True)
+            for figure in ("bench.png", "inference.png"):
+                (path / figure).unlink(missing_ok=True)
             write_atomic(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             for part in PARTS:
                 self.add(part, [])
