@@ -40,6 +40,10 @@ def test_names_are_escaped_and_no_colour_is_set_but_that_of_the_lines():
         assert html.count("<div>") == html.count("</div>")
 
 
+def test_reports_can_be_members_of_a_set():
+    assert len({SKIP, DROP, EMPTY, *LAYERS, SKIP}) == 5
+
+
 def test_the_printed_report_is_a_table():
     lines = repr(SKIP).splitlines()
     assert lines[0] == "1 of 2 linear layers skip zeros in a copy: use report.model"

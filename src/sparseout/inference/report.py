@@ -40,7 +40,7 @@ class LayerSpeed:
     out_features: int
     batch: int
     active: float
-    union: dict[int, float]
+    union: dict[int, float] = field(hash=False)
     cold: float | None = None
     warm: float | None = None
     max_batch: int | None = None
