@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-slow test-oldest bench build format clean \
+.PHONY: help demo test test-library test-slow test-oldest bench bench-inference build format clean \
 	study-mnist study-paper study-targets study-warmup study-scale study-inference study-glm
 
 help:  ## list the targets
@@ -62,6 +62,7 @@ study-inference: $(VENV)/.all  ## train two networks to 60, 80 and 90 % zeros an
 	$(VENV)/bin/python examples/cash_in.py --out runs/inference $(if $(DATA),--data-dir $(DATA))
 	mkdir -p results/inference
 	cp runs/inference/cash-in.jsonl runs/inference/cash-in.png results/inference
+	$(VENV)/bin/python tests/studies/test_published_inference.py
 
 study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a few minutes
 	$(SPARSEOUT) theorem --out runs/theorem
@@ -71,6 +72,12 @@ bench: $(VENV)/.studies  ## run the README's benchmark, ten minutes on an idle m
 	$(SPARSEOUT) bench --out runs/bench
 	rm -rf results/bench
 	cp -r runs/bench results/bench
+
+bench-inference: $(VENV)/.studies  ## run the benchmark of layers that skip zeros, one minute on an idle machine
+	OMP_NUM_THREADS=1 $(SPARSEOUT) bench --sizes --models --targets --probes --samples --out runs/bench-inference
+	cp runs/bench-inference/inference.csv runs/bench-inference/inference.png results/bench
+	cp runs/bench-inference/provenance.json results/bench/inference-provenance.json
+	$(VENV)/bin/python tests/studies/test_published_inference.py
 
 build: $(VENV)/.dev  ## build the sdist and the wheel in dist/
 	$(VENV)/bin/python -m build
