@@ -113,7 +113,7 @@ class SkipReport:
         layers = [layer for layer in self.layers if layer.replaced]
         if not layers:
             return []
-        sizes = "/".join(map(str, max((layer.union for layer in layers), key=lambda union: len(union))))
+        sizes = "/".join(map(str, sorted({size for layer in layers for size in layer.union})))
         header = ("layer", "in x out", "active", f"% of a batch of {sizes}", "batch", "cold", "warm", "up to batch")
         return [header, *map(_row, layers)]
 
