@@ -9,8 +9,8 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-slow test-oldest bench build format clean \
-	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-glm
+.PHONY: help demo test test-library test-slow test-oldest bench bench-inference build format clean \
+	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-inference study-glm
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -61,6 +61,12 @@ study-scale: $(VENV)/.studies  ## run the study of the unit of the activations i
 study-wide-resnet: $(VENV)/.studies  ## run the study of the noise before a normalisation, ten minutes; DATA=folder with cifar10/
 	$(call study,wide-resnet)
 
+study-inference: $(VENV)/.all  ## train two networks to 60, 80 and 90 % zeros and measure what that buys, half an hour; DATA=folder with mnist/
+	$(VENV)/bin/python examples/cash_in.py --out runs/inference $(if $(DATA),--data-dir $(DATA))
+	mkdir -p results/inference
+	cp runs/inference/cash-in.jsonl runs/inference/cash-in.png results/inference
+	$(VENV)/bin/python tests/studies/test_published_inference.py
+
 study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a few minutes
 	$(SPARSEOUT) theorem --out runs/theorem
 	cp runs/theorem/*.jsonl runs/theorem/*.png runs/theorem/provenance.json results/glm
@@ -69,6 +75,12 @@ bench: $(VENV)/.studies  ## run the README's benchmark, ten minutes on an idle m
 	$(SPARSEOUT) bench --out runs/bench
 	rm -rf results/bench
 	cp -r runs/bench results/bench
+
+bench-inference: $(VENV)/.studies  ## run the benchmark of layers that skip zeros, one minute on an idle machine
+	OMP_NUM_THREADS=1 $(SPARSEOUT) bench --sizes --models --targets --probes --methods --samples --out runs/bench-inference
+	cp runs/bench-inference/inference.csv runs/bench-inference/inference.png results/bench
+	cp runs/bench-inference/provenance.json results/bench/inference-provenance.json
+	$(VENV)/bin/python tests/studies/test_published_inference.py
 
 build: $(VENV)/.dev  ## build the sdist and the wheel in dist/
 	$(VENV)/bin/python -m build

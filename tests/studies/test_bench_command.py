@@ -20,7 +20,7 @@ from sparseout.cli.main import main
 from sparseout.layers import Sparseout
 
 CPU = torch.device("cpu")
-NONE = ["--targets", "--probes", "--methods", "--samples", "--seconds", "0", "--device", "cpu"]
+NONE = ["--targets", "--probes", "--methods", "--samples", "--inference", "--seconds", "0", "--device", "cpu"]
 TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", *NONE]
 
 
@@ -97,20 +97,8 @@ def test_the_command_for_a_probe_alone(tmp_path, capsys, monkeypatch):
     build = probes.transformer
     monkeypatch.setattr(probes, "transformer", lambda layers: build(1))
     monkeypatch.setattr(probes, "BATCH", 1)
-    flags = [
-        "--sizes",
-        "--models",
-        "--samples",
-        "--targets",
-        "--methods",
-        "--probes",
-        "basic",
-        "sampled",
-        "--seconds",
-        "0",
-        "--device",
-        "cpu",
-    ]
+    flags = ["--sizes", "--models", "--samples", "--methods", "--inference", "--targets"]
+    flags += ["--probes", "basic", "sampled", "--seconds", "0", "--device", "cpu"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "probe.csv")
     assert tuple(rows.columns) == probes.COLUMNS
@@ -129,6 +117,7 @@ def test_the_command(tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == [
         "bench.png",
         "glm.csv",
+        "inference.csv",
         "methods.csv",
         "op.csv",
         "probe.csv",
@@ -150,7 +139,7 @@ def test_the_command(tmp_path, capsys):
         assert name in found
     assert found["command"] == (
         "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder "
-        "--targets --probes --methods --samples --seconds 0.0"
+        "--targets --probes --methods --samples --inference --seconds 0.0"
     )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
@@ -192,7 +181,8 @@ def test_the_command_for_a_target_alone(tmp_path, capsys, monkeypatch):
         MODELS["mlp"], build=lambda noise: nn.Sequential(nn.Linear(784, 16), nn.ReLU(), noise(), nn.Linear(16, 10))
     )
     monkeypatch.setitem(MODELS, "mlp", small)
-    flags = ["--sizes", "--models", "--probes", "--methods", "--samples", "--targets", "autoencoder", "mlp", "--seconds", "0"]
+    flags = ["--sizes", "--models", "--probes", "--methods", "--samples", "--inference", "--seconds", "0"]
+    flags += ["--targets", "autoencoder", "mlp"]
     assert main(["bench", *flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "target.csv", keep_default_na=False)
     assert tuple(rows.columns) == target.COLUMNS
@@ -204,7 +194,8 @@ def test_the_command_for_a_target_alone(tmp_path, capsys, monkeypatch):
 
 
 def test_the_fits(tmp_path, capsys):
-    flags = ["--sizes", "--models", "--targets", "--probes", "--methods", "--seconds", "0", "--samples", "500", "1000"]
+    flags = ["--sizes", "--models", "--targets", "--probes", "--methods", "--inference", "--seconds", "0"]
+    flags += ["--samples", "500", "1000"]
     assert main(["bench", *flags, "--out", str(tmp_path)]) == 0
     rows = pandas.read_csv(tmp_path / "glm.csv")
     assert tuple(rows.columns) == glm.COLUMNS
@@ -239,13 +230,14 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--q"], "sparseout: q needs at least one value"),
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--targets", "gpt"], "sparseout: targets must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
+        (["--inference", "3"], "sparseout: inference must be integers in [16, 2^15], got 3"),
         (["--samples", "3"], "sparseout: samples must be integers in [100, 2^40], got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number in [0, 86400], which is a day, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number in [0, 86400], which is a day, got nan"),
         (["--probes", "most"], "sparseout: probes must be one of 'basic', 'histogram', 'all', 'sampled', got 'most'"),
         (
-            ["--sizes", "--models", "--targets", "--probes", "--methods", "--samples"],
-            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes, --methods or --samples",
+            ["--sizes", "--models", "--targets", "--probes", "--methods", "--samples", "--inference"],
+            "sparseout: nothing to measure: give --sizes and --dtypes, --models, --targets, --probes, --methods, --samples or ",
         ),
         (["--device", "abacus"], "sparseout: device 'abacus' cannot be used: "),
         (["--device", "meta"], "sparseout: device must be cpu or cuda, got meta"),

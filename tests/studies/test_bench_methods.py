@@ -12,7 +12,7 @@ from sparseout.bench.methods_figure import write_methods_figure
 from sparseout.cli.main import main
 
 CPU = torch.device("cpu")
-ALONE = ["bench", "--sizes", "--models", "--targets", "--probes", "--samples", "--seconds", "0", "--device", "cpu"]
+ALONE = ["bench", "--sizes", "--models", "--targets", "--probes", "--samples", "--inference", "--seconds", "0", "--device", "cpu"]
 LAYERS = {name for name in regularizers.__all__ if isinstance(getattr(regularizers, name), type)}
 
 

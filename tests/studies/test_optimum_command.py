@@ -90,6 +90,6 @@ def test_results_list_the_methods_at_equal_sparsity(tmp_path, capsys):
     assert main(["results", str(tmp_path / "study")]) == 0
     out = capsys.readouterr().out
     assert out.count("against Sparseout") == 1
-    row = next(line for line in out.splitlines() if line.startswith("nn.Dropout "))
+    row = next(line for line in out.splitlines() if line.startswith("nn.Dropout ") and "hoyer" in line)
     assert row.split() == ["nn.Dropout", "hoyer", "0.5", "3", "+0.01", "-0.0148", "to", "+0.0348", "undecided", "-", "0.100"]
     assert "no noise at its own hoyer: Sparseout did not reach it in 3 of 3 seeds." in out

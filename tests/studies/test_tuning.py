@@ -141,7 +141,9 @@ def scored(tuning, score):
 def chosen(tuning, score):
     """The chosen settings of each contender."""
     choice = tuning.choose(scored(tuning, score))
-    return [None if (i := each["chosen"]) is None else each["candidates"][i]["settings"]["p"] for each in choice["contenders"]]
+    return [
+        None if (i := each["chosen"]) is None else each["candidates"][i]["settings"].get("p") for each in choice["contenders"]
+    ]
 
 
 def test_the_best_mean_on_validation_is_chosen_and_the_first_of_equals(tmp_path):

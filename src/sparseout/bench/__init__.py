@@ -1,1 +1,1 @@
-"""Benchmarks of the op, training steps, targets, probes and fits, each compared with its usual alternative."""
+"""Benchmarks of the op, training steps, targets, probes, fits and inference, each compared with its usual alternative."""

@@ -62,6 +62,35 @@ def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -
     save(figure, path)
 
 
+def write_inference_figure(rows: Sequence[Row], path: Path) -> None:
+    """Draw the speeds of the first layer that skips zeros, with quartiles, relative to the faster of torch's products."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["width"] == rows[0]["width"]]
+    cases = list(dict.fromkeys((row["batch"], row["zeros"], row["overlap"]) for row in rows))
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    colours = dict(zip(names, ("black", GREY, COLOURS[4], COLOURS[0], COLOURS[1]), strict=False))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        line = [row for row in rows if row["contender"] == name]
+        places = [cases.index((row["batch"], row["zeros"], row["overlap"])) + 0.16 * (names.index(name) - 2) for row in line]
+        speeds = [row["speed"] for row in line]
+        spreads = zip(*((row["speed"] - row["speed_iqr_low"], row["speed_iqr_high"] - row["speed"]) for row in line), strict=True)
+        style = {"color": colours[name], "label": name, "error_kw": {"linewidth": 0.8}}
+        axes.bar(places, speeds, 0.16, yerr=list(map(list, spreads)), **style)
+    labels = [f"batch {batch}\n{zeros:.0%} zeros" + ("\noverlapping" if overlap else "") for batch, zeros, overlap in cases]
+    axes.set_xticks(range(len(cases)), labels)
+    axes.set(yscale="log", ylabel="times as fast as the best of torch")
+    axes.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16, 32])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    width = rows[0]["width"]
+    axes.set_title(f"A linear layer of {width} x {width}, cold weights, a new input each call", loc="left", weight="bold")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    save(figure, path)
+
+
 def size(elements: int) -> str:
     """Format a number of elements, with a binary unit if it is a multiple of one.
 

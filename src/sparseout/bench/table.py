@@ -84,5 +84,20 @@ def fit_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def inference_table(rows: Sequence[Row]) -> Table:
+    """Return how many times faster than the best of torch each contender is, with a row for each input."""
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    table = _table("A linear layer with cold weights: the speed relative to the faster of F.linear in float32 and in bfloat16.")
+    for name in ("width", "batch", "zeros", *(name.replace(", ", "\n") for name in names)):
+        table.add_column(name, justify="right")
+    speeds: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        zeros = f"{row['zeros']:.0%}" + (" overlapping" if row["overlap"] else "")
+        speeds.setdefault((str(row["width"]), str(row["batch"]), zeros), {})[row["contender"]] = f"{row['speed']:.2f}"
+    for case, found in speeds.items():
+        table.add_row(*case, *(found[name] for name in names))
+    return table
+
+
 def _table(caption: str) -> Table:
     return Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)

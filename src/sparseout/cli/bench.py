@@ -13,11 +13,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from sparseout.bench import glm, methods, op, probes, steps, target
-from sparseout.bench.figure import size, write_figure
+from sparseout.bench import glm, inference, methods, op, probes, steps, target
+from sparseout.bench.figure import size, write_figure, write_inference_figure
 from sparseout.bench.methods_figure import write_methods_figure
 from sparseout.bench.models import MODELS
-from sparseout.bench.table import fit_table, method_table, op_table, probe_table, step_table, target_table
+from sparseout.bench.table import fit_table, inference_table, method_table, op_table, probe_table, step_table, target_table
 from sparseout.bench.timing import load
 from sparseout.checks import check_choice, check_number, check_q
 from sparseout.errors import UserError
@@ -46,6 +46,7 @@ PARTS = {
     "probe": (probes.COLUMNS, probe_table),
     "methods": (methods.COLUMNS, method_table),
     "glm": (glm.COLUMNS, fit_table),
+    "inference": (inference.COLUMNS, inference_table),
 }
 
 
@@ -65,7 +66,8 @@ class Selection:
         methods: comparisons of Sparseout with the layers of sparseout.regularizers: training steps of an autoencoder with each
             layer, of a linear layer with noise, and k-winners with torch.topk; none skips them
         samples: numbers of samples, with 200 features, for fits of generalized linear models; none skips the fits
-        seconds: time for each dtype and size, model, mode of the transformer, comparison and fit; at least three rounds are taken
+        seconds: time for each dtype and size, model, mode of the transformer, comparison, fit, and input of a layer; at least
+            three rounds are taken
     """
 
     sizes: Integers = op.SIZES
@@ -76,6 +78,7 @@ class Selection:
     probes: Probes = tuple(probes.PROBES)
     methods: Methods = methods.CASES
     samples: Integers = (100_000,)
+    inference: Integers = inference.WIDTHS
     seconds: float = 8.0
 
     def check(self) -> None:
@@ -85,6 +88,8 @@ class Selection:
                 check_number("sizes", elements, 1, 2**40, "integers in [1, 2^40]")
             for samples in self.samples:
                 check_number("samples", samples, 100, 2**40, "integers in [100, 2^40]")
+            for width in self.inference:
+                check_number("inference", width, 16, 2**15, "integers in [16, 2^15]")
             choices: dict[str, Iterable[str]] = {"dtypes": op.DTYPES, "models": MODELS, "targets": MODELS}
             choices |= {"probes": probes.PROBES, "methods": methods.CASES}
             for name, allowed in choices.items():
@@ -97,10 +102,10 @@ class Selection:
             raise UserError(str(error)) from error
         if not self.q:
             raise UserError("q needs at least one value")
-        if not ((self.sizes and self.dtypes) or self.models or self.targets or self.probes or self.methods or self.samples):
-            raise UserError(
-                "nothing to measure: give --sizes and --dtypes, --models, --targets, --probes, --methods or --samples"
-            )
+        parts = (self.models, self.targets, self.probes, self.methods, self.samples, self.inference)
+        if not (self.sizes and self.dtypes) and not any(parts):
+            names = "--sizes and --dtypes, --models, --targets, --probes, --methods, --samples or --inference"
+            raise UserError(f"nothing to measure: give {names}")
 
     @property
     def command(self) -> str:
@@ -116,14 +121,14 @@ def bench(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/bench"),
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
 ) -> None:
-    """Time the op, training steps, sparsity targets, probes, other methods and fits, each compared with its usual alternative.
+    """Time the op, training steps, targets, probes, other methods, fits and layers that skip zeros, each beside its alternative.
 
     The contenders take turns in one process, with p = 0.5. The files hold medians and quartiles; docs/bench.md explains them.
 
     Args:
         selection: the measurements to take
-        out: folder for op.csv, steps.csv, target.csv, probe.csv, methods.csv, glm.csv, provenance.json, bench.png and
-            methods.png, which are replaced
+        out: folder for op.csv, steps.csv, target.csv, probe.csv, methods.csv, glm.csv, inference.csv, provenance.json,
+            bench.png, methods.png and inference.png, which are replaced
         device: 'cpu', 'cuda', or 'auto', which is the accelerator if there is one
     """
     selection.check()
@@ -138,10 +143,11 @@ def bench(
     watching = tuple(dict.fromkeys(selection.probes))
     modes = probes.MODES if watching else ()
     compared = list(dict.fromkeys(selection.methods))
+    layers = [(width, case) for width in sorted(set(selection.inference)) for case in inference.CASES]
     cases = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
     with torch.random.fork_rng([chosen_device] if chosen_device.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        parts = (cases, models, targets, modes, compared, selection.samples)
+        parts = (cases, models, targets, modes, compared, selection.samples, layers)
         task = progress.add_task("", total=sum(map(len, parts)))
         for dtype, elements in cases:
             progress.update(task, description=f"{dtype}, {size(elements)} elements")
@@ -167,11 +173,18 @@ def bench(
             progress.update(task, description=f"fits to {samples:,} samples")
             folder.add("glm", glm.measure(samples, selection.seconds))
             progress.advance(task)
+        for width, case in layers:
+            progress.update(task, description=f"a layer of {width} x {width}, batch {case.batch}, {case.zeros:.0%} zeros")
+            folder.add("inference", inference.measure(width, case, selection.seconds))
+            progress.advance(task)
     write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
     figures = [out / "bench.png"]
     if any(row["case"] in methods.STEPS for row in folder.rows["methods"]):
         figures.append(out / "methods.png")
         write_methods_figure(folder.rows["methods"], figures[-1])
+    if layers:
+        figures.append(out / "inference.png")
+        write_inference_figure(folder.rows["inference"], figures[-1])
     for part, (_, table) in PARTS.items():
         if rows := folder.rows[part]:
             console.print(table(rows))
@@ -189,7 +202,7 @@ class _Folder:
         self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for figure in ("bench.png", "methods.png"):
+            for figure in ("bench.png", "methods.png", "inference.png"):
                 (path / figure).unlink(missing_ok=True)
             write_atomic(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             for part in PARTS:

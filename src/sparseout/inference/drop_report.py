@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from sparseout.inference.notebook import page
 from sparseout.inference.report import Refusal, grouped
 
 
@@ -47,14 +48,25 @@ class DropReport:
     copied: bool
 
     def __repr__(self) -> str:
-        removed = sum(len(each.removed) for each in self.dropped)
-        copied = " in a copy: use report.model" if self.copied and removed else ""
-        lines = [f"{removed} units removed{copied}"]
+        lines = [self._head()]
         lines += [
             f"{first} -> {second}: {len(units)} of {count} units not seen to fire in {samples} samples"
             for first, second, count, units, samples in self.dropped
         ]
-        if removed:
-            batches = "batch" if self.held_out == 1 else f"{self.held_out} batches"
-            lines += [f"outputs up to {self.largest:.3g} change by at most {self.difference:.3g} on the held-out {batches}"]
-        return "\n".join([*lines, *grouped(self.refused)])
+        return "\n".join([*lines, *([self._price()] if self.dropped else []), *grouped(self.refused)])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (f"{each.first} -> {each.second}", f"{len(each.removed)} of {each.units}", str(each.samples)) for each in self.dropped
+        ]
+        header = ("layers", "units not seen to fire", "in samples")
+        notes = [self._price()] if rows else []
+        return page([self._head()], [header, *rows] if rows else [], [*notes, *grouped(self.refused)])
+
+    def _head(self) -> str:
+        removed = sum(len(each.removed) for each in self.dropped)
+        return f"{removed} units removed" + (" in a copy: use report.model" if self.copied and removed else "")
+
+    def _price(self) -> str:
+        batches = "batch" if self.held_out == 1 else f"{self.held_out} batches"
+        return f"outputs up to {self.largest:.3g} change by at most {self.difference:.3g} on the held-out {batches}"

@@ -68,6 +68,21 @@ def gathered(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float =
     return output.view(*input.shape[:-1], weight.shape[0]).to(input.dtype)
 
 
+def by_columns(weight: Tensor) -> Tensor:
+    """Return `weight` with its columns one after the other in memory, in huge pages if the system gives them.
+
+    >>> by_columns(torch.ones(3, 2)).stride()
+    (1, 3)
+    """
+    if weight.stride() == (1, weight.shape[0]) or not weight.is_cpu or type(weight) not in PLAIN:
+        return weight.t().contiguous().t()
+    memory = torch.empty_like(weight.t(), memory_format=torch.contiguous_format)
+    if LIBRARY is not None:
+        # Skipping jumps between rows of memory, most of which are on another page.
+        LIBRARY.sparseout_advise(memory.data_ptr(), memory.numel() * memory.element_size())
+    return memory.copy_(weight.t()).t()
+
+
 def _compiled(input: Tensor, weight: Tensor, bias: Tensor | None, cutoff: float) -> Tensor:
     columns, inputs = weight.shape
     dtype = input.dtype

@@ -56,7 +56,7 @@ class SkipZerosLinear(nn.Linear):
 
     def _transpose(self) -> None:
         # The parameter stays the same object, so other references to it stay valid.
-        self.weight.data = self.weight.data.t().contiguous().t()
+        self.weight.data = kernel.by_columns(self.weight.data)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

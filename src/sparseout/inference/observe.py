@@ -17,7 +17,7 @@ from sparseout.inference.layer import SkipZerosLinear
 
 Run = Callable[[nn.Module], Any]
 
-_TIMED_RUNS = 5
+_TIMED_RUNS = 8
 _MOST = 2**24  # elements of a layer's inputs that are kept: 64 MB
 _OTHERS: tuple[tuple[Any, str], ...] = (
     ((nn.RNNBase, nn.RNNCellBase), "recurrent layers are not supported"),
@@ -122,7 +122,7 @@ def time_shares(
 ) -> tuple[float, float]:
     """Return the fraction of the time of `run(model)` that `layers` take, with cold and with warm weights.
 
-    Each is taken from the fastest of several runs.
+    It is the least time in `layers` divided by the least time of a run, over several runs: other processes only add to both.
     """
     spent = 0.0
 
@@ -141,15 +141,17 @@ def time_shares(
         spent, start = 0.0, time.perf_counter()
         run(model)
         seconds = time.perf_counter() - start
-        return seconds, spent / seconds
+        return seconds, spent
 
-    cold, warm = [], []
+    cold: list[tuple[float, float]] = []
+    warm: list[tuple[float, float]] = []
     with wrapped({name: (layer, wrap(layer)) for name, layer in layers.items()}):
         for _ in range(_TIMED_RUNS):
             fill_cache()
             cold.append(timed())
             warm.append(timed())
-    return min(cold)[1], min(warm)[1]
+    (cold_total, cold_spent), (warm_total, warm_spent) = (map(min, zip(*times, strict=True)) for times in (cold, warm))
+    return min(cold_spent / cold_total, 1.0), min(warm_spent / warm_total, 1.0)
 
 
 def active_fraction(inputs: Sequence[Tensor], cutoff: float) -> float:

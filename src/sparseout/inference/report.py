@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from sparseout.inference.notebook import page
+
 
 class Refusal(NamedTuple):
     """A layer that was not measured, and why."""
@@ -38,7 +40,7 @@ class LayerSpeed:
     out_features: int
     batch: int
     active: float
-    union: dict[int, float]
+    union: dict[int, float] = field(hash=False)
     cold: float | None = None
     warm: float | None = None
     max_batch: int | None = None
@@ -87,33 +89,44 @@ class SkipReport:
         return tuple(layer.name for layer in self.layers if layer.replaced)
 
     def __repr__(self) -> str:
-        replaced = [layer for layer in self.layers if layer.replaced]
-        copied = " in a copy: use report.model" if self.copied and replaced else ""
-        lines = [f"{len(replaced)} of {len(self.layers)} linear layers skip zeros{copied}"]
-        if replaced:
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*self._heads(), *table, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return page(self._heads(), self._rows(), self._notes())
+
+    def _heads(self) -> list[str]:
+        copied = " in a copy: use report.model" if self.copied and self.replaced else ""
+        lines = [f"{len(self.replaced)} of {len(self.layers)} linear layers skip zeros{copied}"]
+        if self.replaced:
             for weights, speed, bound in (("cold", self.cold, self.cold_bound), ("warm", self.warm, self.warm_bound)):
                 lines += [f"the model is {speed:.2f}x as fast with {weights} weights (Amdahl's bound: {bound:.2f}x)"]
         if self.loss_before is not None and self.loss_after is not None:
             change = self.loss_after - self.loss_before
             lines += [f"the loss changes from {self.loss_before:.6g} to {self.loss_after:.6g} ({change:+.3g})"]
-        lines += _table(replaced) if replaced else []
+        return lines
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The header and a row for each replaced layer; empty if there is none."""
+        layers = [layer for layer in self.layers if layer.replaced]
+        if not layers:
+            return []
+        sizes = "/".join(map(str, sorted({size for layer in layers for size in layer.union})))
+        header = ("layer", "in x out", "active", f"% of a batch of {sizes}", "batch", "cold", "warm", "up to batch")
+        return [header, *map(_row, layers)]
+
+    def _notes(self) -> list[str]:
         dense = [Refusal(layer.name, layer.reason) for layer in self.layers if layer.reason]
-        return "\n".join([*lines, *grouped([*dense, *self.refused])])
+        return grouped([*dense, *self.refused])
 
 
-def _table(layers: Sequence[LayerSpeed]) -> list[str]:
-    header = ("layer", "in x out", "active", "union", "batch", "cold", "warm", "up to batch")
-    rows = [header]
-    for layer in layers:
-        union = " ".join(f"{fraction:.0%}".removesuffix("%") for fraction in layer.union.values())
-        shape = f"{layer.in_features} x {layer.out_features}"
-        speeds = (f"{layer.cold:.1f}x", f"{layer.warm:.1f}x")
-        limit = str(layer.max_batch)
-        rows.append((layer.name or "the model", shape, _percent(layer.active), union, str(layer.batch), *speeds, limit))
-    sizes = max((tuple(layer.union) for layer in layers), key=len)
-    rows[0] = (*header[:3], f"% of a batch of {'/'.join(map(str, sizes))}", *header[4:])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _row(layer: LayerSpeed) -> tuple[str, ...]:
+    union = " ".join(f"{fraction:.0%}".removesuffix("%") for fraction in layer.union.values())
+    shape = f"{layer.in_features} x {layer.out_features}"
+    speeds = (f"{layer.cold:.1f}x", f"{layer.warm:.1f}x")
+    return (layer.name or "the model", shape, _percent(layer.active), union, str(layer.batch), *speeds, str(layer.max_batch))
 
 
 def grouped(refused: Sequence[Refusal]) -> list[str]:

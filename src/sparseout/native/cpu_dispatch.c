@@ -1,32 +1,18 @@
 // The entry point of the kernel: prepares the settings, chooses the instruction set and divides the elements among threads.
 #include <float.h>
 #include <math.h>
-#include <stddef.h>
 #include <string.h>
 
 #include "cpu.h"
+#include "dispatch.h"
 
 #if !defined(_WIN32)
-#include <pthread.h>
 #include <sys/mman.h>
 #endif
 
 enum { GRAIN = 16384 };  // fewer elements are not worth another thread; a multiple of CHUNK
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-
-// A forked child lacks the OpenMP threads of its parent and would wait for them forever.
-static int forked = 0;
-#if !defined(_WIN32)
-static void in_child(void) { forked = 1; }
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-#endif
-
-range_function sparseout_baseline, sparseout_avx2, sparseout_avx512;
+INSTRUCTION_SETS(range_function, sparseout)
 
 // The number of instruction sets that this machine supports, in the order baseline, avx2, avx512.
 EXPORT int sparseout_instruction_sets(void) {
@@ -37,14 +23,6 @@ EXPORT int sparseout_instruction_sets(void) {
 #else
   return 1;
 #endif
-}
-
-static range_function* chosen(int instruction_set) {
-#ifdef SPARSEOUT_X86
-  if (instruction_set > 0) return instruction_set > 1 ? sparseout_avx512 : sparseout_avx2;
-#endif
-  (void)instruction_set;
-  return sparseout_baseline;
 }
 
 static void prepare_power(settings* s) {
@@ -138,7 +116,7 @@ static int64_t count_tiles(const tensors* t) {
 }
 
 // Huge pages for a large output: page faults of small pages would cost more than the arithmetic.
-static void advise(void* output, size_t bytes) {
+EXPORT void sparseout_advise(void* output, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   const uintptr_t page = 1 << 21;
   uintptr_t begin = ((uintptr_t)output + page - 1) / page * page, end = ((uintptr_t)output + bytes) / page * page;
@@ -158,7 +136,7 @@ EXPORT void sparseout_run(int dtype, const void* grad, const void* input, void* 
   if (layout) lay_out(&t, layout, ndim);
   settings s = prepare(dtype, grad == NULL, seed, threshold, multiplicative, p, exponent, eps, coefficient, instruction_set);
   range_function* run = chosen(instruction_set);
-  advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
+  sparseout_advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
   int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;
   if (threads > shares) threads = (int)shares;
   if (threads < 2 || forked) {

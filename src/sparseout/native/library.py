@@ -11,12 +11,13 @@ import importlib.resources
 _FILES = ("libsparseout_cpu.so", "libsparseout_cpu.dll")
 _INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
-_number, _float, _int, _int64, _uint64, _pointer = (
+_number, _float, _int, _int64, _uint64, _size, _pointer = (
     ctypes.c_double,
     ctypes.c_float,
     ctypes.c_int,
     ctypes.c_int64,
     ctypes.c_uint64,
+    ctypes.c_size_t,
     ctypes.c_void_p,
 )
 
@@ -54,6 +55,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         *(_pointer, _pointer, _pointer, _number, _int),  # value, moments, weights, momentum, whether it learns
     )
     library.sparseout_matched_scale.restype = _number
+    library.sparseout_advise.argtypes = (_pointer, _size)  # memory, bytes
+    library.sparseout_advise.restype = None
     library.sparseout_skip_zeros.argtypes = (
         *(_pointer, _pointer, _pointer, _pointer),  # input, weight, bias, output
         *(_int64, _int64, _int64, _float, _int),  # rows, inputs, columns, cutoff, whether the weight is bfloat16

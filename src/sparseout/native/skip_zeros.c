@@ -37,9 +37,12 @@ static inline float widened(uint16_t bfloat16) {
         int64_t last = first + STRIP < count ? first + STRIP : count;                                               \
         for (int k = 0; k < GROUP; ++k)                                                                             \
           for (size_t ahead = 0; ahead < STRIP * sizeof(type); ahead += LINE) FETCH((uintptr_t)(next[k] + first) + ahead); \
-        for (int64_t i = first; i < last; ++i)                                                                      \
-          y[i] += ((x[0] * value(w[0][i]) + x[1] * value(w[1][i])) + (x[2] * value(w[2][i]) + x[3] * value(w[3][i]))) + \
-                  ((x[4] * value(w[4][i]) + x[5] * value(w[5][i])) + (x[6] * value(w[6][i]) + x[7] * value(w[7][i]))); \
+        for (int64_t i = first; i < last; ++i) {                                                                    \
+          float sum = y[i] + x[0] * value(w[0][i]);                                                                 \
+          sum += x[1] * value(w[1][i]), sum += x[2] * value(w[2][i]), sum += x[3] * value(w[3][i]);                 \
+          sum += x[4] * value(w[4][i]), sum += x[5] * value(w[5][i]), sum += x[6] * value(w[6][i]);                 \
+          y[i] = sum + x[7] * value(w[7][i]);                                                                       \
+        }                                                                                                           \
       }                                                                                                             \
     }                                                                                                               \
     for (; entries >= 2; entries -= 2, index += 2, x += 2) {                                                        \

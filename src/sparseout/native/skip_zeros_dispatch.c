@@ -1,37 +1,15 @@
 // The entry of the linear layer that skips zeros: lists the non-zero inputs and shares the output columns among threads.
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 
+#include "dispatch.h"
 #include "skip_zeros.h"
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#include <pthread.h>
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 enum { GRAIN = 65536 };  // products below which threads cost more than they save
 enum { ALIGNED = 16 };   // columns of a cache line, which no two threads write
 enum { ROWS = 64 };      // rows of x whose entries are listed at a time
 
-// A forked child has none of its parent's OpenMP threads, and would wait for them forever.
-static int forked = 0;
-#if !defined(_WIN32)
-static void in_child(void) { forked = 1; }
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-#endif
-
-columns_function sparseout_columns_baseline, sparseout_columns_avx2, sparseout_columns_avx512;
-
-static columns_function* chosen(int instruction_set) {
-#ifdef SPARSEOUT_X86
-  if (instruction_set > 0) return instruction_set > 1 ? sparseout_columns_avx512 : sparseout_columns_avx2;
-#endif
-  (void)instruction_set;
-  return sparseout_columns_baseline;
-}
+INSTRUCTION_SETS(columns_function, sparseout_columns)
 
 // Lists the inputs of magnitude above the cutoff, including NaN, and the first entry in each part of a row. Returns their number.
 // An entry is written before it is known to count, so there is room for one more than all of them.

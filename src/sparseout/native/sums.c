@@ -2,12 +2,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#include <pthread.h>
-#define EXPORT __attribute__((visibility("default")))
-#endif
+#include "dispatch.h"
 
 #if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FAST __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -28,13 +23,6 @@ enum { MOST_THREADS = 256 };
 enum { RUN = 256 };    // elements per 32-bit count of zeros
 enum { AHEAD = 8192 };  // bytes ahead of the loop; the hardware prefetcher covers less
 enum { LINE = 64 };
-
-// A forked child lacks the OpenMP threads of its parent and would wait for them forever.
-static int forked = 0;
-#if !defined(_WIN32)
-static void in_child(void) { forked = 1; }
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(0, 0, in_child); }
-#endif
 
 static inline double widened(uint16_t bfloat16) {
   union {
