@@ -39,14 +39,14 @@ define study
 	cp runs/$(1)/results.jsonl runs/$(1)/sparsity.png results/$(1)
 endef
 
-study-mnist: $(VENV)/.studies  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
+study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
-study-paper: $(VENV)/.studies  ## run the paper's image and language studies, two hours; DATA=folder with cifar10/ and ptb/
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, two hours; DATA=folder with cifar10/ and ptb/
 	$(call study,image-cifar10)
 	$(call study,language-ptb)
 
-study-targets: $(VENV)/.studies  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
+study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)
 	$(call study,targets/mnist)
 	$(call study,targets/english)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from sparseout.errors import UserError
+from sparseout.extras import needed_for
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
 from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
@@ -163,7 +164,8 @@ def labelled(curves: Sequence[Curve]) -> list[tuple[str, Setting]]:
 
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
     """Return a table with a row per run and a column per value. Dots join nested names; lists, such as profiles, are left out."""
-    import pandas
+    with needed_for("a table in a file", "data"):
+        import pandas
 
     return pandas.DataFrame([_flat(record) for record in records])
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sparseout.records.identity import TARGET_FIELDS
+from sparseout.report.holm import holm_corrected
 from sparseout.report.settings import IRRELEVANT_SETTINGS, Setting, varying_names
 
 CONFIDENCE = 0.95
@@ -126,8 +127,6 @@ def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[Paired
         settings: the settings of one study.
         score: the name of a score.
     """
-    from statsmodels.stats.multitest import multipletests
-
     names = varying_names([setting for setting in settings if setting.axis == "q"])
     pairs = _pairs(settings)
     scores = {id(setting): dict(zip(_seeds(setting), setting.per_seed(score), strict=True)) for setting in settings}
@@ -135,7 +134,7 @@ def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[Paired
     known = [[difference for difference in differences if math.isfinite(difference)] for differences in both]
     tests = _tests(known)
     tested = [p for p in tests if not math.isnan(p)]
-    holm = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
+    holm = iter(holm_corrected(tested))
     corrected = [math.nan if math.isnan(p) else next(holm) for p in tests]
     found = []
     for (other, base), differences, all_, p, holm_p in zip(pairs, known, both, tests, corrected, strict=True):
