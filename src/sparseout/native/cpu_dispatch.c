@@ -39,6 +39,15 @@ EXPORT int sparseout_instruction_sets(void) {
 #endif
 }
 
+// Whether the library divides its work among threads.
+EXPORT int sparseout_has_threads(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 static range_function* chosen(int instruction_set) {
 #ifdef SPARSEOUT_X86
   if (instruction_set > 0) return instruction_set > 1 ? sparseout_avx512 : sparseout_avx2;
