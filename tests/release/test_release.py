@@ -81,3 +81,9 @@ def test_the_targets_are_phony():
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     assert set(phony) == TARGETS
+
+
+def test_pip_and_uv_have_the_same_constraints():
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    listed = re.search(r"^constraint-dependencies = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert re.findall(r'"(.+?)"', listed) == pins
