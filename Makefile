@@ -2,6 +2,7 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 SPARSEOUT := $(VENV)/bin/sparseout
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/native/*.[ch])
 # Two processes with a thread each: the tensors of the tests are small.
@@ -9,11 +10,12 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-slow test-oldest bench bench-inference build format clean \
+.PHONY: help demo test test-library test-slow test-oldest test-newest bench bench-inference sdist wheels wheels-portable docs \
+	release-check format clean \
 	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-inference study-glm
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-15s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.studies  ## train an autoencoder on real digits at several q, print the table, write the report
 	$(SPARSEOUT) study autoencoder --dataset digits --q 1 1.5 2 2.5 3 --seed 0 1 2 --epochs 100 --jobs $(JOBS) --out runs/demo
@@ -27,11 +29,14 @@ test: $(VENV)/.dev  ## lint, check the types, run the tests
 test-library: $(VENV)/.test  ## run the tests of the library alone, without the studies' dependencies
 	$(PYTEST) tests/library src/sparseout $(ABOVE_THE_LIBRARY)
 
-test-slow: $(VENV)/.dev  ## run all tests, including those that take minutes, with five times as many random examples
+test-slow: $(VENV)/.dev $(VENV)/.release  ## run all tests, including those that take minutes, with five times as many random examples
 	$(PYTEST) -m '' --hypothesis-profile thorough
 
 test-oldest: $(OLDEST)/.test  ## run the tests of the library on the oldest supported torch, in .venv-oldest
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile tests/library src/sparseout $(ABOVE_THE_LIBRARY)
+	$(subst $(VENV),$(OLDEST),$(PYTEST)) tests/library src/sparseout $(ABOVE_THE_LIBRARY)
+
+test-newest: $(NEWEST)/.test  ## run the tests of the library on the newest torch, in .venv-newest
+	$(subst $(VENV),$(NEWEST),$(PYTEST)) tests/library src/sparseout $(ABOVE_THE_LIBRARY)
 
 # Run the published sweep of a study, and publish its results: $(call study,FOLDER)
 define study
@@ -39,14 +44,14 @@ define study
 	cp runs/$(1)/results.jsonl runs/$(1)/sparsity.png results/$(1)
 endef
 
-study-mnist: $(VENV)/.studies  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
+study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
-study-paper: $(VENV)/.studies  ## run the paper's image and language studies, two hours; DATA=folder with cifar10/ and ptb/
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, two hours; DATA=folder with cifar10/ and ptb/
 	$(call study,image-cifar10)
 	$(call study,language-ptb)
 
-study-targets: $(VENV)/.studies  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
+study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)
 	$(call study,targets/mnist)
 	$(call study,targets/english)
@@ -82,25 +87,48 @@ bench-inference: $(VENV)/.studies  ## run the benchmark of layers that skip zero
 	cp runs/bench-inference/provenance.json results/bench/inference-provenance.json
 	$(VENV)/bin/python tests/studies/test_published_inference.py
 
-build: $(VENV)/.dev  ## build the sdist and the wheel in dist/
-	$(VENV)/bin/python -m build
+sdist: $(VENV)/.release  ## build the sdist in dist/
+	rm -rf dist build/wheels
+	$(VENV)/bin/python -m build --sdist
+
+wheels: sdist  ## build the sdist, and from it the wheel for this machine, in dist/, as PyPI takes them
+	$(VENV)/bin/pip wheel --no-deps --wheel-dir build/wheels dist/*.tar.gz
+	if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl; \
+	else cp build/wheels/*.whl dist; fi
+
+wheels-portable: $(VENV)/.release  ## build and test this system's wheel in dist/ as a release does; on Linux it needs Docker
+	$(VENV)/bin/cibuildwheel --output-dir dist
+
+docs: $(VENV)/.dev  ## check the pages: their links, and the code in them
+	$(PYTEST) README.md docs tests/library/test_documentation.py tests/library/test_reference_page.py
+
+release-check: $(VENV)/.dev $(VENV)/.release  ## run all checks of a release, and print a table; TAG=v1.2.3 also compares the tag
+	$(VENV)/bin/python tests/release/check.py $(if $(TAG),--tag "$(TAG)") $(CHECKS)
 
 format: $(VENV)/.dev  ## apply ruff's fixes and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
 clean:  ## remove the environments and the builds
-	rm -rf $(VENV) $(OLDEST) build dist
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist
 
 # An environment has a stamp for each extra that is installed in it.
 $(VENV)/.%: pyproject.toml constraints.txt $(KERNEL) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -c constraints.txt -e '.[$*]'
 	touch $@
 
+$(VENV)/.release: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --group release
+	touch $@
+
 $(OLDEST)/.%: pyproject.toml constraints-oldest.txt $(KERNEL) | $(OLDEST)/bin/pip
 	$(OLDEST)/bin/pip install -c constraints-oldest.txt -e '.[$*]'
 	touch $@
 
-$(VENV)/bin/pip $(OLDEST)/bin/pip: %/bin/pip:
+$(NEWEST)/.%: pyproject.toml $(KERNEL) | $(NEWEST)/bin/pip
+	$(NEWEST)/bin/pip install --upgrade -e '.[$*]'
+	touch $@
+
+$(VENV)/bin/pip $(OLDEST)/bin/pip $(NEWEST)/bin/pip: %/bin/pip:
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --upgrade pip

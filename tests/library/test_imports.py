@@ -36,7 +36,6 @@ EXTRAS = {
     "safetensors",
     "scipy",
     "sklearn",
-    "statsmodels",
     "transformers",
     "triton",
     "tyro",

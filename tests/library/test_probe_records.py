@@ -155,9 +155,9 @@ def test_a_bare_installation_names_the_extra(missing, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    what = "table" if missing == "rich" else "to_pandas"
+    what, extra = ("table", "report") if missing == "rich" else ("to_pandas", "data")
     for call in (getattr(before, what), getattr(before.compare(before), what)):
-        with pytest.raises(ModuleNotFoundError, match=rf"^{what}\(\) needs {missing}.*: pip install 'sparseout\[report\]'$"):
+        with pytest.raises(ModuleNotFoundError, match=rf"^{what}\(\) needs {missing}.*: pip install 'sparseout\[{extra}\]'$"):
             call()
 
 
@@ -165,7 +165,7 @@ def test_the_report_names_its_missing_extra():
     program = "import sys; sys.modules.update(dict.fromkeys(['upath', 'jinja2', 'plotly'])); import sparseout.report"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ModuleNotFoundError: sparseout.report needs ")
+    assert last.startswith("sparseout.errors.MissingPackageError: sparseout.report needs ")
     assert last.endswith(": pip install 'sparseout[report]'")
 
 

@@ -15,14 +15,6 @@ from sparseout.report.statistics import compare_with_dropout, estimate, score_of
 VALUES = st.lists(st.integers(-1000, 1000).map(lambda n: n / 8), min_size=2, max_size=30)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_collection():
-    """Skip the garbage collection in each call of statsmodels, which takes most of the time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gc.collect", lambda: None)
-        yield
-
-
 def record(q, seed, score, regularizer="sparseout", measure="accuracy", **changes):
     settings = {"q": q, "p": 0.5, "gradient": "detached", "regularizer": regularizer, **changes}
     unused = unused_settings(regularizer, "target_sparsity" in changes)

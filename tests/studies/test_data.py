@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -37,6 +39,21 @@ def test_digits():
     assert images.test.shape == (360, 64)
     assert images.train.min() == 0
     assert images.train.max() == 1
+
+
+def test_the_digits_are_read_without_the_import_of_scikit_learn():
+    program = "import sys; from sparseout.studies.data import mnist; mnist.load('digits'); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("name", "package", "extra"), [("digits", "scikit-learn", "studies"), ("mnist", "datasets", "data")])
+def test_a_data_set_whose_package_is_missing_names_its_extra(name, package, extra, tmp_path, monkeypatch):
+    mnist._digits.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=rf"^the data set {name} needs {package}: pip install 'sparseout\[{extra}\]'$"):
+        mnist.load(name, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,19 @@
 import subprocess
 import sys
 
-NOT_NEEDED = ("transformers", "ray", "triton", "playwright", "hypothesis", "onnx", "pytest")
+NOT_NEEDED = (
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "statsmodels",
+    "transformers",
+    "ray",
+    "triton",
+    "playwright",
+    "hypothesis",
+    "onnx",
+    "pytest",
+)
 PROGRAM = """
 import sys
 from importlib.machinery import PathFinder

@@ -12,6 +12,7 @@ import tyro
 
 from sparseout import report
 from sparseout.errors import UserError
+from sparseout.extras import needed_for
 from sparseout.records.choice import read_choice
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
 from sparseout.records.identity import RESULT_FIELDS
@@ -186,7 +187,8 @@ def labelled(curves: Sequence[Curve]) -> list[tuple[str, Setting]]:
 
 def frame(records: Sequence[Record]) -> pandas.DataFrame:
     """Return a table with a row per run and a column per value. Dots join nested names; lists, such as profiles, are left out."""
-    import pandas
+    with needed_for("a table in a file", "data"):
+        import pandas
 
     return pandas.DataFrame([_flat(record) for record in records])
 

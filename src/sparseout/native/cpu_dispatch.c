@@ -25,6 +25,15 @@ EXPORT int sparseout_instruction_sets(void) {
 #endif
 }
 
+// Whether the library divides its work among threads.
+EXPORT int sparseout_has_threads(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 static void prepare_power(settings* s) {
   double a = s->exponent, size = fabs(a), coefficient = 1;
   power_tables* t = &s->tables;

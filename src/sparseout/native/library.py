@@ -27,7 +27,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     folder = importlib.resources.files(__package__)
     names = [name for name in _FILES if folder.joinpath(name).is_file()]
     if not names:
-        return None, "there is no compiled kernel: no C compiler was found when sparseout was installed"
+        return None, "there is no compiled kernel: sparseout was installed without one, as on Windows or without a C compiler"
     try:
         with importlib.resources.as_file(folder.joinpath(names[0])) as path:
             library = ctypes.CDLL(str(path))
@@ -66,4 +66,5 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 LIBRARY, MISSING = _load()
+HAS_THREADS = bool(LIBRARY and LIBRARY.sparseout_has_threads())
 AVAILABLE = _INSTRUCTION_SETS[: LIBRARY.sparseout_instruction_sets()] if LIBRARY else ()

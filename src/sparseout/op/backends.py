@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sparseout.native.library import AVAILABLE, MISSING
+from sparseout.native.library import AVAILABLE, HAS_THREADS, MISSING
 from sparseout.op import cpu, gpu, reference
 from sparseout.op.settings import FREED, Settings
 from sparseout.torch_internals import is_freed, is_transforming
@@ -33,7 +33,8 @@ def backends() -> None:
     gpu        unavailable: this build of torch is for the CPU only
     reference  all other tensors: plain torch
     """
-    kernel = f"compiled kernel, {AVAILABLE[cpu.used]}, {torch.get_num_threads()} threads" if AVAILABLE else ""
+    threads = f"{torch.get_num_threads()} threads" if HAS_THREADS else "1 thread, built without OpenMP"
+    kernel = f"compiled kernel, {AVAILABLE[cpu.used]}, {threads}" if AVAILABLE else ""
     for name, tensors, missing, implementation in (
         ("cpu", "CPU tensors", MISSING, kernel),
         ("gpu", "GPU tensors", gpu.MISSING, "Triton kernel"),

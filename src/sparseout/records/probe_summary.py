@@ -119,7 +119,7 @@ class Summary:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame with one row per record. Needs pandas."""
-        with needed_for("to_pandas()", "report"):
+        with needed_for("to_pandas()", "data"):
             import pandas
 
         rows = [
@@ -226,7 +226,7 @@ class Comparison:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame with one row per record and measure. Needs pandas."""
-        with needed_for("to_pandas()", "report"):
+        with needed_for("to_pandas()", "data"):
             import pandas
 
         rows = [

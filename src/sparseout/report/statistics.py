@@ -13,6 +13,7 @@ from typing import Any
 
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
+from sparseout.report.holm import holm_corrected
 from sparseout.report.settings import Setting, varying_names
 
 CONFIDENCE = 0.95
@@ -159,10 +160,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, math.nan, 0.04])
     [0.02, nan, 0.04]
     """
-    from statsmodels.stats.multitest import multipletests
-
     tested = [p for p in p_values if not math.isnan(p)]
-    corrected = iter(multipletests(tested, 1 - CONFIDENCE, "holm")[1].tolist() if tested else [])
+    corrected = iter(holm_corrected(tested))
     return [math.nan if math.isnan(p) else next(corrected) for p in p_values]
 
 

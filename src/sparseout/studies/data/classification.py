@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparseout.errors import UserError
-from sparseout.studies.data.mnist import DIGITS_TEST, check_column, decode, naming, read_split
+from sparseout.studies.data.mnist import DIGITS_TEST, check_column, decode, naming, read_digits, read_split
 
 if TYPE_CHECKING:
     import datasets
@@ -114,9 +114,7 @@ def _rows(count: int, train_images: int, valid_images: int) -> list[int]:
 
 
 def _digits() -> tuple[Part, Part]:
-    from sklearn.datasets import load_digits
-
-    values, labels = map(torch.from_numpy, load_digits(return_X_y=True))
+    values, labels = read_digits()
     everything = Part(values.view(-1, 8, 8, 1).to(torch.uint8), labels)
     return everything[:-DIGITS_TEST], everything[-DIGITS_TEST:]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparseout.errors import UserError
+from sparseout.extras import needed_for
 
 if TYPE_CHECKING:
     import datasets
@@ -62,10 +64,24 @@ def load(name: str, data_dir: Path | None = None, valid_images: int = 0) -> Imag
 @functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
     """Return the training and the test images."""
-    from sklearn.datasets import load_digits
-
-    images = torch.from_numpy(load_digits().data).float() / 16
+    images = read_digits()[0].float() / 16
     return images[:-DIGITS_TEST], images[-DIGITS_TEST:]
+
+
+def read_digits() -> tuple[Tensor, Tensor]:
+    """Return the images of scikit-learn's digits, float64 `(1797, 64)` with values in [0, 16], and their classes, int64.
+
+    They are read from scikit-learn's own file, because the import of scikit-learn takes a second.
+
+    Raises:
+        MissingPackageError: scikit-learn is not installed.
+    """
+    with needed_for("the data set digits", "studies"):
+        found = importlib.util.find_spec("sklearn")
+        if not (found and found.origin):
+            raise ModuleNotFoundError(name="scikit-learn")
+    table = torch.from_numpy(numpy.loadtxt(Path(found.origin).parent / "datasets/data/digits.csv.gz", delimiter=","))
+    return table[:, :-1].contiguous(), table[:, -1].long()
 
 
 @functools.cache
@@ -106,8 +122,9 @@ def read_split(name: str, split: str, data_dir: Path | None) -> datasets.Dataset
     Raises:
         UserError: the split is missing or unreadable.
     """
-    import datasets
-    import huggingface_hub.utils
+    with needed_for(f"the data set {name}", "data"):
+        import datasets
+        import huggingface_hub.utils
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseout.errors import UserError
+from sparseout.extras import needed_for
 
 Name = Literal["english", "ptb", "wikitext2"]
 SPLITS = ("train", "valid", "test")
@@ -145,8 +146,9 @@ def read_text(path: Path) -> str:
 
 
 def _hub_lines(name: str, split: str) -> list[str]:
-    import datasets
-    import huggingface_hub.utils
+    with needed_for(f"the data set {name}", "data"):
+        import datasets
+        import huggingface_hub.utils
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
