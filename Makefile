@@ -63,7 +63,7 @@ study-warmup: $(VENV)/.studies  ## run the study of warmup and ramp, ten minutes
 study-scale: $(VENV)/.studies  ## run the study of the unit of the activations in an LSTM, ten minutes
 	$(call study,scale-english)
 
-study-wide-resnet: $(VENV)/.studies  ## run the study of the noise before a normalisation, ten minutes; DATA=folder with cifar10/
+study-wide-resnet: $(VENV)/.studies $(VENV)/.data  ## run the study of the noise before a normalisation, ten minutes; DATA=folder with cifar10/
 	$(call study,wide-resnet)
 
 study-inference: $(VENV)/.all  ## train two networks to 60, 80 and 90 % zeros and measure what that buys, half an hour; DATA=folder with mnist/

@@ -165,9 +165,9 @@ def bench(
             progress.update(task, description=f"probes of a transformer, {mode}")
             folder.add("probe", probes.measure(mode, watching, chosen_device, selection.seconds))
             progress.advance(task)
-        for case in compared:
-            progress.update(task, description=f"methods, {case}")
-            folder.add("methods", methods.measure(case, chosen_device, selection.seconds))
+        for comparison in compared:
+            progress.update(task, description=f"methods, {comparison}")
+            folder.add("methods", methods.measure(comparison, chosen_device, selection.seconds))
             progress.advance(task)
         for samples in selection.samples:
             progress.update(task, description=f"fits to {samples:,} samples")
