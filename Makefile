@@ -12,7 +12,8 @@ ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ign
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-library test-slow test-oldest test-newest bench bench-inference sdist wheels wheels-portable docs \
 	release-check format clean \
-	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-inference study-glm
+	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
+	study-glm
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -41,7 +42,9 @@ test-newest: $(NEWEST)/.test  ## run the tests of the library on the newest torc
 # Run the published sweep of a study, and publish its results: $(call study,FOLDER)
 define study
 	$(SPARSEOUT) sweep results/$(1)/sweep.toml --jobs $(JOBS) --out runs/$(1) $(if $(DATA),--data-dir $(DATA))
-	cp runs/$(1)/results.jsonl runs/$(1)/sparsity.png results/$(1)
+	cp runs/$(1)/results.jsonl runs/$(1)/*.png results/$(1)
+	if [ -f runs/$(1)/choice.json ]; then mkdir -p results/$(1)/tune && cp runs/$(1)/choice.json results/$(1) && \
+		cp runs/$(1)/tune/results.jsonl results/$(1)/tune; fi
 endef
 
 study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
@@ -65,6 +68,11 @@ study-scale: $(VENV)/.studies  ## run the study of the unit of the activations i
 
 study-wide-resnet: $(VENV)/.studies $(VENV)/.data  ## run the study of the noise before a normalisation, ten minutes; DATA=folder with cifar10/
 	$(call study,wide-resnet)
+
+study-methods: $(VENV)/.studies $(VENV)/.data  ## compare ways to reach one sparsity in three networks, two hours; DATA=folder with mnist/ and cifar10/
+	$(call study,methods/autoencoder)
+	$(call study,methods/image)
+	$(call study,methods/language)
 
 study-inference: $(VENV)/.all  ## train two networks to 60, 80 and 90 % zeros and measure what that buys, half an hour; DATA=folder with mnist/
 	$(VENV)/bin/python examples/cash_in.py --out runs/inference $(if $(DATA),--data-dir $(DATA))
