@@ -1,0 +1,101 @@
+"""The tables of docs/results-methods.md are those of the records in `results/methods`.
+
+`python tests/studies/test_published_methods.py` writes them into the page again after new runs.
+"""
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from sparseout.records.methods import METHODS
+from sparseout.report.equal_sparsity import compare_at_equal_sparsity
+from sparseout.report.tuning import tuning_sentences
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results-methods.md"
+SCORES = {"autoencoder": "test_loss", "image": "test_loss", "language": "perplexity"}
+STUDIES = [name for name in SCORES if (ROOT / "results" / "methods" / name / "results.jsonl").exists()]
+
+
+def records_of(study):
+    return [json.loads(line) for line in (ROOT / "results" / "methods" / study / "results.jsonl").read_text().splitlines()]
+
+
+def table(study):
+    """A row for each method: its mean score at each target, and the difference from Sparseout at equal measured sparsity."""
+    records, score = records_of(study), SCORES[study]
+    targets = sorted({record["target_sparsity"] for record in records if "target_sparsity" in record})
+    compared = {(row.method, row.target): row for row in compare_at_equal_sparsity(records, score)}
+    yield ["method", *(f"at {target:g}" for target in targets), "largest miss", "settled by"]
+    for name, method in METHODS.items():
+        runs = [record for record in records if record["regularizer"] == name]
+        with_target = [record for record in runs if "control" in record]
+        if not runs:
+            continue
+        if not with_target:
+            sparsity = statistics.fmean(record["hoyer"] for record in runs)
+            cell = f"{statistics.fmean(record[score] for record in runs):.4g} at {sparsity:.2f}"
+            yield [method.title, cell, *[""] * (len(targets) + 1)]
+            continue
+        cells = []
+        for target in targets:
+            at_target = [record for record in with_target if record["target_sparsity"] == target]
+            cells.append(cell_of(at_target, score, compared.get((method.title, target))))
+        misses = [abs(record["control"]["achieved"] - record["target_sparsity"]) for record in with_target]
+        settled = max(record["control"]["settled"] for record in with_target)
+        yield [method.title, *cells, f"{max(misses):.3f}", f"{settled:.2f}"]
+
+
+def cell_of(runs, score, row):
+    if not runs:
+        return "nothing eligible"
+    mean = f"{statistics.fmean(record[score] for record in runs):.4g}"
+    if row is None:
+        return mean
+    if math.isnan(row.difference.low):
+        return f"{mean} (not compared)"
+    interval = f"{row.difference.low:+.2g} to {row.difference.high:+.2g}"
+    better = row.difference.high < 0
+    return f"{mean} ({interval})" if not better else f"**{mean}** ({interval})"
+
+
+def warnings(study):
+    choice = json.loads((ROOT / "results" / "methods" / study / "choice.json").read_text())
+    return [line for line in tuning_sentences(choice, records_of(study)) if line.startswith("warning")]
+
+
+def block(study):
+    header, *rows = ("| " + " | ".join(row) + " |" for row in table(study))
+    lines = [header, "|" + "---|" * header[1:].count("|"), *rows]
+    remarks = warnings(study)
+    text = "\n".join(lines) + "\n"
+    return text + ("\nThe tune stage warns:\n\n" + "".join(f"- {line[9:]}\n" for line in remarks) if remarks else "")
+
+
+def parts(study):
+    text, start, end = PAGE.read_text(), f"<!-- results/methods/{study} -->\n", "<!-- end -->"
+    before, rest = text.split(start)
+    shown, after = rest.split(end, 1)
+    return before + start, shown, end + after
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_page_has_the_table(study):
+    assert parts(study)[1] == block(study)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_three_seeds_three_levels_and_eight_methods(study):
+    records = records_of(study)
+    assert len({record["target_sparsity"] for record in records if "control" in record}) == 3
+    assert {record["seed"] for record in records} == {0, 1, 2}
+    assert len({record["regularizer"] for record in records}) >= 8
+
+
+if __name__ == "__main__":
+    for study in STUDIES:
+        before, _, after = parts(study)
+        PAGE.write_text(before + block(study) + after)
