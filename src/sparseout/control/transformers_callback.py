@@ -81,11 +81,15 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if self.target is None or "loss" not in logs:  # logs of an evaluation have no loss
                 return
-            for entry in self.target.report().layers:
+            self.target.read_loss(logs["loss"])
+            report, values = self.target.report(), {}
+            if math.isfinite(report.loss.before):
+                values["loss_before_ramp"] = report.loss.before
+            for entry in report.layers:
                 if math.isfinite(entry.measured):  # the layer has run
-                    values = {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
-                    logs.update(values)
-                    state.log_history[-1].update(values)
+                    values |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
+            logs.update(values)
+            state.log_history[-1].update(values)
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             assert self.target is not None
