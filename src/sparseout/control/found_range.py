@@ -197,7 +197,7 @@ class FoundRange:
                 axes.set_xscale("log")
         if self.range:
             left.axhspan(*self.range, color=BLUE, alpha=0.12, linewidth=0)
-        left.set_title(f"{'Mean ' if len(layers) > 1 else ''}{self.measure}", loc="left", weight="bold")
+        left.set_title(f"{'mean ' if len(layers) > 1 else ''}{self.measure}".capitalize(), loc="left", weight="bold")
         right.set_title("Loss, without noise", loc="left", weight="bold")
         return figure
 
