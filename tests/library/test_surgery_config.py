@@ -37,7 +37,7 @@ OWN = {
 }
 OTHER = {
     "Sparseout": lambda: Sparseout(scale="rms"),
-    "Sparseout1d": Sparseout1d,
+    "Sparseout1d": lambda: Sparseout1d(gradient="exact"),
     "LockedSparseout": lambda: LockedSparseout(batch_first=True),
     "Bridgeout": lambda: regularizers.Bridgeout(3, 4),
     "HardConcrete": lambda: regularizers.HardConcrete(1.0, units=4),
