@@ -21,7 +21,8 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     Each call of `train()` creates a new `SparsityTarget` and stops it at the end. The Trainer's checkpoints hold its state as
     JSON, so `resume_from_checkpoint` continues with the same numbers. Arguments that differ from the saved ones override them
     with a warning, as in `SparsityTarget.load_state_dict`. The training logs get `sparsity/<layer>`, the measured sparsity, and
-    `q/<layer>`, or the controlled number of another layer by its name. `log_history` and all later callbacks see these entries.
+    `q/<layer>`, or the controlled number of another layer by its name; and after a warm-up `loss_before_ramp`, the mean of its
+    logged losses. `log_history` and all later callbacks see these entries.
 
     Args:
         target: the sparsity to reach, in any form that `SparsityTarget` accepts. One callback controls all layers: pass a mapping
