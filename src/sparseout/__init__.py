@@ -4,7 +4,7 @@ from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because
 
 # isort: split
 from sparseout import metrics, regularizers, schedule
-from sparseout.control import SparsityTarget, target_callback
+from sparseout.control import SparsityTarget, find_q, target_callback
 from sparseout.inference import drop_dead, skip_zeros
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
@@ -12,7 +12,7 @@ from sparseout.op.functional import sparseout
 from sparseout.probe import Probe
 from sparseout.regularizers import penalty
 from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
-from sparseout.surgery import SwapReport, check_swap, insert_after, restore, swap_dropout
+from sparseout.surgery import SwapReport, apply_config, check_swap, config, insert_after, restore, swap_dropout
 
 __version__ = "0.1.0"
 
@@ -25,9 +25,12 @@ __all__ = [
     "Sparseout3d",
     "SparsityTarget",
     "SwapReport",
+    "apply_config",
     "backends",
     "check_swap",
+    "config",
     "drop_dead",
+    "find_q",
     "insert_after",
     "metrics",
     "penalty",

@@ -182,6 +182,19 @@ def test_training_logs_have_sparsity_and_q(tmp_path):
     assert all(0 < last[f"sparsity/{layer}"] < 1 for layer in LAYERS)
 
 
+def test_training_logs_have_the_loss_before_the_ramp(tmp_path):
+    callback = target_callback(TARGETS, every=2, warmup=4, ramp=4)
+    _, course = trained(tmp_path, callback=callback, steps=8, logging_strategy="steps", logging_steps=2)
+    logs = [log for log in course.logs if "loss" in log]
+    before = [log["loss_before_ramp"] for log in logs]
+    assert before[0] == logs[0]["loss"]
+    assert before[1] == before[2] == before[3] == pytest.approx((logs[0]["loss"] + logs[1]["loss"]) / 2)
+    assert before[3] == callback.target.report().loss.before
+    assert "before the ramp" in repr(callback.target.report())
+    _, without = trained(tmp_path, steps=2, logging_strategy="steps", logging_steps=1)
+    assert not any("loss_before_ramp" in log for log in without.logs)
+
+
 def test_a_layer_that_is_never_called_is_not_logged(tmp_path):
     _, course = trained(tmp_path, callback=target_callback(0.4), steps=1, logging_strategy="steps", logging_steps=1)
     unused = "bert.encoder.layer.0.attention.self.dropout"

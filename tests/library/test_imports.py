@@ -13,7 +13,7 @@ PACKAGE = Path(sparseout.__file__).parent
 # A part may import itself and earlier parts.
 ORDER = [
     *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
-    "metrics",
+    *("metrics", "random_states"),
     *("activations", "function_calls"),
     *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),
     *("report", "training", "studies", "runs", "bench", "cli"),

@@ -116,7 +116,7 @@ NEW = r"report\['changes'\]\[0\]\['new'\]"
         (with_settings(shared_dims={}), f"{NEW} .*: shared_dims must be integers"),
         (with_settings(inplace="yes"), rf"{NEW}\['inplace'\] must be a bool, got 'yes'"),
         (with_settings(generator=5), f"{NEW} must not hold a generator"),
-        (with_settings(command=7), f"{NEW} .*unexpected keyword argument 'command'"),
+        (with_settings(command=7), f"{NEW} must hold settings of Sparseout, p, q, .*, got 'command'"),
         (
             {"action": "swap", "changes": with_change()["changes"] * 2},
             r"report\['changes'\]\[1\]\['name'\] must be unique, got '0' again",

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from sparseout.checks import LayerScale
+from sparseout.control.running_loss import RunningLoss
 from sparseout.metrics import TOLERANCE
 from sparseout.records.tables import number, plain_table
 
@@ -120,9 +121,15 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TargetReport:
-    """The reports of all controlled layers. Its text is a table, with advice for each layer whose number is at a bound."""
+    """The reports of all controlled layers. Its text is a table, with advice for each layer whose number is at a bound.
+
+    Attributes:
+        layers: a report for each target.
+        loss: the training loss, if it was given to `SparsityTarget.step`, and what it was before the ramp.
+    """
 
     layers: tuple[LayerReport, ...]
+    loss: RunningLoss = dataclasses.field(default_factory=RunningLoss)
 
     def __getitem__(self, layer: str) -> LayerReport:
         """Return the report of a layer by name, or the report of the `"mean"`."""
@@ -150,4 +157,4 @@ class TargetReport:
         ]
         header = ["layer", "state", "target", self.layers[0].measure, *names, *(["p"] if has_p else [])]
         at_bound = (str(entry) for entry in self.layers if entry.state in ("at its bound", "out of reach"))
-        return "\n".join([plain_table(header, rows), *at_bound])
+        return "\n".join(filter(None, [plain_table(header, rows), str(self.loss), *at_bound]))

@@ -51,6 +51,19 @@ class Settings:
         beyond = 1.0 if self.p else 0.0
         return low - beyond, high + beyond
 
+    def apply(self, module: Any, output: float, own_p: float | None) -> None:
+        """Set the number of `module`, and its `p` if it is controlled, to the `output` of a controller.
+
+        Beyond a bound of the number, one step of output spans the range of `p` on that side of `own_p`, its value at first.
+        """
+        dial: Dial = module.dial
+        position = _clip(output, self.positions(dial))
+        # Rounding must not move the number beyond its bounds.
+        setattr(module, dial.name, _clip(dial.value(position), self.number_bounds(dial)))
+        if self.p and own_p is not None:
+            beyond = position - output
+            module.p = own_p + beyond * (self.p[1] - own_p if beyond > 0 else own_p - self.p[0])
+
     def differences(self, saved: Settings) -> list[str]:
         """Return a phrase for each setting that differs from `saved`."""
         values = ((each.name, getattr(self, each.name), getattr(saved, each.name)) for each in dataclasses.fields(self))
@@ -103,6 +116,15 @@ def check_number_bounds(bounds: Any, modules: Mapping[str, Any]) -> Bounds | Non
         finally:
             setattr(module, dial.name, before)
     return checked
+
+
+def initial_p(modules: Mapping[str, Any], bounds: Bounds | None) -> dict[str, float]:
+    """Return the `p` of each module if it is controlled within `bounds`, or raise if it is not in them."""
+    found = {name: module.p for name, module in modules.items()} if bounds else {}
+    for name, own in found.items():
+        if bounds and not bounds[0] <= own <= bounds[1]:
+            raise ValueError(f"p must be bounds that hold p={own:g} of {name or 'the model'}, got {bounds}")
+    return found
 
 
 def resolve_targets(target: Targets, layers: list[str], mean: bool) -> dict[str, float]:

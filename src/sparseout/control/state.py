@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sparseout.control.controller import GAIN_BOUNDS, Controller
+from sparseout.control.running_loss import RunningLoss
 from sparseout.control.settings import CONTROLLED_MEASURES, Bounds, Settings, check_target
 from sparseout.dial import Dial
 
@@ -32,6 +33,7 @@ class State:
         ramp_start: the measured sparsity at the start of the ramp.
         rms: root mean square of each layer's input in the last measurement.
         warned: names of the layers that an out-of-reach warning has named.
+        loss: the training loss, as far as it was given.
     """
 
     settings: Settings
@@ -43,6 +45,7 @@ class State:
     ramp_start: dict[str, float]
     rms: dict[str, float]
     warned: set[str]
+    loss: RunningLoss
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as numbers, strings, lists and dictionaries, which JSON can hold."""
@@ -86,6 +89,7 @@ class State:
             ramp_start={name: each.number() for name, each in by_layer("ramp_start", optional=True).items()},
             rms={name: each.number(0.0, sys.float_info.max) for name, each in by_layer("rms", optional=True).items()},
             warned=set(warned.value),
+            loss=_loss(fields["loss"]),
         )
 
 
@@ -120,10 +124,10 @@ class _Field(NamedTuple):
             raise self.error(f"a number in [{low:g}, {high:g}]")
         return float(value)
 
-    def running_mean(self, samples: int) -> float:
+    def running_mean(self, samples: int, largest: float = MAX_NUMBER) -> float:
         """Return a number, or NaN if there are no `samples`."""
         if samples:
-            return self.number()
+            return self.number(-largest, largest)
         if not isinstance(self.value, float) or not math.isnan(self.value):
             raise self.error("NaN, because there is no sample,")
         return math.nan
@@ -156,6 +160,20 @@ class _Field(NamedTuple):
         if not lower < upper:
             raise self.error("[low, high] with low < high")
         return lower, upper
+
+
+def _loss(field: _Field) -> RunningLoss:
+    items = field.items([each.name for each in dataclasses.fields(RunningLoss)])
+    largest = sys.float_info.max
+    readings, before = items["readings"].count(), items["before"]
+    is_unread = isinstance(before.value, float) and math.isnan(before.value)
+    return RunningLoss(
+        mean=items["mean"].running_mean(readings, largest),
+        before=math.nan if is_unread else before.number(-largest, largest),
+        readings=readings,
+        at=items["at"].count(),
+        finite=items["finite"].boolean(),
+    )
 
 
 def _settings(field: _Field) -> Settings:

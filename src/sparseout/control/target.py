@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsFloat
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from sparseout.control import ownership
 from sparseout.control.controller import Controller
 from sparseout.control.input_probe import InputProbe, Measured
 from sparseout.control.report import NO_ZEROS, LayerReport, TargetReport
+from sparseout.control.running_loss import RunningLoss
 from sparseout.control.settings import (
     CONTROLLED_MEASURES,
     MEAN,
@@ -22,6 +24,7 @@ from sparseout.control.settings import (
     check_bounds,
     check_layers,
     check_number_bounds,
+    initial_p,
     resolve_targets,
 )
 from sparseout.control.state import State
@@ -127,15 +130,13 @@ class SparsityTarget:
         self._targets = dict(self._requested)
         self._modules = {name: module for name, module in self._inputs.layers.items() if mean or name in self._targets}
         self.layers = tuple(self._modules)
-        self._initial_p = {name: module.p for name, module in self._modules.items()} if p else {}
-        for name, own in self._initial_p.items():
-            if p and not p[0] <= own <= p[1]:
-                raise ValueError(f"p must be bounds that hold p={own:g} of {name or 'the model'}, got {p}")
+        self._initial_p = initial_p(self._modules, self._settings.p)
         self._controllers = {name: self._new_controller(name) for name in self._targets}
         self._bias = dict.fromkeys(self._targets, 0.0)
         self._ramp_start: dict[str, float] = {}
         self._rms: dict[str, float] = {}
         self._warned: set[str] = set()
+        self._loss = RunningLoss()
         ownership.claim(self._modules, self)
         self._take_control()
 
@@ -152,15 +153,25 @@ class SparsityTarget:
         self._warned -= {name for name in targets if targets[name] != self._targets[name]}
         self._targets = targets
 
-    def step(self) -> None:
-        """Count an optimizer step; in every `every`-th step, update the controllers and set `q`."""
+    def step(self, loss: SupportsFloat | None = None) -> None:
+        """Count an optimizer step; in every `every`-th step, update the controllers and set `q`.
+
+        Args:
+            loss: training loss of this step, a number or tensor, for the report. That of every `every`-th step is read.
+        """
         if self._stopped:
             return
         if self.steps % self.every == 0:
+            if loss is not None:
+                self.read_loss(loss)
             self._update(*self._inputs.take())
         self.steps += 1
         if self.steps % self.every == 0:
             self._inputs.start()
+
+    def read_loss(self, loss: SupportsFloat) -> None:
+        """Add a training loss to the report, in a loop that does not know the loss of each step; otherwise pass it to `step`."""
+        self._loss.read(loss, self.steps, in_warmup=self.steps <= self._settings.warmup and self._settings.warmup > 0)
 
     def stop(self) -> None:
         """Stop measuring and controlling. The layers keep their `q`, and `step` does nothing from now on.
@@ -173,7 +184,7 @@ class SparsityTarget:
 
     def report(self) -> TargetReport:
         """Return the target, the measured sparsity and the `q` of each layer, and whether the target is out of reach."""
-        return TargetReport(tuple(self._layer_report(name) for name in self._targets))
+        return TargetReport(tuple(self._layer_report(name) for name in self._targets), dataclasses.replace(self._loss))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `step` changes, as data that JSON can hold. Call it after `step()`."""
@@ -187,6 +198,7 @@ class SparsityTarget:
             ramp_start=self._ramp_start,
             rms=self._rms,
             warned=self._warned,
+            loss=self._loss,
         ).to_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -217,6 +229,7 @@ class SparsityTarget:
         self.steps, self._controllers, self._bias = state.steps, state.controllers, state.bias
         self._targets = state.targets | own
         self._ramp_start, self._rms, self._warned = state.ramp_start, state.rms, state.warned - set(own)
+        self._loss = state.loss
         if new != old:
             for name, controller in self._controllers.items():
                 dial = self._module(name).dial
@@ -303,22 +316,9 @@ class SparsityTarget:
         return next(iter(self._modules.values())) if self._settings.mean else self._modules[name]
 
     def _apply_outputs(self) -> None:
-        """Set `q`, and `p` if it is controlled. Beyond a bound of `q`, one step of output spans the range of `p` on that side."""
-        p = self._settings.p
         for name, module in self._modules.items():
-            dial: Dial = module.dial
-            low, high = self._settings.positions(dial)
             output = self._controllers[MEAN if self._settings.mean else name].output
-            position = min(max(output, low), high)
-            setattr(module, dial.name, self._number(dial, position))
-            if p:
-                own, beyond = self._initial_p[name], position - output
-                module.p = own + beyond * (p[1] - own if beyond > 0 else own - p[0])
-
-    def _number(self, dial: Dial, position: float) -> float:
-        """Return the number at `position`, which rounding must not move beyond its bounds."""
-        low, high = self._settings.number_bounds(dial)
-        return min(max(dial.value(position), low), high)
+            self._settings.apply(module, output, self._initial_p.get(name))
 
     def _warn_if_out_of_reach(self, name: str) -> None:
         if name in self._warned or not self._controllers[name].at_bound:

@@ -21,7 +21,8 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
     Each call of `train()` creates a new `SparsityTarget` and stops it at the end. The Trainer's checkpoints hold its state as
     JSON, so `resume_from_checkpoint` continues with the same numbers. Arguments that differ from the saved ones override them
     with a warning, as in `SparsityTarget.load_state_dict`. The training logs get `sparsity/<layer>`, the measured sparsity, and
-    `q/<layer>`, or the controlled number of another layer by its name. `log_history` and all later callbacks see these entries.
+    `q/<layer>`, or the controlled number of another layer by its name; and after a warm-up `loss_before_ramp`, the mean of its
+    logged losses. `log_history` and all later callbacks see these entries.
 
     Args:
         target: the sparsity to reach, in any form that `SparsityTarget` accepts. One callback controls all layers: pass a mapping
@@ -81,11 +82,15 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if self.target is None or "loss" not in logs:  # logs of an evaluation have no loss
                 return
-            for entry in self.target.report().layers:
+            self.target.read_loss(logs["loss"])
+            report, values = self.target.report(), {}
+            if math.isfinite(report.loss.before):
+                values["loss_before_ramp"] = report.loss.before
+            for entry in report.layers:
                 if math.isfinite(entry.measured):  # the layer has run
-                    values = {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
-                    logs.update(values)
-                    state.log_history[-1].update(values)
+                    values |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
+            logs.update(values)
+            state.log_history[-1].update(values)
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             assert self.target is not None

@@ -73,7 +73,8 @@ class HardConcrete(Penalty):
         super().__init__(strength, dim)
         p = check_number("p", p, math.ulp(0.0), math.nextafter(1.0, 0.0), "a probability in (0, 1)")
         self.p, self.per_sample = p, per_sample
-        self.log_alpha = Parameter(torch.empty(check_integer("units", units, 1, 2**31 - 1)))
+        self.units = check_integer("units", units, 1, 2**31 - 1)
+        self.log_alpha = Parameter(torch.empty(self.units))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

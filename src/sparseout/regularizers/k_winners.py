@@ -125,6 +125,7 @@ class KWinners(Selection):
         self.k_eval = None if k_eval is None else check_k(k_eval, "k_eval")
         allowed = "a finite number of at least 0"
         self.boost_strength = check_number("boost_strength", boost_strength, 0.0, sys.float_info.max, allowed)
+        self.units = units
         if self.boost_strength:
             if units is None:
                 raise ValueError("units must be given with boost_strength, got None")

@@ -55,6 +55,11 @@ class L1(Penalty):
         super().__init__(strength, dim)
         self._reader = hold_reader(reader)
 
+    @property
+    def reader(self) -> nn.Module | None:
+        """The layer whose weights weigh the units."""
+        return self._reader[0] if self._reader else None
+
     def value(self, input: Tensor) -> Tensor:
         return l1(input, self.dim, weight=column_norms(self._reader))
 

@@ -59,7 +59,8 @@ class Parsimonious(Penalty):
         super().__init__(strength, dim)
         self.clusters = check_integer("clusters", clusters, 1, 2**31 - 1)
         self.decay = check_number("decay", decay, 0.0, 1.0, "a weight in [0, 1]")
-        self.register_buffer("centres", torch.full((self.clusters, check_integer("units", units, 1, 2**31 - 1)), math.nan))
+        self.units = check_integer("units", units, 1, 2**31 - 1)
+        self.register_buffer("centres", torch.full((self.clusters, self.units), math.nan))
         self._used: Tensor | None = None
 
     def value(self, input: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class TransformedL1(Penalty):
         self.a = _check_a(a)
         self._reader = hold_reader(reader)
 
+    @property
+    def reader(self) -> nn.Module | None:
+        """The layer whose weights weigh the units."""
+        return self._reader[0] if self._reader else None
+
     def value(self, input: Tensor) -> Tensor:
         return transformed_l1(input, self.a, self.dim, weight=column_norms(self._reader))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from sparseout.batches import arguments
 from sparseout.function_calls import DROPOUTS, FunctionCalls
 from sparseout.layers import Sparseout
+from sparseout.random_states import keep_random_states
 from sparseout.surgery import edit
 
 _CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -187,14 +187,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
     """Disable gradients; restore the training modes and buffers of `model` and all random states at the end."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(holder, name, x, x.clone()) for holder in model.modules() for name, x in holder.named_buffers(recurse=False)]
-    generators = {layer.generator for layer in model.modules() if isinstance(layer, Sparseout) and layer.generator is not None}
-    states = [(generator, generator.get_state()) for generator in generators]
-    python, numpy = random.getstate(), sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    devices = {x.device for x in (*model.parameters(), *model.buffers()) if x.device.type not in ("cpu", "meta")}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
-        for device in devices:
-            stack.enter_context(torch.random.fork_rng(devices=[device.index], device_type=device.type))
+    with torch.no_grad(), keep_random_states(model):
         try:
             yield
         finally:
@@ -204,11 +197,6 @@ def _restored(model: nn.Module) -> Iterator[None]:
                 setattr(holder, name, buffer)
                 if not (buffer.is_meta or torch.equal(buffer, value)):
                     buffer.copy_(value)
-            for generator, state in states:
-                generator.set_state(state)
-            random.setstate(python)
-            if numpy:
-                numpy.random.set_state(numpy_state)
 
 
 def _eager() -> contextlib.AbstractContextManager[Any]:

@@ -44,6 +44,11 @@ def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of `model` by each of their names."""
+    return {name: module for module, names in names_of(model).items() for name in names}
+
+
 def has_contents(module: nn.Module) -> bool:
     """Whether `module` holds modules, parameters or buffers, which a replacement would lose."""
     return bool([*module.children(), *module.parameters(), *module.buffers()])

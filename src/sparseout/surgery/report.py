@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import nn
 
-from sparseout.checks import check_choice, check_shared_dims
+from sparseout.checks import check_choice
 from sparseout.layers import Sparseout
-from sparseout.structured import LockedSparseout, Sparseout1d, Sparseout2d, Sparseout3d
 from sparseout.surgery import edit
+from sparseout.surgery.layer_data import KINDS, LINEAR, check_type, class_of, read_layer, write_layer
 
 Action = Literal["swap", "insert", "insert_before"]
-
-_LAYERS = {kind.__name__: kind for kind in (Sparseout, Sparseout1d, Sparseout2d, Sparseout3d, LockedSparseout)}
 
 
 class Change(NamedTuple):
@@ -84,10 +81,15 @@ class SwapReport:
         """
         return {
             "action": self.action,
-            "changes": [{"name": name, "old": class_of(old), "new": _write(new)} for name, old, new in self.changes],
+            "changes": [{"name": name, "old": class_of(old), "new": self._write(new)} for name, old, new in self.changes],
             "unreachable": [entry._asdict() for entry in self.unreachable],
             "uncalled": [entry._asdict() for entry in self.uncalled],
         }
+
+    def _write(self, layer: nn.Module) -> dict[str, Any]:
+        if type(layer) not in KINDS.values():
+            return {"layer": type(layer).__name__, "settings": layer.extra_repr()}
+        return write_layer(layer, edit.names_of(self.model))
 
     def __repr__(self) -> str:
         verb = "swapped" if self.action == "swap" else "inserted"
@@ -166,71 +168,55 @@ def apply_report(model: nn.Module, report: SwapReport | Mapping[str, Any], *, in
     1 swapped
       1: Dropout(p=0.2, inplace=False) -> Sparseout(p=0.2, q=1.5)
     """
-    modules = {name: module for module, names in edit.names_of(model).items() for name in names}
-    action, changes = _read(report.to_dict() if isinstance(report, SwapReport) else report)
-    plan: dict[nn.Module, tuple[list[str], Sparseout]] = {}
+    modules = edit.modules_of(model)
+    action, changes = _read(report.to_dict() if isinstance(report, SwapReport) else report, modules)
+    plan: dict[nn.Module, tuple[list[str], nn.Module]] = {}
     for name, old, layer in changes:
-        module = modules.get(name)
-        if module is None or class_of(module) != old:
-            found = "nothing" if module is None else class_of(module)
-            raise ValueError(f"report must fit model, but it changes {old} at {name!r}, and model has {found} there")
-        if isinstance(module, edit.WithSparseout):
-            raise ValueError(f"report must fit model, but {name!r} already has an inserted layer")
-        if action == "swap" and (name == "" or edit.has_contents(module)):
-            raise ValueError(f"report must fit model, but a swap at {name!r} would lose the contents of {old}")
-        if action != "swap" and hasattr(module, edit.INSERTED):
-            raise ValueError(f"report must fit model, but {name!r} has its own attribute {edit.INSERTED!r}")
+        module = check_place("report", modules, name, action, old)
         plan.setdefault(module, ([], layer))[0].append(name)
     return perform(model, action, list(plan.values()), (), inplace, hint="report lists no changes")
 
 
-def class_of(module: nn.Module) -> str:
-    """Return the qualified name of the class of `module`."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def check_place(record: str, modules: Mapping[str, nn.Module], name: str, action: Action, old: str) -> nn.Module:
+    """Return the module at `name`; raise unless it is of class `old`, and `action` can put a layer there.
+
+    Args:
+        record: the argument that asks for it, for error messages.
+    """
+    module = modules.get(name)
+    if module is None or class_of(module) != old:
+        found = "nothing" if module is None else class_of(module)
+        raise ValueError(f"{record} must fit model, but it changes {old} at {name!r}, and model has {found} there")
+    if isinstance(module, edit.WithSparseout):
+        raise ValueError(f"{record} must fit model, but {name!r} already has an inserted layer")
+    if action == "swap" and (name == "" or edit.has_contents(module)):
+        raise ValueError(f"{record} must fit model, but a swap at {name!r} would lose the contents of {old}")
+    if action != "swap" and hasattr(module, edit.INSERTED):
+        raise ValueError(f"{record} must fit model, but {name!r} has its own attribute {edit.INSERTED!r}")
+    return module
 
 
-def _write(layer: nn.Module) -> dict[str, Any]:
-    if not isinstance(layer, Sparseout):
-        return {"layer": type(layer).__name__, "settings": layer.extra_repr()}
-    settings = {name: value for name, value in layer.settings().items() if name != "generator"}
-    return {"layer": type(layer).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
-
-
-def _read(record: Any) -> tuple[Action, list[tuple[str, str, Sparseout]]]:
-    record = _check("report", record, Mapping, "a SwapReport or the result of its to_dict()")
-    action = check_choice("report['action']", record.get("action"), get_args(Action))
-    entries = _check("report['changes']", record.get("changes"), (list, tuple), "a list of changes")
-    changes: list[tuple[str, str, Sparseout]] = []
-    for position, entry in enumerate(entries):
-        at = f"report['changes'][{position}]"
-        entry = _check(at, entry, Mapping, "a dict with 'name', 'old' and 'new'")
-        name, old = (_check(f"{at}[{key!r}]", entry.get(key), str, "a string") for key in ("name", "old"))
-        if any(name == other for other, *_ in changes):
-            raise ValueError(f"{at}['name'] must be unique, got {name!r} again")
-        changes.append((name, old, _layer(f"{at}['new']", entry.get("new"))))
-    return action, changes
-
-
-def _layer(at: str, record: Any) -> Sparseout:
-    settings = dict(_check(at, record, Mapping, "a dict with 'layer' and the settings of the layer"))
-    kind = _LAYERS[check_choice(f"{at}['layer']", settings.pop("layer", None), tuple(_LAYERS))]
-    if "generator" in settings:
-        raise ValueError(f"{at} must not hold a generator, got {settings['generator']!r:.60}")
-    for name in ("inplace", "batch_first"):
-        if name in settings:
-            _check(f"{at}[{name!r}]", settings[name], bool, "a bool")
-    try:
-        layer = kind(**settings)
-        check_shared_dims(layer.shared_dims, sys.maxsize)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{at} must hold valid settings of {kind.__name__}: {error}") from error
+def check_new(at: str, layer: nn.Module) -> nn.Module:
+    """Return `layer`; raise if surgery cannot put it into a model."""
+    if isinstance(layer, LINEAR):
+        raise ValueError(f"{at} must be a layer without weights, got a {type(layer).__name__}")
     return layer
 
 
-def _check(name: str, value: Any, kind: Any, allowed: str) -> Any:
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {allowed}, got {value!r:.60}")
-    return value
+def _read(record: Any, modules: Mapping[str, nn.Module]) -> tuple[Action, list[tuple[str, str, nn.Module]]]:
+    record = check_type("report", record, Mapping, "a SwapReport or the result of its to_dict()")
+    action = check_choice("report['action']", record.get("action"), get_args(Action))
+    entries = check_type("report['changes']", record.get("changes"), (list, tuple), "a list of changes")
+    changes: list[tuple[str, str, nn.Module]] = []
+    for position, entry in enumerate(entries):
+        at = f"report['changes'][{position}]"
+        entry = check_type(at, entry, Mapping, "a dict with 'name', 'old' and 'new'")
+        name, old = (check_type(f"{at}[{key!r}]", entry.get(key), str, "a string") for key in ("name", "old"))
+        if any(name == other for other, *_ in changes):
+            raise ValueError(f"{at}['name'] must be unique, got {name!r} again")
+        new = f"{at}['new']"
+        changes.append((name, old, check_new(new, read_layer(new, entry.get("new"), modules))))
+    return action, changes
 
 
 def _text(module: nn.Module) -> str:
