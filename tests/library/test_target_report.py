@@ -197,18 +197,18 @@ def test_a_target_within_the_range_of_p_is_on_its_way():
         (
             {"rms": 0.1},
             "its activations are small (RMS 0.1), so noise with q = 0.3 is as strong as Dropout with p = 0.98 "
-            "and prevents learning: use scale='rms', or raise the lower bound of q",
+            "and prevents learning: use scale='matched', or raise the lower bound of q",
         ),
         (
             {"rms": 10, "target": 0.2, "value": 4.0},
             "its activations are large (RMS 10), so noise with q = 4 is as strong as Dropout",
         ),
-        ({"rms": 10, "target": 0.2, "value": 4.0}, "use scale='rms', or lower the upper bound of q"),
-        ({"rms": 10}, "large (RMS 10), so noise with q = 0.3 is as weak as Dropout with p = 0.02: use scale='rms', or raise p"),
-        ({"rms": 0.1, "target": 0.2, "value": 4.0}, "is as weak as Dropout with p = 0.0099: use scale='rms', or lower p"),
+        ({"rms": 10, "target": 0.2, "value": 4.0}, "use scale='matched', or lower the upper bound of q"),
+        ({"rms": 10}, "large (RMS 10), so noise with q = 0.3 is as weak as Dropout with p = 0.02: use scale='matched', or raise p"),
+        ({"rms": 0.1, "target": 0.2, "value": 4.0}, "is as weak as Dropout with p = 0.0099: use scale='matched', or lower p"),
         ({"rms": 0.1, "scale": "rms"}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": 0.1, "scale": 0.1}, "raise p (now 0.5) or control it with p=(low, high), widen"),
-        ({"rms": 10, "scale": 100.0}, "use scale='rms', or raise the lower bound of q"),
+        ({"rms": 10, "scale": 100.0}, "use scale='matched', or raise the lower bound of q"),
         ({"rms": 0.0}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": math.nan}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": 0.1, "p": 1.0}, "as strong as Dropout with p = 1 and"),
