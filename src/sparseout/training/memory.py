@@ -24,7 +24,8 @@ def check_memory(study: Study, config: Config, data: Any, device: torch.device) 
         device: the device to train on.
     """
     available = _memory(device)
-    sizes = ", ".join(f"{name}={getattr(config, name)}" for name in SIZES if hasattr(config, name))
+    used = [name for name in SIZES if hasattr(config, name) and name not in config.unused()]
+    sizes = ", ".join(f"{name}={getattr(config, name)}" for name in used)
     try:
         with torch.device("meta"):
             needed = 2 * sum(parameter.nbytes for parameter in study.model(config, data).parameters())
