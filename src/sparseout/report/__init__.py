@@ -11,11 +11,12 @@ with needed_for("sparseout.report", "report"):
     from sparseout.records.files import Location
     from sparseout.report.figure import write_figure
     from sparseout.report.probe import write_probe
+    from sparseout.report.samples import Excerpt
     from sparseout.report.study import write_page
     from sparseout.report.table import table
     from sparseout.report.targets import write_targets
 
-__all__ = ["table", "write", "write_probe"]
+__all__ = ["Excerpt", "table", "write", "write_probe"]
 
 
 def write(
