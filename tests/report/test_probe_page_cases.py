@@ -1,4 +1,4 @@
-"""The page of a probe for models of 1, 2, 20 and 400 layers, with a dead layer, with NaN, and without values, in a real browser."""
+"""The page of a probe of 1, 2, 20 and 400 layers, with a dead layer, with NaN, and without values, in a real browser."""
 
 import re
 

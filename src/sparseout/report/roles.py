@@ -11,7 +11,7 @@ ROLES = ("embedding", "attention output", "feed-forward", "residual", "other")
 _ATTENTION = r"attn|attention|\bdropout1$"  # dropout1 and dropout2: torch's own transformer layers
 _WEIGHTS = r"(attn|attention)_?(drop|dropout|weights|probs)$|drop(out)?_?(attn|attention)$|self\.dropout$|softmax"
 _FEED_FORWARD = (
-    r"mlp|ffn?\b|ffn|feed_?forward|intermediate|\bfc[12]?\b|linear[12]$|\bwi\b|\bwo\b|experts|\bdense_(h_to_4h|relu_dense)"
+    r"mlp|ffn|\bff\b|feed_?forward|intermediate|\bfc[12]?\b|linear[12]$|\bwi\b|\bwo\b|experts|\bdense_(h_to_4h|relu_dense)"
 )
 _RESIDUAL = r"resid|shortcut|skip|drop_?path|stochastic_depth"
 _BLOCK = r"(Block|Bottleneck|EncoderLayer|DecoderLayer|[a-z0-9]Layer)$"
