@@ -77,6 +77,7 @@ def opened(context, path, logged):
     page.on("request", lambda request: logged.append(request.url) if not request.url.startswith("data:") else None)
     page.goto(path.as_uri())
     assert logged.pop(0) == path.as_uri()
+    page.wait_for_function("document.documentElement.dataset.ready")  # the plotting library is unpacked
     return page
 
 

@@ -55,7 +55,8 @@ def test_a_transformers_model_on_lines_of_text(bert, lines, tmp_path, capsys):
     assert f"{record.hoyer:.3g}" in printed
     assert "not measured: encoder.layer.0.attention.self.dropout" in printed
     assert f"Report: {page}" in printed
-    assert "the cat sat" not in page.read_text()
+    assert "the cat sat" not in out.read_text()
+    assert '{"before":"[CLS] ","token":"the","after":" cat sat on the mat [SEP]"}' in page.read_text()
 
 
 def test_batches_and_layers_can_be_limited(bert, lines, tmp_path, capsys):

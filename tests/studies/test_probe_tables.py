@@ -68,17 +68,27 @@ def test_the_terminals_table_of_a_comparison():
     assert f"{old:.3g} → {new:.3g} ({new - old:+.2g})" in text
 
 
+@pytest.mark.parametrize("width", [54, 60, 70, 80, 200])
 @pytest.mark.parametrize("compared", [True, False])
-def test_the_names_of_layers_have_room_in_a_terminal(compared):
+def test_a_terminal_breaks_no_name_and_leaves_out_columns(compared, width):
     torch.manual_seed(0)
-    model = nn.ModuleDict({"encoder_of_the_longest_name_that_there_is": nn.Tanh()})
-    model.forward = lambda x: model["encoder_of_the_longest_name_that_there_is"](x)
+    name = "encoder_of_the_longest_name_that_there_is"
+    model = nn.ModuleDict({name: nn.Tanh()})
+    model.forward = lambda x: model[name](x)
     with Probe(model, measures="all") as probe:
         model(torch.randn(50, 6))
     summary = probe.summary()
-    text = printed((summary.compare(summary) if compared else summary).table(), width=80)
-    assert "encoder_of_the_longe" in text
-    assert max(map(len, text.splitlines())) <= 80
-    if compared:
-        assert text.splitlines()[1].split() == ["layer", "zeros", "hoyer"]
-        assert "(+0)" in text
+    text = printed((summary.compare(summary) if compared else summary).table(), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    header = text.splitlines()[1].split()
+    if compared and width < 70:  # not even one pair of values has room beside the name
+        assert header == ["layer", "hoyer"]
+        return
+    assert name in text
+    every = ["layer", "zeros", "hoyer"] if compared else ["layer", "units", "vectors", "zeros", "hoyer", "rms", "gini", "dead"]
+    assert header == [column for column in every if column in header]
+    left_out = [column for column in every if column not in header]
+    assert "hoyer" in header
+    assert ("left out, as the terminal is narrow" in text) == bool(left_out)
+    assert all(column in text for column in left_out)
+    assert not left_out or width < 200

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sparseout.probe.measures import measures_of
 from sparseout.probe.selection import Layer
 from sparseout.probe.tally import Tally
+from sparseout.probe.unit_activity import unit_activity
 from sparseout.records.layer_record import LayerRecord
 from sparseout.records.probe_summary import ProbeSettings
 
@@ -49,7 +50,7 @@ class Findings:
         moved = Findings()
         moved.add(self)
         for tally in moved.tallies.values():
-            tally.sums = tally.sums.cpu()
+            tally.sums, tally.excitations = tally.sums.cpu(), tally.excitations.cpu()
         return moved
 
     def records(self, layers: Sequence[Layer], settings: ProbeSettings) -> tuple[LayerRecord, ...]:
@@ -97,5 +98,6 @@ def _record(layer: Layer, key: Key, tally: Tally, settings: ProbeSettings) -> La
         nonfinite_vectors=int(sums.basic["nonfinite"]),
         padding=None if tally.unread else tally.padding,
         unread_mask=tally.unread or None,
+        unit_activity=unit_activity(sums, tally.excitations),
         **measures_of(sums, settings),
     )

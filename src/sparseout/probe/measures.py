@@ -15,9 +15,12 @@ from sparseout.records.probe_summary import ProbeSettings
 
 BASIC = ("zeros", "hoyer", "rms")
 THRESHOLDS = (1e-3, 1e-2, 1e-1)
+MOST_SAMPLES = 16
 
 
-def check_settings(measures: Any, thresholds: Any, histogram: bool | None, every: int, calls: Any) -> ProbeSettings:
+def check_settings(
+    measures: Any, thresholds: Any, histogram: bool | None, every: int, calls: Any, samples: int = 0
+) -> ProbeSettings:
     """Return the settings given by the arguments of `Probe`.
 
     Raises:
@@ -34,12 +37,15 @@ def check_settings(measures: Any, thresholds: Any, histogram: bool | None, every
         check_number("thresholds", threshold, math.ulp(0.0), math.nextafter(math.inf, 0), "positive finite numbers")
     if check_number("every", every, 1, 2**31 - 1, "an integer of at least 1") != int(every):
         raise ValueError(f"every must be an integer of at least 1, got {every!r}")
+    if check_number("samples", samples, 0, MOST_SAMPLES, f"an integer from 0 to {MOST_SAMPLES}") != int(samples):
+        raise ValueError(f"samples must be an integer from 0 to {MOST_SAMPLES}, got {samples!r}")
     return ProbeSettings(
         measures=tuple(name for name in MEASURE_TITLES if name in names),
         thresholds=tuple(sorted({float(threshold) for threshold in thresholds})),
         histogram=everything if histogram is None else bool(histogram),
         every=int(every),
         calls=check_choice("calls", calls, ("together", "apart")),
+        samples=int(samples),
     )
 
 
@@ -51,7 +57,7 @@ def extra_sums(settings: ProbeSettings) -> ExtraSums:
         treves_rolls="treves_rolls" in names,
         fourth=not names.isdisjoint(("kurtosis", "participation_ratio")),
         gini="gini" in names,
-        units=not names.isdisjoint(("lifetime", "dead", "always_on")),
+        units=settings.samples > 0 or not names.isdisjoint(("lifetime", "dead", "always_on")),
         thresholds=settings.thresholds,
         histogram=settings.histogram,
     )

@@ -17,6 +17,7 @@ from torch import distributed, nn
 
 import sparseout
 from sparseout.function_calls import ACTIVATIONS, DROPOUTS, FunctionCalls
+from sparseout.probe.excitations import SampleCounter
 from sparseout.probe.findings import Findings
 from sparseout.probe.history import append_history
 from sparseout.probe.hooks import EAGER, UNFUSED, Hook
@@ -53,6 +54,8 @@ class Probe:
             dimensions are flattened into one. Default: -1, or the channels of a module that belongs to a convolution.
         every: measure every `every`-th forward pass, starting with the first.
         calls: count the calls of a layer within one forward pass `"together"` or `"apart"`.
+        samples: how many of the samples that excite a unit most to remember. A record has those of the units that fire least and
+            most often. Default: 0, as it takes another pass over the activations.
 
     Attributes:
         layers: the selected layers, which printing the probe lists.
@@ -85,15 +88,17 @@ class Probe:
         unit_dim: UnitDim | Mapping[str, UnitDim] | None = None,
         every: int = 1,
         calls: Literal["together", "apart"] = "together",
+        samples: int = 0,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self.settings: ProbeSettings = check_settings(measures, thresholds, histogram, every, calls)
+        self.settings: ProbeSettings = check_settings(measures, thresholds, histogram, every, calls, samples)
         self._compiled = any(uncompiled(m) is not m for m in model.modules())
         self._model = uncompiled(model)
         self.layers = select_layers(self._model, layers, unit_dim)
         self._masks, self._tensor_parallel = MaskStack(), TensorParallel(self._model)
-        self._tallier = Tallier(extra_sums(self.settings), self._masks, self._tensor_parallel)
+        self._samples = SampleCounter(self.settings.samples)
+        self._tallier = Tallier(extra_sums(self.settings), self._masks, self._tensor_parallel, self._samples)
         self._starts = self._depth = self._thread = 0
         self._measuring = True
         self._calls: Counter[str] = Counter()
@@ -131,6 +136,7 @@ class Probe:
         """Discard the measurements. The functions that the model calls are kept, as they are looked for only once."""
         self._findings, self._duplicates, before = Findings(), Findings(), self._findings
         self._findings.functional = before.functional
+        self._samples.reset()
 
     def summary(self) -> Summary:
         """Return the summary of this process, which includes the full values of tensor-parallel layers on every rank."""
@@ -204,7 +210,7 @@ class Probe:
             outer.enter_context(UNFUSED)
         if self._tensor_parallel.active:
             outer.enter_context(RECORDING_PLACEMENTS)
-        outer.callback(model.register_forward_pre_hook(Hook(self._enter)).remove)
+        outer.callback(model.register_forward_pre_hook(Hook(self._enter), with_kwargs=True).remove)
         for module in model.modules() if self._tensor_parallel.active else ():
             if is_activation_or_dropout(module):
                 inner.callback(self._tensor_parallel.hook(module).remove)
@@ -227,7 +233,7 @@ class Probe:
         if not self._depth:  # otherwise `_leave` does it
             self._model_hooks.close()
 
-    def _enter(self, model: nn.Module, *_: Any) -> None:
+    def _enter(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Start a forward pass of the model."""
         if model is not self._model:
             self._findings.copy_ran = True
@@ -241,6 +247,7 @@ class Probe:
         self._thread = threading.get_ident()
         self._masks.clear()
         self._calls.clear()
+        self._samples.enter(args, kwargs)
         seen = findings.forwards[mode] + self._duplicates.forwards[mode]
         self._measuring = seen % self.settings.every == 0
         if mode not in self._watched_modes:
@@ -258,6 +265,7 @@ class Probe:
         self._depth -= 1
         if self._depth:
             return
+        self._samples.leave()
         if self._watcher:
             self._watcher.__exit__(None, None, None)
             self._watcher = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
+from sparseout.probe.excitations import Excitations, SampleCounter
 from sparseout.probe.masks import MaskStack
 from sparseout.probe.padding import MaskError, MaskSet
 from sparseout.probe.selection import Layer
@@ -28,6 +29,7 @@ class Tally:
         calls: the number of calls.
         padding: the number of vectors left out.
         unread: why a mask does not tell which vectors are padding; empty if every mask does.
+        excitations: the samples that excite each unit most.
     """
 
     unit_dim: tuple[int, ...] = ()
@@ -35,6 +37,7 @@ class Tally:
     calls: int = 0
     padding: int = 0
     unread: str = ""
+    excitations: Excitations = dataclasses.field(default_factory=Excitations)
 
     def add(self, other: Tally) -> None:
         """Add the calls of another tally."""
@@ -43,13 +46,14 @@ class Tally:
         self.calls += other.calls
         self.padding += other.padding
         self.unread = self.unread or other.unread
+        self.excitations.add(other.excitations)
 
 
 class Tallier:
     """Makes tallies. It caches the last one, as the input of a Dropout is often the output of an activation."""
 
-    def __init__(self, extra: ExtraSums, masks: MaskStack, tensor_parallel: TensorParallel) -> None:
-        self._summer, self._masks, self._tensor_parallel = Summer(extra), masks, tensor_parallel
+    def __init__(self, extra: ExtraSums, masks: MaskStack, tensor_parallel: TensorParallel, samples: SampleCounter) -> None:
+        self._summer, self._masks, self._tensor_parallel, self._samples = Summer(extra), masks, tensor_parallel, samples
         self._last: _Cached | None = None
 
     def tally(self, layer: Layer, value: Any) -> tuple[Tally, bool]:
@@ -76,6 +80,8 @@ class Tallier:
                 unread = str(error)
         padding = (vectors.numel() - kept.numel()) // max(1, vectors.shape[-1])
         tally = Tally(dims, self._summer.sums(kept), calls=1, padding=padding, unread=unread)
+        if self._samples.active:
+            tally.excitations = self._samples.excitations(vectors, masks.keep if masks is not None and padding else None)
         duplicate = bool(ranks) and distributed.get_rank() != ranks[0]
         self._last = _Cached(weakref.ref(tensor), version, dims, masks, tally, duplicate)
         return tally, duplicate

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from sparseout.records.unit_activity import UnitActivity
+
 MEASURE_TITLES = {
     "zeros": "fraction of zeros",
     "hoyer": "Hoyer sparseness",
@@ -61,6 +63,7 @@ class LayerRecord:
         near_zero_rms: the fraction of `|x| < t rms`, by threshold `t`, interpolated linearly within a bin of the histogram.
         histogram: the histogram of magnitudes.
         unread_mask: why `padding` is None.
+        unit_activity: how often single units fire, if a measure of units was taken and vectors are of one length.
     """
 
     layer: str
@@ -92,6 +95,7 @@ class LayerRecord:
     near_zero_rms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     histogram: Histogram | None = None
     unread_mask: str | None = None
+    unit_activity: UnitActivity | None = None
 
     @property
     def key(self) -> tuple[str, str, int | None]:

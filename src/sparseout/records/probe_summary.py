@@ -12,13 +12,14 @@ from sparseout.checks import check_choice
 from sparseout.extras import needed_for
 from sparseout.records import tables
 from sparseout.records.layer_record import Histogram, LayerRecord
+from sparseout.records.terminal_table import TerminalTable
+from sparseout.records.unit_activity import UnitActivity
 
 if TYPE_CHECKING:
     import pandas
-    from rich.table import Table
 
 FORMAT = "sparseout probe 1"
-_NESTED = ("near_zero", "near_zero_rms", "histogram")
+_NESTED = ("near_zero", "near_zero_rms", "histogram", "unit_activity")
 _MAIN_MEASURES = ("zeros", "hoyer", "rms", "gini", "dead")
 
 
@@ -32,6 +33,7 @@ class ProbeSettings:
         histogram: whether magnitudes are counted by bin.
         every: every `every`-th forward pass is measured, starting with the first.
         calls: whether the calls of a layer within one forward pass are counted `"together"` or `"apart"`.
+        samples: how many samples are remembered for a unit.
     """
 
     measures: tuple[str, ...]
@@ -39,6 +41,7 @@ class ProbeSettings:
     histogram: bool
     every: int
     calls: Literal["together", "apart"]
+    samples: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +131,12 @@ class Summary:
         ]
         return pandas.DataFrame(rows)
 
-    def table(self, *measures: str) -> Table:
-        """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich."""
-        return tables.rich_table(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
+    def table(self, *measures: str) -> TerminalTable:
+        """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich.
+
+        Names of layers are shown whole. Columns that do not fit the terminal are left out, and the caption names them.
+        """
+        return TerminalTable(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
         """List notes on the numbers: forward passes measured, layers not measured or called several times, and `caveats`."""
@@ -237,9 +243,9 @@ class Comparison:
         ]
         return pandas.DataFrame(rows)
 
-    def table(self, *measures: str) -> Table:
+    def table(self, *measures: str) -> TerminalTable:
         """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich."""
-        return tables.rich_table(*self._cells(measures), caption="\n".join(self.remarks()))
+        return TerminalTable(*self._cells(measures), caption="\n".join(self.remarks()))
 
     def remarks(self) -> list[str]:
         """List the records that only one side has, and the caveats of both sides."""
@@ -263,7 +269,8 @@ class Comparison:
 
 def _record(data: dict[str, Any]) -> LayerRecord:
     histogram = data["histogram"] and Histogram(**_with_tuples(data["histogram"], "edges", "counts"))
-    return LayerRecord(**{**_with_tuples(data, "unit_dim"), "histogram": histogram})
+    units = UnitActivity.from_dict(data["unit_activity"]) if data.get("unit_activity") else None
+    return LayerRecord(**{**_with_tuples(data, "unit_dim"), "histogram": histogram, "unit_activity": units})
 
 
 def _with_tuples(data: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -13,12 +13,13 @@ with needed_for("sparseout.report", "report"):
     from sparseout.report.methods import methods_of
     from sparseout.report.methods_figure import write_methods
     from sparseout.report.probe import write_probe
+    from sparseout.report.samples import Excerpt
     from sparseout.report.study import write_page
     from sparseout.report.table import table
     from sparseout.report.targets import write_targets
     from sparseout.report.tuning import tuning_sentences, tuning_table, write_tuning
 
-__all__ = ["table", "tuning_sentences", "tuning_table", "write", "write_probe"]
+__all__ = ["Excerpt", "table", "tuning_sentences", "tuning_table", "write", "write_probe"]
 
 
 def write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,21 +10,35 @@ from typing import Any
 from sparseout.records.layer_record import MEASURE_TITLES, LayerRecord
 from sparseout.records.probe_summary import Comparison, Summary
 from sparseout.report import page
+from sparseout.report.next_steps import next_steps
 from sparseout.report.page import Cell, number, text
+from sparseout.report.picture import hoyer_picture
+from sparseout.report.probe_data import layers_of, record_data
+from sparseout.report.samples import Show, samples_of
+from sparseout.report.verdict import is_dead, state_of, urgency, verdict
 
+FIRST = ("hoyer", "zeros", "dead", "rms")  # the measures that matter most
+MOST_REMARKS = 12  # the others are folded
 Sides = Sequence[tuple[str, Summary, Sequence[LayerRecord]]]
 
 
 def write_probe(
-    shown: Summary | Comparison, path: Path, *, title: str | None = None, history: Sequence[Mapping[str, Any]] = ()
+    shown: Summary | Comparison,
+    path: Path,
+    *,
+    title: str | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+    show: Show | None = None,
 ) -> None:
-    """Write a page with sparsity by depth, the magnitudes of each layer, a heat map, a table, and the layers not measured.
+    """Write a page with a verdict in words, sparsity by depth, the units and magnitudes of each layer, a heat map and a table.
 
     Args:
-        shown: a summary, or a comparison of two.
+        shown: a summary, or a comparison of two. The verdict on a comparison is that on its second summary.
         path: the HTML file to write.
-        title: the title of the page. By default it names the model.
+        title: the title of the page. By default it is the name of the model's class.
         history: the result of `sparseout.probe.read_history`, for a plot over training.
+        show: returns the sample behind an `Excitation`, as an `Excerpt` of text or an image of Pillow, or None. Without it, the
+            page names samples by their index. It is called until the samples fill 1 MB.
 
     Raises:
         ValueError: no layer was measured, or the two summaries have no layer in common.
@@ -36,49 +49,50 @@ def write_probe(
         sides = [("before", shown.before, before), ("after", shown.after, after)]
     else:
         sides = [("", shown, shown.layers)]
-    records = sides[0][2]
+    records, last = sides[0][2], sides[-1][2]
     if not records:
         raise ValueError("no layer to report: none was measured, or the two summaries have none in common")
     names = [name for name in sides[0][1].measured() if all(name in summary.measured() for _, summary, _ in sides)]
+    names = [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
     modes = list(dict.fromkeys(record.mode for record in records))
     steps = [_step(line) for line in history]
+    depths, order = _depths(records), sorted(range(len(records)), key=lambda i: urgency(last[i]))
+    columns = _Columns(names, len(modes) > 1, any(map(state_of, last)))
+    units = any(record.unit_activity for record in last)
     page.write(
         "probe.html",
         path,
-        title=title or f"Sparsity of {sides[0][1].model}{', before and after' if len(sides) > 1 else ''}",
+        title=title or f"{sides[0][1].model}{', before and after' if len(sides) > 1 else ''}",
+        verdict=[*verdict(sides[-1][1], modes[-1]), *next_steps(sides[-1][1], modes[-1])],
+        picture=hoyer_picture(),
         findings=_findings(sides, names, modes),
         modes=modes,
         comparison=len(sides) > 1,
+        several=len(set(depths)) > 1,
+        units=units,
         histograms=all(record.histogram for _, _, of in sides for record in of),
         history=steps,
-        header=_header(names, len(modes) > 1),
-        rows=[_row(depth, [of[i] for _, _, of in sides], names, len(modes) > 1) for i, depth in enumerate(_depths(records))],
-        layers=list(range(len(records))),
+        header=columns.header(),
+        rows=[columns.row(depths[i], [of[i] for _, _, of in sides]) for i in order],
+        layers=order,
+        most_remarks=MOST_REMARKS,
         remarks=_remarks(sides) + (shown.remarks() if isinstance(shown, Comparison) else []),
         settings=_settings(sides[-1][1]),
         provenance={" ".join(filter(None, ("Provenance", label))): summary.provenance for label, summary, _ in sides},
         data={
-            "measure": "hoyer" if "hoyer" in names else names[0],
+            "measure": "hoyer" if "hoyer" in names else names[0] if names else None,
             "measures": {name: MEASURE_TITLES.get(name, f"fraction of {name}") for name in names},
             "modes": modes,
-            "layers": [
-                {"index": i, "depth": depth, "name": record.name, "type": record.type, "mode": record.mode, "units": record.units}
-                for i, (depth, record) in enumerate(zip(_depths(records), records, strict=True))
+            "layers": layers_of(last, depths),
+            "sides": [
+                {"label": label, "records": [record_data(record, names, of is last) for record in of]} for label, _, of in sides
             ],
-            "sides": [{"label": label, "records": [_data(record) for record in of]} for label, _, of in sides],
+            "recorded": sides[-1][1].settings.samples > 0,
+            "samples": samples_of(last, show),
             "history": steps,
             "step": "step",
         },
     )
-
-
-def _data(record: LayerRecord) -> dict[str, Any]:
-    return {
-        "values": record.measures(),
-        "near_zero": record.near_zero,
-        "near_zero_rms": record.near_zero_rms,
-        "histogram": record.histogram and dataclasses.asdict(record.histogram),
-    }
 
 
 def _depths(records: Sequence[LayerRecord]) -> list[int]:
@@ -94,18 +108,41 @@ def _step(line: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": line["step"], "layers": layers}
 
 
-def _header(names: Sequence[str], modes: bool) -> list[tuple[str, str]]:
-    """Return the title and CSS class of each column."""
-    own = [("#", "number"), ("layer", "text name"), ("type", "text"), ("of", "text"), *([("mode", "text")] if modes else [])]
-    return [*own, *((name, "number") for name in ("units", "vectors", *names))]
+class _Columns:
+    """The columns of the table: first what a narrow screen must show.
 
+    Args:
+        names: the measures.
+        modes: whether the records have several modes.
+        states: whether a layer has a problem.
+    """
 
-def _row(depth: int, records: Sequence[LayerRecord], names: Sequence[str], modes: bool) -> list[Cell]:
-    first, last = records[0], records[-1]
-    types = text(first.type if first.type == last.type else f"{first.type} → {last.type}")
-    own = [number(depth), text(first.name), types, text(last.value), *([text(first.mode)] if modes else [])]
-    counts = [number(last.units, "{:d}"), number(last.vectors, "{:d}")]
-    return [*own, *counts, *(_cell([record.measures().get(name) for record in records]) for name in names)]
+    def __init__(self, names: Sequence[str], modes: bool, states: bool) -> None:
+        self._names, self._modes, self._states = names, modes, states
+
+    def header(self) -> list[tuple[str, str]]:
+        """Return the title and CSS class of each column."""
+        first = [("layer", "text name"), *self._if_modes(("mode", "text"))]
+        counts = [("units", "number"), ("vectors", "number"), ("#", "number")]
+        measures = [(name, "number") for name in self._names]
+        return [*first, *self._with_state(measures, ("problem", "text problem")), ("type", "text"), ("of", "text"), *counts]
+
+    def row(self, depth: int, records: Sequence[LayerRecord]) -> list[Cell]:
+        """Return the cells of a layer: of its record or, in a comparison, of its two records."""
+        first, last = records[0], records[-1]
+        types = text(first.type if first.type == last.type else f"{first.type} → {last.type}")
+        measures = [_cell([record.measures().get(name) for record in records]) for name in self._names]
+        counts = [number(last.units, "{:d}"), number(last.vectors, "{:d}"), number(depth)]
+        own = [text(first.name), *self._if_modes(text(first.mode))]
+        return [*own, *self._with_state(measures, text(state_of(last))), types, text(last.value), *counts]
+
+    def _if_modes(self, column: Any) -> list[Any]:
+        return [column] if self._modes else []
+
+    def _with_state(self, measures: list[Any], column: Any) -> list[Any]:
+        """Put the column of problems after the measures that matter most."""
+        first = sum(name in FIRST for name in self._names)
+        return [*measures[:first], *([column] if self._states else []), *measures[first:]]
 
 
 def _cell(values: Sequence[float | None]) -> Cell:
@@ -123,7 +160,11 @@ def _findings(sides: Sides, names: Sequence[str], modes: Sequence[str]) -> list[
     start = f"In {modes[-1]} mode, the" if len(modes) > 1 else "The"
     sentences = []
     for name in ("hoyer", "zeros"):
-        rows = [row for row in zip(*(records for _, _, records in sides), strict=True) if row[0].mode == modes[-1]]
+        rows = [
+            row
+            for row in zip(*(records for _, _, records in sides), strict=True)
+            if row[0].mode == modes[-1] and not is_dead(row[-1])
+        ]
         values = [([getattr(record, name) for record in row], row[0].name) for row in rows]
         known = [(row, label) for row, label in values if None not in row]
         if not known or name not in names:

@@ -20,6 +20,7 @@ from sparseout.records.files import check_writable, write_atomic
 from sparseout.runs.options import torch_device
 from sparseout.runs.progress import terminal
 
+SAMPLES = 3  # for each unit, those that excite it most
 MAX_COUNT = 2**31 - 1  # of batches, and of samples per batch
 
 
@@ -65,7 +66,8 @@ def probe(
     found = load(target, data, batch_size)
     found.model.to(where)
     try:
-        model_probe = Probe(found.model, layers or None, measures=measures, every=every)
+        remembered = SAMPLES if measures == "all" else 0
+        model_probe = Probe(found.model, layers or None, measures=measures, every=every, samples=remembered)
     except ValueError as error:
         raise UserError(str(error)) from error
     console.print(repr(model_probe), soft_wrap=True)
@@ -78,7 +80,7 @@ def probe(
     if json:
         write_atomic(json, summary.to_json().encode())
     if html:
-        report.write_probe(shown, html, title=target, history=found.history)
+        report.write_probe(shown, html, title=found.name or None, history=found.history, show=found.show)
         console.print(f"Report: {html}", soft_wrap=True)
 
 

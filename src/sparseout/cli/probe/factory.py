@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sparseout.cli.probe import files
+from sparseout.cli.probe import files, samples
 from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel, first_line
 from sparseout.errors import UserError
 
@@ -47,7 +47,8 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Pr
         batches = [part for file in files.list_files(data) for part in files.read_array(file).split(batch_size)]
     if batches is None:
         raise UserError(f"{module}:{factory}() returns a model without batches: pass --data with a .npy file of samples")
-    return ProbedModel(model.eval(), batches, len(batches) if isinstance(batches, Sized) else None)
+    count = len(batches) if isinstance(batches, Sized) else None
+    return ProbedModel(model.eval(), batches, count, show=samples.image_tensors(batches))
 
 
 def _describe(error: BaseException) -> str:

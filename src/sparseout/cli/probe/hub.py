@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseout.cli.probe import files
+from sparseout.cli.probe import files, samples
 from sparseout.cli.probe.hub_files import check_processor, check_tokenizer, check_vocabulary, check_weights, folder_of
 from sparseout.cli.probe.probed_model import ProbedModel, first_line
 from sparseout.errors import UserError
+from sparseout.records.unit_activity import Excitation
 
 CHECKED_LINES = 1000  # lines of text whose tokens are looked up in the vocabulary
 MAX_UNKNOWN = 0.9  # fraction of unknown tokens
@@ -32,6 +33,7 @@ def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
     transformers.utils.logging.set_verbosity_error()
     inputs = files.list_files(data)
     images = files.are_images(inputs)
+    show: Callable[[Excitation], Any]
     folder = folder_of(name)
     remarks = check_weights(folder) if folder else []
     model, loaded = _from(transformers.AutoModel, name, use_safetensors=True, output_loading_info=True)
@@ -42,15 +44,18 @@ def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
             check_processor(folder)
         processor = _from(transformers.AutoImageProcessor, name, backend="pil")
         batches: Iterator[Any] = _image_batches(processor, inputs, batch_size)
-        count = len(inputs)
+        count, show = len(inputs), samples.image_files(inputs)
     else:
         lines = files.read_lines(inputs)
         tokenizer = _from(transformers.AutoTokenizer, name)
         if folder:
             check_tokenizer(folder, tokenizer)
         remarks += check_vocabulary(name, tokenizer, lines[:CHECKED_LINES], MAX_UNKNOWN)
-        batches, count = _text_batches(tokenizer, model.config, lines, batch_size), len(lines)
-    return ProbedModel(model.eval(), batches, math.ceil(count / batch_size), remarks)
+        tokens = _tokenized(tokenizer, model.config)
+        batches = _text_batches(tokens, model.config, lines, batch_size)
+        count, show = len(lines), samples.TokensInContext(tokenizer, lines, batch_size, tokens)
+    title = Path(name).absolute().name if Path(name).is_dir() else name
+    return ProbedModel(model.eval(), batches, math.ceil(count / batch_size), remarks, show=show, name=title)
 
 
 def _from(kind: Any, name: str, **options: Any) -> Any:
@@ -63,14 +68,19 @@ def _from(kind: Any, name: str, **options: Any) -> Any:
         raise UserError(f"hf:{name} has no usable {what} in {there}: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _text_batches(tokenizer: Any, config: Any, lines: Sequence[str], batch_size: int) -> Iterator[Any]:
+def _tokenized(tokenizer: Any, config: Any) -> Callable[[Sequence[str]], Any]:
+    """Return a function that tokenizes a batch of lines, with padding."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # A tokenizer without a limit has 1e30.
     limits = [n for n in (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)) if n and n < 2**31]
     options = {"padding": True, "truncation": bool(limits), "max_length": min(limits, default=None), "return_tensors": "pt"}
+    return lambda lines: tokenizer(list(lines), **options)
+
+
+def _text_batches(tokens_of: Callable[[Sequence[str]], Any], config: Any, lines: Sequence[str], batch_size: int) -> Iterator[Any]:
     for start in range(0, len(lines), batch_size):
-        tokens = tokenizer(lines[start : start + batch_size], **options)
+        tokens = tokens_of(lines[start : start + batch_size])
         if config.is_encoder_decoder:
             tokens |= {"decoder_input_ids": tokens["input_ids"], "decoder_attention_mask": tokens["attention_mask"]}
         yield tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sparseout.batches import arguments
 from sparseout.errors import UserError
+from sparseout.records.unit_activity import Excitation
 
 TARGET_KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
 
@@ -26,6 +27,8 @@ class ProbedModel:
         count: the number of batches; None if unknown.
         remarks: remarks on the model to print.
         history: the measures over training, one record per epoch, if known.
+        show: returns the sample behind an excitation, as text or as an image; None if samples are known by index alone.
+        name: the name of the model; empty for that of its class.
     """
 
     model: nn.Module
@@ -33,6 +36,8 @@ class ProbedModel:
     count: int | None
     remarks: Sequence[str] = ()
     history: Sequence[dict[str, Any]] = ()
+    show: Callable[[Excitation], Any] | None = None
+    name: str = ""
 
     def run(self, batch: Any, device: torch.device) -> None:
         """Call the model on one batch.

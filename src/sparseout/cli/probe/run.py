@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparseout.cli.probe import samples
 from sparseout.cli.probe.probed_model import ProbedModel
 from sparseout.errors import UserError
 from sparseout.runs.load import load_run
@@ -21,4 +22,4 @@ def load(folder: Path, data: Sequence[Path]) -> ProbedModel:
     run = load_run(folder, data[0] if data else None)
     history = [{"step": epoch["epoch"], "layers": [{"layer": "all regularised layers", **epoch}]} for epoch in run.history]
     batches = run.study.test_batches(run.data)
-    return ProbedModel(run.network.eval(), batches, len(batches), history=history)
+    return ProbedModel(run.network.eval(), batches, len(batches), history=history, show=samples.image_tensors(batches))

@@ -3,6 +3,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const PALETTE = ["#2183b3", "#d1495b", "#66a182", "#8d6a9f", "#c98b1a", "#5f7aa8"];
 const GREY = "#808080";
+const NEUTRAL = "rgba(128,128,128,0.25)";
+const MOST_LABELS = 100; // of rows in a heat map
 const CHANGES = [
   [0, PALETTE[1]],
   [0.5, "rgba(128,128,128,0.12)"],
@@ -14,10 +16,27 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 const shortened = (name, length) => plain(name.length > length ? "…" + name.slice(1 - length) : name);
 const isNumber = (value) => typeof value === "number";
 const shown = (value) => (isNumber(value) ? Number(value.toPrecision(3)).toString() : "-");
+const percent = (fraction) => (isNumber(fraction) ? `${shown(100 * fraction)} %` : "-");
 const narrow = () => window.innerWidth < 640;
 
-function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", ...layout } = {}) {
+// Leave out the parts at the start and at the end that all names have in common.
+function distinct(names) {
+  const parts = names.map((name) => name.split("."));
+  const shortest = Math.min(...parts.map((part) => part.length)) - 1;
+  const common = (at) => {
+    let count = 0;
+    while (count < shortest && parts.every((part) => part.at(at(count)) === parts[0].at(at(count)))) count++;
+    return count;
+  };
+  const first = common((i) => i);
+  const last = Math.min(shortest - first, common((i) => -1 - i));
+  return parts.map((part) => part.slice(first, part.length - last).join("."));
+}
+
+function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...layout } = {}) {
   const div = document.getElementById(id);
+  div.setAttribute("aria-label", alt);
+  div.hidden = false;
   const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true };
   const axis = ({ title, ...rest }) => ({ ...grid, ...rest, ...(title && { title: { text: plain(title), standoff: 8 } }) });
   Plotly.react(
@@ -37,20 +56,22 @@ function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", ...layout } 
     },
     { displayModeBar: false, responsive: true },
   );
-  div.setAttribute("aria-label", alt);
-  return div;
+  div.hidden = !traces.some(({ y = [], z }) => (z ? z.flat() : [...y]).some(isNumber)); // the note below says why
+  if (click && !div.dataset.click) div.on("plotly_click", ({ points: [point] }) => click(point));
+  if (click) div.dataset.click = "true";
 }
 
-// Scale each column by itself: from its lowest to its highest value or, for changes, symmetrically around zero.
+// Scale each column by itself: from its lowest to its highest value or, for changes, symmetrically around zero. A column of one
+// value has no scale.
 function scaled(column, changes) {
   const known = column.filter(isNumber);
   const [low, high, most] = [Math.min(...known), Math.max(...known), Math.max(...known.map(Math.abs))];
-  const scale = (value) => (changes ? (most ? value / most : 0) : high > low ? (value - low) / (high - low) : 0.5);
+  const scale = (value) => (changes ? (most ? value / most : 0) : high > low ? (value - low) / (high - low) : null);
   return column.map((value) => (isNumber(value) ? scale(value) : null));
 }
 
 // `columns[i][j]` is the value of the measure `names[i]` in the row `rows[j]`.
-function heatmap(id, columns, { names, rows, text, changes = false, top = 90 }) {
+function heatmap(id, columns, { names, rows, text, changes = false, click }) {
   const colours = columns.map((column) => scaled(column, changes));
   const trace = {
     type: "heatmap",
@@ -67,17 +88,30 @@ function heatmap(id, columns, { names, rows, text, changes = false, top = 90 }) 
     showscale: false,
     hoverongaps: false,
   };
+  const constant = columns.map((column, i) => column.map((value, j) => (isNumber(value) && colours[i][j] === null ? 0 : null)));
+  const neutral = {
+    ...trace,
+    z: rows.map((_, j) => constant.map((column) => column[j])),
+    colorscale: [
+      [0, NEUTRAL],
+      [1, NEUTRAL],
+    ],
+  };
   const tickfont = { size: narrow() ? 9 : 12 };
-  draw(id, [trace], {
+  const longest = Math.max(...names.map((name) => name.length));
+  const top = 15 + longest * (narrow() ? 5.5 : 5.5);
+  const step = Math.ceil(rows.length / MOST_LABELS);
+  draw(id, [trace, neutral], {
     x: { tickvals: trace.x, ticktext: names.map(plain), tickangle: narrow() ? -90 : -50, side: "top", showgrid: false, tickfont },
-    y: { tickvals: trace.y, ticktext: rows, autorange: "reversed", showgrid: false },
-    height: top + 60 + rows.length * (rows.length > 60 ? 14 : 20),
+    y: { tickvals: trace.y.filter((j) => j % step === 0), ticktext: rows.filter((_, j) => j % step === 0), autorange: "reversed", showgrid: false },
+    height: top + 60 + rows.length * (rows.length > 100 ? 8 : rows.length > 60 ? 14 : 20),
     margin: { l: 50, r: 45, t: top, b: 15 },
+    click,
     alt: `Heat map of ${rows.length} rows and ${names.length} measures. The table below lists the values.`,
   });
   document.getElementById(`${id}-note`).textContent = changes
     ? "Blue is an increase and red a decrease from before to after, relative to the largest change of each measure."
-    : "Dark is the lowest value of each measure, and bright the highest.";
+    : "Dark is the lowest value of each measure, and bright the highest. Grey measures are equal in all rows.";
 }
 
 // Describe (name, value) pairs in a sentence.
