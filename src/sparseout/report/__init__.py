@@ -8,7 +8,7 @@ from typing import Any
 from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
-    from sparseout.records.files import Location
+    from sparseout.records.files import Location, as_location
     from sparseout.report.figure import write_figure
     from sparseout.report.probe import write_probe
     from sparseout.report.study import write_page
@@ -21,7 +21,7 @@ __all__ = ["table", "write", "write_probe"]
 def write(
     records: Sequence[Mapping[str, Any]],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    out: Location,
+    out: str | Location,
     left_out: Iterable[str] = (),
 ) -> None:
     """Write `sparsity.png` and `report.html` into the folder `out`.
@@ -32,6 +32,7 @@ def write(
         out: an existing folder.
         left_out: one sentence for each folder or file that was left out, with the reason. It is read after the histories.
     """
+    out = as_location(out)
     if any("control" in record for record in records):
         write_targets(records, histories, out / "sparsity.png")
     else:
