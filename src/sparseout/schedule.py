@@ -79,7 +79,7 @@ class _Schedule:
             [str(self.layers.index(layer)), name, *(f"{value:.3g}" for value in (start, getattr(layer, name), end))]
             for name, layer, start, end in parts
         ]
-        return page([repr(self)], [["layer", "number", "start", "now", "end"], *rows], left=2)
+        return page([repr(self)], [["index", "number", "start", "now", "end"], *rows], left=2)
 
     def _set(self) -> None:
         fraction = self._fraction(min(self.step_count / self.steps, 1.0))

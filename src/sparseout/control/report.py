@@ -144,8 +144,12 @@ class TargetReport:
         return "\n".join([plain_table(header, rows), *self._advice()])
 
     def _repr_html_(self) -> str:
+        return self.page(self.headline())
+
+    def page(self, head: str) -> str:
+        """Return the table and the advice as HTML, below a line of text."""
         header, rows = self._cells()
-        return page([self.headline()], [header, *rows], self._advice(), 2)
+        return page([head], [header, *rows], self._advice(), 2)
 
     def headline(self) -> str:
         """Return the number of targets that are reached, as a sentence."""
@@ -184,4 +188,4 @@ class Reporting:
         return f"{type(self).__name__} after {plural(self.steps, 'step')}: {self.report().headline()}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{self!r}</div>{self.report()._repr_html_()}"
+        return self.report().page(repr(self))

@@ -109,7 +109,7 @@ class Blocks:
         """Yield the rows, the features and the powers of each block. The next block overwrites the powers."""
         samples, features = self.X.shape
         height = max(1, _ELEMENTS // max(1, features))
-        order = "F" if self.X.flags.f_contiguous else "C"
+        order: Any = "F" if self.X.flags.f_contiguous else "C"
         buffer = numpy.empty((min(height, samples), features), order=order)
         for start in range(0, samples, height):
             X = self.X[start : start + height]

@@ -80,7 +80,7 @@ class Path:
         names = self.names()
         header = [self.parameter, *(names[i] for i in shown), "iterations"]
         lines = zip(self.grid, self.columns()[:, shown], self.n_iter, strict=True)
-        rows = [[f"{value:g}", *(f"{coef:.3g}" for coef in coefs), str(count)] for value, coefs, count in lines]
+        rows = [[f"{value:g}", *(f"{coef:#.3g}" for coef in coefs), str(count)] for value, coefs, count in lines]
         notes = [f"the {_SHOWN} largest of {len(names)} coefficients"] if len(names) > _SHOWN else []
         return page([repr(self)], [header, *rows], notes, left=0)
 
@@ -138,7 +138,7 @@ class Paths(Sequence[Path]):
 
     def _repr_html_(self) -> str:
         header = ["norm of the coefficients", *(f"q = {q:g}" for q in self.q_grid)]
-        norms = [[f"{numpy.linalg.norm(coef):.3g}" for coef in each.coefs] for each in self.paths]
+        norms = [[f"{numpy.linalg.norm(coef):#.3g}" for coef in each.coefs] for each in self.paths]
         rows = [[f"p = {p:g}", *row] for p, row in zip(self.p_grid, norms, strict=True)]
         return page([repr(self)], [header, *rows], left=1)
 
