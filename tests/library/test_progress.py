@@ -50,9 +50,14 @@ def test_without_a_terminal_nothing_is_shown(at_once, capsys):
 
 def test_an_error_in_the_loop_ends_the_bar(monkeypatch, at_once):
     terminal = use_terminal(monkeypatch)
-    with pytest.raises(RuntimeError, match="mine"), progress.counting("batches", 3) as advance:
-        advance()
-        raise RuntimeError("mine")
+
+    def fail():
+        with progress.counting("batches", 3) as advance:
+            advance()
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fail()
     assert terminal.getvalue().rstrip("\r").endswith(("\x1b[2K", "\x1b[?25h"))
 
 

@@ -145,20 +145,20 @@ class Paths(Sequence[Path]):
 
 @overload
 def path(
-    X: Any, y: Any, *, p_grid: Sequence[float], q_grid: Sequence[float], estimator: Any = ..., sample_weight: Any = ...
-) -> Paths: ...
+    X: Any, y: Any, *, p_grid: Sequence[float], q_grid: None = ..., estimator: Any = ..., sample_weight: Any = ...
+) -> Path: ...
 
 
 @overload
 def path(
-    X: Any,
-    y: Any,
-    *,
-    p_grid: Sequence[float] | None = ...,
-    q_grid: Sequence[float] | None = ...,
-    estimator: Any = ...,
-    sample_weight: Any = ...,
+    X: Any, y: Any, *, p_grid: None = ..., q_grid: Sequence[float], estimator: Any = ..., sample_weight: Any = ...
 ) -> Path: ...
+
+
+@overload
+def path(
+    X: Any, y: Any, *, p_grid: Sequence[float], q_grid: Sequence[float], estimator: Any = ..., sample_weight: Any = ...
+) -> Paths: ...
 
 
 def path(

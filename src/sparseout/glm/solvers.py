@@ -85,7 +85,7 @@ def _from_part(problem: Problem, tol: float, max_iter: int) -> _Found | None:
     solved = _from_part(part, part_tol, max_iter) if newton.takes_part(part) else None
     solved = solved or _lbfgs(part, part.start().flatten().numpy(), None, part_tol, max_iter)
     start = None if solved.failure or _separates(part, solved) else newton.start_at(part, problem, solved.theta)
-    return start and _lbfgs(problem, start.theta, start, tol, max_iter)
+    return None if start is None else _lbfgs(problem, start.theta, start, tol, max_iter)
 
 
 def _lbfgs(problem: Problem, start: Any, known: newton.Start | None, tol: float, max_iter: int) -> _Found:
