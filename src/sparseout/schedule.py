@@ -10,6 +10,7 @@ from torch import nn
 
 from sparseout.checks import check_count, check_p, check_q
 from sparseout.layers import Sparseout
+from sparseout.notebook import page, plural
 
 _CHECKS: dict[str, Callable[[float], float]] = {"p": check_p, "q": check_q}
 
@@ -66,6 +67,19 @@ class _Schedule:
             raise ValueError(f"state_dict must have the layer counts of this schedule, {counts}, got {loaded}")
         self.steps, self.step_count, self._ends = steps, step_count, ends
         self._set()
+
+    def __repr__(self) -> str:
+        names = " and ".join(self._ends)
+        layers = plural(len(self.layers), "layer")
+        return f"{type(self).__name__} schedule of {names} in {layers}, after {self.step_count} of {self.steps} steps"
+
+    def _repr_html_(self) -> str:
+        parts = [(name, layer, *ends) for name in self._ends for layer, ends in zip(self.layers, self._ends[name], strict=True)]
+        rows = [
+            [str(self.layers.index(layer)), name, *(f"{value:.3g}" for value in (start, getattr(layer, name), end))]
+            for name, layer, start, end in parts
+        ]
+        return page([repr(self)], [["index", "number", "start", "now", "end"], *rows], left=2)
 
     def _set(self) -> None:
         fraction = self._fraction(min(self.step_count / self.steps, 1.0))

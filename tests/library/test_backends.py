@@ -1,4 +1,4 @@
-"""The choice of an implementation: what `backends()` prints, forced backends, and errors."""
+"""The choice of an implementation: what `backends()` lists, forced backends, and errors."""
 
 import os
 import subprocess
@@ -15,9 +15,8 @@ from sparseout.op.settings import Settings
 kernel_alone = pytest.mark.skipif(library.LIBRARY is None, reason=library.MISSING)
 
 
-def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch):
-    sparseout.backends()
-    cpu_line, gpu_line, reference_line = capsys.readouterr().out.splitlines()
+def test_backends_lists_what_there_is_and_why_not_the_rest(monkeypatch):
+    cpu_line, gpu_line, reference_line = repr(sparseout.backends()).splitlines()
     assert cpu_line.startswith(
         "cpu        CPU tensors: compiled kernel" if library.LIBRARY else "cpu        unavailable: there is no"
     )
@@ -26,8 +25,8 @@ def test_backends_prints_what_there_is_and_why_not_the_rest(capsys, monkeypatch)
     monkeypatch.setattr(backends, "AVAILABLE", ())
     monkeypatch.setattr(backends, "MISSING", "no compiler")
     monkeypatch.setattr(backends, "ASKED", "reference")
-    sparseout.backends()
-    lines = capsys.readouterr().out.splitlines()
+    lines = repr(sparseout.backends()).splitlines()
+    assert "unavailable: no compiler</td>" in sparseout.backends()._repr_html_()
     assert lines[0] == "cpu        unavailable: no compiler"
     assert lines[-1] == "SPARSEOUT_BACKEND=reference forces 'reference'"
 

@@ -12,7 +12,8 @@ import sparseout
 PACKAGE = Path(sparseout.__file__).parent
 # A part may import itself and earlier parts.
 ORDER = [
-    *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
+    *("errors", "checks", "extras", "notebook", "progress", "torch_internals", "batches", "native", "op", "dial", "layers"),
+    *("structured", "schedule"),
     *("metrics", "random_states"),
     *("activations", "function_calls"),
     *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),
@@ -24,6 +25,7 @@ EXTRAS = {
     "datasets",
     "docstring_parser",
     "fsspec",
+    "IPython",
     "jinja2",
     "matplotlib",
     "msgspec",

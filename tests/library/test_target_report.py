@@ -204,7 +204,10 @@ def test_a_target_within_the_range_of_p_is_on_its_way():
             "its activations are large (RMS 10), so noise with q = 4 is as strong as Dropout",
         ),
         ({"rms": 10, "target": 0.2, "value": 4.0}, "use scale='matched', or lower the upper bound of q"),
-        ({"rms": 10}, "large (RMS 10), so noise with q = 0.3 is as weak as Dropout with p = 0.02: use scale='matched', or raise p"),
+        (
+            {"rms": 10},
+            "large (RMS 10), so noise with q = 0.3 is as weak as Dropout with p = 0.02: use scale='matched', or raise p",
+        ),
         ({"rms": 0.1, "target": 0.2, "value": 4.0}, "is as weak as Dropout with p = 0.0099: use scale='matched', or lower p"),
         ({"rms": 0.1, "scale": "rms"}, "raise p (now 0.5) or control it with p=(low, high), widen"),
         ({"rms": 0.1, "scale": 0.1}, "raise p (now 0.5) or control it with p=(low, high), widen"),

@@ -50,7 +50,7 @@ def op_lines(rows: Sequence[Row]) -> tuple[str, dict[tuple[str, float | None], l
     return dtype, lines
 
 
-def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: Path) -> None:
+def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: str | Path) -> None:
     """Draw the times of the op in one dtype, and the times of training steps relative to no noise."""
     from matplotlib.figure import Figure
 

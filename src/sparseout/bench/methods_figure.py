@@ -12,7 +12,7 @@ from sparseout.report.figure import COLOURS, save
 LEAST = 1e-2  # milliseconds; the left end of the axis
 
 
-def write_methods_figure(rows: Sequence[Row], path: Path) -> None:
+def write_methods_figure(rows: Sequence[Row], path: str | Path) -> None:
     """Draw the milliseconds that each method adds to a training step, with quartiles, in a panel for each model."""
     from matplotlib.figure import Figure
 

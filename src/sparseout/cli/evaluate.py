@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import tyro
 from rich.table import Table
 
 from sparseout.errors import FolderError, UserError
+from sparseout.progress import counting
 from sparseout.records.files import is_file
 from sparseout.records.json_lines import finite
 from sparseout.records.schema import Record
@@ -43,7 +45,7 @@ def evaluate(
     check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
     for run in _load_runs(runs, data_dir):
-        with seeded_environment(run.config, used_device):
+        with seeded_environment(run.config, used_device), _bar(run):
             found = run.study.evaluate(run.network.to(used_device), run.data)
         rows.append((run.summary, found))
         if json_lines:
@@ -51,6 +53,17 @@ def evaluate(
             print(json.dumps(finite(record), allow_nan=False), flush=True)
     if not json_lines:
         console.print(_table(rows))
+
+
+@contextlib.contextmanager
+def _bar(run: LoadedRun) -> Iterator[None]:
+    """Show how many of the test batches the run's network has seen."""
+    with counting(f"batches of {run.folder.name}", len(run.study.test_batches(run.data))) as advance:
+        hook = run.network.register_forward_hook(lambda *_: advance())
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def _load_runs(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[LoadedRun]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparseout.extras import needed_for
 from sparseout.metrics import TOLERANCE
-from sparseout.records.tables import html_table, number, plain_table
+from sparseout.notebook import page
+from sparseout.records.tables import number, plain_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ class FoundRange:
         return "\n".join([self._head, plain_table(*self._table, left=0), *self._remarks])
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table, [self._head, *self._remarks], left=0)
+        return page([self._head], [self._table[0], *self._table[1]], self._remarks, left=0)
 
     @property
     def _head(self) -> str:

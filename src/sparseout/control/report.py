@@ -8,6 +8,7 @@ import math
 from sparseout.checks import LayerScale
 from sparseout.control.running_loss import RunningLoss
 from sparseout.metrics import TOLERANCE
+from sparseout.notebook import page, plural
 from sparseout.records.tables import number, plain_table
 
 NO_ZEROS = 1e-4  # fractions up to this count as no zeros: some activation functions occasionally underflow to 0
@@ -16,7 +17,7 @@ STRONG_ODDS = 4.0  # odds of a drop under Dropout with p = 0.8
 WEAK_RATIO = 0.25  # of the noise variance to the variance under Dropout with the same p
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LayerReport:
     """A layer, or the mean over all layers, and its target.
 
@@ -83,6 +84,8 @@ class LayerReport:
             return f"{text}: not measured, because the layer did not run in training mode or its {self.measure} was not finite"
         return f"{text}: {self.state}, with {self.measured:.3f} measured at {number}"
 
+    __repr__ = __str__
+
     def _advice(self) -> str:
         """Return the changes that help while the number is at a bound."""
         sparser = self.measured < self.target
@@ -144,6 +147,27 @@ class TargetReport:
         return all(entry.reached for entry in self.layers)
 
     def __repr__(self) -> str:
+        header, rows = self._cells()
+        return "\n".join([plain_table(header, rows), *self._lines()])
+
+    def _repr_html_(self) -> str:
+        return self.page(self.headline())
+
+    def page(self, head: str) -> str:
+        """Return the table and the advice as HTML, below a line of text."""
+        header, rows = self._cells()
+        return page([head], [header, *rows], self._lines(), 2)
+
+    def headline(self) -> str:
+        """Return the number of targets that are reached, as a sentence."""
+        reached = sum(entry.reached for entry in self.layers)
+        return f"{reached} of {plural(len(self.layers), 'target')} reached"
+
+    def _lines(self) -> list[str]:
+        advice = [str(entry) for entry in self.layers if entry.state in ("at its bound", "out of reach")]
+        return [*filter(None, [str(self.loss)]), *advice]
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
         has_p = any(entry.p is not None for entry in self.layers)
         names = list(dict.fromkeys(entry.name for entry in self.layers))
         rows = [
@@ -156,5 +180,20 @@ class TargetReport:
             for entry in self.layers
         ]
         header = ["layer", "state", "target", self.layers[0].measure, *names, *(["p"] if has_p else [])]
-        at_bound = (str(entry) for entry in self.layers if entry.state in ("at its bound", "out of reach"))
-        return "\n".join(filter(None, [plain_table(header, rows), str(self.loss), *at_bound]))
+        return header, rows
+
+
+class Reporting:
+    """Shows an object by its `report()`: in short as text, and as a table in a notebook."""
+
+    steps: int
+
+    def report(self) -> TargetReport:
+        """Return the report."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} after {plural(self.steps, 'step')}: {self.report().headline()}"
+
+    def _repr_html_(self) -> str:
+        return self.report().page(repr(self))

@@ -14,7 +14,7 @@ from sparseout.checks import check_choice, check_count, check_p
 from sparseout.control import ownership
 from sparseout.control.controller import Controller
 from sparseout.control.input_probe import InputProbe, Measured
-from sparseout.control.report import NO_ZEROS, LayerReport, TargetReport
+from sparseout.control.report import NO_ZEROS, LayerReport, Reporting, TargetReport
 from sparseout.control.running_loss import RunningLoss
 from sparseout.control.settings import (
     CONTROLLED_MEASURES,
@@ -37,7 +37,7 @@ EVALUATION_INTERVAL = 10  # samples from one evaluation to the next
 EVALUATION_WEIGHT = 0.25  # of the newest evaluation in the bias
 
 
-class SparsityTarget:
+class SparsityTarget(Reporting):
     """Adjusts the `q` of Sparseout layers until `S(x) = target` for their clean inputs `x`. `Probe` defines `S`.
 
     Call `step()` after each optimizer step. Every `every`-th step is a sample: the layers are measured, and a controller for each

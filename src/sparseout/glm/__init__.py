@@ -1,7 +1,7 @@
 """Sparseout in generalized linear models: its penalty, its expected loss, and scikit-learn estimators.
 
-`penalty` and `expected_loss` only need torch. `SparseoutRegressor`, `SparseoutClassifier` and `path` need scikit-learn, which the
-first access to one of them imports.
+`penalty` and `expected_loss` only need torch. The estimators and `path` need scikit-learn, which the first access to one of them
+imports.
 """
 
 from __future__ import annotations
@@ -13,12 +13,36 @@ from sparseout.glm.expectation import ExpectedLoss, expected_loss
 from sparseout.glm.penalty import penalty
 
 if TYPE_CHECKING:
+    from sparseout.glm.cross_validation import SparseoutClassifierCV, SparseoutRegressorCV
     from sparseout.glm.estimators import SparseoutClassifier, SparseoutRegressor
-    from sparseout.glm.paths import Path, path
+    from sparseout.glm.paths import Path, Paths, path
 
-__all__ = ["ExpectedLoss", "Path", "SparseoutClassifier", "SparseoutRegressor", "expected_loss", "path", "penalty"]
+__all__ = [
+    "ExpectedLoss",
+    "Path",
+    "Paths",
+    "SparseoutClassifier",
+    "SparseoutClassifierCV",
+    "SparseoutRegressor",
+    "SparseoutRegressorCV",
+    "expected_loss",
+    "path",
+    "penalty",
+]
 
-_LAZY = {"SparseoutClassifier": "estimators", "SparseoutRegressor": "estimators", "Path": "paths", "path": "paths"}
+_LAZY = {
+    "SparseoutClassifier": "estimators",
+    "SparseoutClassifierCV": "cross_validation",
+    "SparseoutRegressor": "estimators",
+    "SparseoutRegressorCV": "cross_validation",
+    "Path": "paths",
+    "Paths": "paths",
+    "path": "paths",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

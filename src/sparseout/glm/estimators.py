@@ -2,73 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 import warnings
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy
-import scipy.special
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import check_random_state
-from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from sparseout.checks import check_choice, check_number, check_q
+from sparseout.checks import check_choice, check_q
 from sparseout.glm import solvers
+from sparseout.glm.base import Classifier, LinearPredictor, Method, Regressor, RegressorFamily, parameters
 from sparseout.glm.penalty import check_p_below_1
 from sparseout.glm.problem import Model, Problem
 
-Method = Literal["marginal", "stochastic"]
-RegressorFamily = Literal["gaussian", "poisson", "gamma"]
 
-# Scikit-learn reads the parameters from the signature of `__init__`, and has its own equality and text.
-_parameters = dataclasses.dataclass(kw_only=True, eq=False, repr=False)
-
-
-@_parameters
-class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
-    """Base class of the two estimators, with their parameters, the solver and the linear predictor."""
+@parameters
+class _Sparseout(LinearPredictor):
+    """Base class of the two estimators: the noise, and the fit."""
 
     p: float = 0.5
     q: float = 2.0
-    method: Method = "marginal"
-    alpha: float = 0.0
-    fit_intercept: bool = True
-    tol: float = 1e-4
-    max_iter: int = 1000
     warm_start: bool = False
-    random_state: Any = None
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+    def _solve(self, family: str, X: Any, y: Any, weights: Any, classes: int = 1, last: Any = None) -> tuple[Any, Any]:
+        """Fit validated data, and return the coefficients `(classes, features)` and the intercepts `(classes,)`.
 
-    def _solve(self, family: str, X: Any, y: Any, sample_weight: Any, classes: int = 1) -> tuple[Any, Any]:
-        """Fit validated data, and return the coefficients `(classes, features)` and the intercepts `(classes,)`."""
+        `last` is the pair of the last fit, from which a warm start continues.
+        """
         model = Model(family, check_p_below_1(self.p), check_q(self.q), self._at_least_0("alpha"), bool(self.fit_intercept))
         check_choice("method", self.method, get_args(Method))
         tol = self._at_least_0("tol")
         max_iter = self._max_iter()
-        weights = self._weights(sample_weight, X)
         self._check_weighted(family, y[weights > 0])
         problem = Problem(model, X, y, weights, classes)
-        warm = self.warm_start and hasattr(self, "coef_") and numpy.atleast_2d(self.coef_).shape == (classes, X.shape[1])
-        if warm and not (numpy.isfinite(self.coef_).all() and numpy.isfinite(self.intercept_).all()):
-            raise ValueError(
-                "coef_ and intercept_ must be finite with warm_start=True, got NaN or infinity: fit a clone of the estimator"
-            )
-        start = problem.start(self.coef_, self.intercept_) if warm else problem.start()
+        start = None
+        if last and last[0].shape == (classes, X.shape[1]):
+            if not all(numpy.isfinite(values).all() for values in last):
+                raise ValueError(
+                    "coef_ and intercept_ must be finite with warm_start=True, got NaN or infinity: fit a clone of the estimator"
+                )
+            start = problem.start(*last)
         if self.method == "marginal":
             solution = solvers.marginal(problem, start, tol, max_iter)
         else:
             seed = check_random_state(self.random_state).randint(2**31 - 1)
-            solution = solvers.stochastic(problem, start, tol, max_iter, seed)
-        self.n_iter_ = solution.iterations
+            solution = solvers.stochastic(problem, problem.start() if start is None else start, tol, max_iter, seed)
+        self.n_iter_ = max(self.n_iter_, solution.iterations)
         coef, intercept = problem.parameters(solution.theta)
         if not (numpy.isfinite(coef).all() and numpy.isfinite(intercept).all()):
             sizes = f"|X| up to {abs(X).max():g} and |y| up to {abs(y).max():g}"
@@ -77,15 +59,11 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
             warnings.warn(f"{type(self).__name__} did not converge: {solution.failure}.", ConvergenceWarning, stacklevel=3)
         return coef, intercept
 
-    def _at_least_0(self, name: str) -> float:
-        return check_number(name, getattr(self, name), 0.0, sys.float_info.max, "a finite number of at least 0")
-
-    def _max_iter(self) -> int:
-        allowed = "an integer of at least 1"
-        number = check_number("max_iter", self.max_iter, 1, 2**31 - 1, allowed)
-        if not number.is_integer():
-            raise ValueError(f"max_iter must be {allowed}, got {self.max_iter!r}")
-        return int(number)
+    def _last(self) -> tuple[Any, Any] | None:
+        """Return the coefficients and the intercepts of the last fit, a row each, for a warm start."""
+        if not (self.warm_start and hasattr(self, "coef_")):
+            return None
+        return numpy.atleast_2d(self.coef_), numpy.atleast_1d(self.intercept_)
 
     def _weights(self, sample_weight: Any, X: Any) -> Any:
         weights = _check_sample_weight(sample_weight, X, dtype=numpy.float64)
@@ -100,14 +78,9 @@ class _SparseoutModel(BaseEstimator):  # type: ignore[misc]
         if family in ("bernoulli", "multinomial") and (y == y[0]).all():
             raise ValueError("y must have at least two classes among the samples with positive weight, got one class")
 
-    def _predictor(self, X: Any) -> Any:
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=numpy.float64, reset=False)
-        return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
 
-
-@_parameters
-class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
+@parameters
+class SparseoutRegressor(Regressor, _Sparseout):
     """Generalized linear model that minimizes `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`.
 
     `sparseout.glm.expected_loss` documents the losses, and `sparseout.glm.penalty` the penalty. The features are neither centered
@@ -130,9 +103,9 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
         random_state: seed of the noise and of the order of the samples, for `"stochastic"`.
 
     Attributes:
-        coef_: coefficients, `(features,)`.
-        intercept_: intercept, a number.
-        n_iter_: number of iterations, or of passes over the samples.
+        coef_: coefficients, `(features,)`, or `(outputs, features)`.
+        intercept_: intercept, a number, or `(outputs,)`.
+        n_iter_: number of iterations, or of passes over the samples; the largest of all outputs.
         n_features_in_, feature_names_in_: as in every scikit-learn estimator.
 
     Raises:
@@ -150,48 +123,50 @@ class SparseoutRegressor(RegressorMixin, _SparseoutModel):  # type: ignore[misc]
     array([ 0.892, -0.865])
     """
 
-    family: RegressorFamily = "gaussian"
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.positive_only = self.family != "gaussian"
-        return tags
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseoutRegressor:
         """Fit the model.
 
         Args:
             X: features, `(samples, features)`, dense, sparse or a data frame.
-            y: targets, `(samples,)`.
+            y: targets, `(samples,)`, or `(samples, outputs)` for the Gaussian family, which fits each output by itself.
             sample_weight: nonnegative weights, `(samples,)`. Default: equal weights.
 
         Returns:
             This estimator.
         """
         check_choice("family", self.family, get_args(RegressorFamily))
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=numpy.float64, y_numeric=True)
+        several = self.family == "gaussian"
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=numpy.float64, y_numeric=True, multi_output=several)
         y = y.astype(numpy.float64)
         if self.family == "poisson" and (y.min() < 0 or y.max() == 0):
             raise ValueError(f"y must be nonnegative and not all 0 for the family 'poisson', got a minimum of {y.min():g}")
         if self.family == "gamma" and y.min() <= 0:
             raise ValueError(f"y must be positive for the family 'gamma', got a minimum of {y.min():g}")
-        coef, intercept = self._solve(self.family, X, y, sample_weight)
-        self.coef_, self.intercept_ = coef[0], float(intercept[0])
+        weights, last, self.n_iter_ = self._weights(sample_weight, X), self._last(), 0
+        outputs = y[:, None] if y.ndim == 1 else y
+        if last and len(last[0]) != outputs.shape[1]:
+            last = None
+        fits = [
+            self._solve(self.family, X, output, weights, last=last and (last[0][i : i + 1], last[1][i : i + 1]))
+            for i, output in enumerate(numpy.ascontiguousarray(outputs.T))
+        ]
+        coef, intercept = (numpy.concatenate(values) for values in zip(*fits, strict=True))
+        self.coef_, self.intercept_ = (coef[0], float(intercept[0])) if y.ndim == 1 else (coef, intercept)
         return self
 
-    def predict(self, X: Any) -> Any:
-        """Return the mean of the targets, `(samples,)`: `eta` for the Gaussian family, `exp(eta)` for the others."""
-        eta = self._predictor(X)
-        return eta if self.family == "gaussian" else numpy.exp(eta)
 
-
-class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[misc]
+@parameters
+class SparseoutClassifier(Classifier, _Sparseout):
     """Logistic regression that minimizes `sum_i w_i (loss_i + penalty_i) / sum_i w_i + alpha/2 |coef|^2`.
 
-    The family is Bernoulli for two classes and multinomial for more. `sparseout.glm.penalty` documents the penalty, and
-    `SparseoutRegressor` the parameters. The objective is not convex: the factor `s (1 - s)` of the penalty vanishes for samples
-    that are classified with certainty. For separable data the minimum may therefore lie at infinity, which causes a warning.
-    `alpha > 0` makes the minimum finite.
+    The family is Bernoulli for two classes and multinomial for more. `sparseout.glm.penalty` documents the penalty. The objective
+    is not convex: the factor `s (1 - s)` of the penalty vanishes for samples that are classified with certainty. For separable
+    data the minimum may therefore lie at infinity, which causes a warning. `alpha > 0` makes the minimum finite.
+
+    Args:
+        class_weight: factors of the samples' weights: a mapping by label, or `"balanced"`, which gives all classes the same total
+            weight. Default: 1 for each class.
+        p, q, method, alpha, fit_intercept, tol, max_iter, warm_start, random_state: see `SparseoutRegressor`.
 
     Attributes:
         classes_: the labels.
@@ -230,26 +205,18 @@ class SparseoutClassifier(ClassifierMixin, _SparseoutModel):  # type: ignore[mis
         if len(labels.classes_) < 2:
             raise ValueError(f"y must have at least two classes, got one class: {labels.classes_[0]}")
         family, rows = ("bernoulli", 1) if len(labels.classes_) == 2 else ("multinomial", len(labels.classes_))
-        self.coef_, self.intercept_ = self._solve(family, X, y, sample_weight, rows)
+        weights = self._weights(sample_weight, X)
+        weights = weights * self._weights_of_classes(labels.classes_, y, weights)[y.astype(int)]
+        last, self.n_iter_ = self._last(), 0
+        self.coef_, self.intercept_ = self._solve(family, X, y, weights, rows, last)
         self.classes_ = labels.classes_
         return self
 
-    def decision_function(self, X: Any) -> Any:
-        """Return `eta`: `(samples,)` for two classes, `(samples, classes)` for more."""
-        eta = self._predictor(X)
-        return eta[:, 0] if eta.shape[1] == 1 else eta
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Return the log-probabilities of the classes, `(samples, classes)`."""
-        eta = self._predictor(X)
-        both = numpy.hstack([numpy.zeros_like(eta), eta]) if eta.shape[1] == 1 else eta
-        return scipy.special.log_softmax(both, axis=1)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probabilities of the classes, `(samples, classes)`."""
-        return numpy.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> Any:
-        """Return the most probable label of each sample, `(samples,)`."""
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
+    def _weights_of_classes(self, classes: Any, y: Any, weights: Any) -> Any:
+        """Return the weight of each class."""
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            sums = numpy.bincount(y.astype(int), weights, len(classes))
+            return sums.sum() / (len(classes) * numpy.where(sums > 0, sums, numpy.inf))
+        if self.class_weight is not None and not isinstance(self.class_weight, dict):
+            raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
+        return compute_class_weight(self.class_weight, classes=classes, y=classes)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import scipy.sparse
 import torch
 from torch import Tensor
 
+from sparseout.glm.blocks import Blocks
 from sparseout.glm.families import FAMILIES, Family, predictor
 from sparseout.glm.penalty import odds, powers, second_order
 
@@ -34,6 +36,15 @@ class Model:
     fit_intercept: bool
 
 
+class Evaluation(NamedTuple):
+    """The objective at a point: its value, its flat gradient, and the losses of the best and the worst fitted sample."""
+
+    value: float
+    gradient: Any
+    smallest_loss: float
+    largest_loss: float
+
+
 class Problem:
     """`F = sum_i w_i (loss_i + penalty_i) + alpha/2 |coef|^2` as a function of scaled parameters `theta`.
 
@@ -50,11 +61,11 @@ class Problem:
         classes: number of rows of `theta`: 1, or the number of classes for `"multinomial"`.
 
     Attributes:
-        X, y, power: the scaled features, targets and `|X|^q`.
+        X, y: the scaled features and targets.
         weight: sample weights with sum 1.
         feature_exponents, target_exponent: base-2 logarithms of the scales of the features and the targets; 0 if unscaled.
-        unit: scale of the coefficients and the intercept.
         objective_scale: scale of the objective.
+        blocks: the sums over the samples of a dense `X` and a single predictor; None for others.
     """
 
     def __init__(self, model: Model, X: Any, y: Any, weight: Any, classes: int) -> None:
@@ -74,22 +85,33 @@ class Problem:
         self.X = _tensor(self.rows)
         if self.feature_exponents.any():
             self.X = _map_columns(self.X, lambda x, exponents: torch.ldexp(x, -exponents), self.feature_exponents)
-            self.power = _map_columns(self.X, self._powers, self.feature_exponents)
-        else:
-            self.power = powers(self.X, model.q)
-        if not _values(self.power).isfinite().all():
-            raise ValueError(
-                f"X must have finite |X|^q in float64, got |X| up to {abs(X).max():g} with q={model.q:g}: scale the features"
-            )
         self.ridge = torch.from_numpy(numpy.ldexp(model.alpha, -2 * self.feature_exponents.astype(int)))
-        # In chunks of rows, because allocating memory for all squares takes longer than a fit.
-        dense = self.X.layout == torch.strided
-        chunks = zip(self.X.split(1024), self.weight.split(1024), strict=True) if dense else [(self.X, self.weight)]
-        square = torch.stack([powers(X, 2).T @ weight for X, weight in chunks]).sum(0)
-        root_curvature = (square + odds(model.p) * (self.power.T @ self.weight) + self.ridge / curvature).sqrt()
+        self.blocks: Blocks | None = None
+        if self.X.layout == torch.strided and self.family.curvature is not None:
+            self.blocks = Blocks(model.family, self.X.numpy(), self.weight.numpy(), self._write_powers)
+        self._curvature, self._size = curvature, size or 1.0
+        self.objective_scale = curvature * self._size**2
+
+    @functools.cached_property
+    def unit(self) -> Tensor:
+        """The scale of the coefficients and the intercept."""
+        if self.blocks is not None:
+            square, noise = map(torch.from_numpy, self.blocks.moments())
+        else:
+            square, noise = powers(self.X, 2).T @ self.weight, self.power.T @ self.weight
+        if not noise.isfinite().all():
+            largest = f"|X| up to {abs(self.rows).max():g} with q={self.model.q:g}"
+            raise ValueError(f"X must have finite |X|^q in float64, got {largest}: scale the features")
+        root_curvature = (square + odds(self.model.p) * noise + self.ridge / self._curvature).sqrt()
         root_curvature = torch.where(root_curvature > 0, root_curvature, 1.0)
-        self.unit = (size or 1.0) / torch.cat([root_curvature, torch.ones(int(model.fit_intercept))])
-        self.objective_scale = curvature * (size or 1.0) ** 2
+        return self._size / torch.cat([root_curvature, torch.ones(int(self.model.fit_intercept))])
+
+    @functools.cached_property
+    def power(self) -> Tensor:
+        """`|X|^q` of the features, scaled as `X`."""
+        if not self.feature_exponents.any():
+            return powers(self.X, self.model.q)
+        return _map_columns(self.X, self._powers, self.feature_exponents)
 
     def start(self, coef: Any = None, intercept: Any = None) -> Tensor:
         """Return the `theta` of the given coefficients and intercepts.
@@ -126,6 +148,49 @@ class Problem:
         values = self.family.loss(eta, y) + second_order(self.family, eta, self.power, coef, odds(self.model.p), y)
         return (self.weight @ values + self._ridge(coef)) / self.objective_scale
 
+    def evaluate(self, theta: Any, y: Any = None) -> Evaluation:
+        """Return `marginal` of a flat array and its gradient there, for the targets `y` if given."""
+        y = self.y.numpy() if y is None else y
+        if self.blocks is None:
+            return self._differentiate(torch.from_numpy(theta).reshape(self.shape), torch.from_numpy(y))
+        scaled, features = theta * self.unit.numpy(), self.X.shape[1]
+        return self.evaluate_coefficients(scaled[:features], float(scaled[features:].sum()), y)
+
+    def evaluate_coefficients(self, coef: Any, intercept: float, y: Any = None) -> Evaluation:
+        """Return the same at scaled coefficients. The first pass over the samples also yields the moments that `unit` needs."""
+        assert self.blocks is not None
+        sums = self.blocks.sums(coef, intercept, self.y.numpy() if y is None else y, odds(self.model.p))
+        ridge = self.ridge.numpy() * coef
+        gradient = numpy.append(sums.coef + ridge, [sums.intercept] * self.model.fit_intercept) * self.unit.numpy()
+        value = sums.value + float(ridge @ coef) / 2
+        return Evaluation(value / self.objective_scale, gradient / self.objective_scale, sums.smallest_loss, sums.largest_loss)
+
+    def hessian(self, theta: Any) -> Any:
+        """Return the second derivatives of `marginal` at a flat array, for a problem with `blocks`."""
+        assert self.blocks is not None
+        features, unit = self.X.shape[1], self.unit.numpy()
+        scaled = theta * unit
+        intercept = float(scaled[features:].sum())
+        result = self.blocks.hessian(scaled[:features], intercept, self.y.numpy(), odds(self.model.p))
+        result[range(features), range(features)] += self.ridge.numpy()
+        result = result[: len(unit), : len(unit)]
+        return unit[:, None] * result * unit / self.objective_scale
+
+    def sample(self, step: int) -> Problem | None:
+        """Return the problem of every `step`-th sample, or None if their targets put the minimum at infinity."""
+        y, weight = numpy.ldexp(self.y.numpy()[::step], self.target_exponent.astype(int)), self.weight.numpy()[::step]
+        weighted = y[weight > 0]
+        if not len(weighted) or weighted.min() == weighted.max():
+            return None
+        return Problem(self.model, self.rows[::step], y, weight, self.shape[0])
+
+    def _differentiate(self, theta: Tensor, y: Tensor) -> Evaluation:
+        theta = theta.clone().requires_grad_()
+        value = self.marginal(theta, y)
+        (gradient,) = torch.autograd.grad(value, theta)
+        losses = self.losses(theta.detach())
+        return Evaluation(value.item(), gradient.flatten().numpy(), float(losses.min()), float(losses.max()))
+
     def losses(self, theta: Tensor) -> Tensor:
         """Return the losses of the samples with positive weight, without noise or penalty."""
         losses: Tensor = self.family.loss(predictor(self.X, *self._scaled(theta)), self.y)
@@ -156,6 +221,22 @@ class Problem:
             exponents = numpy.maximum(numpy.maximum(size, noise), numpy.log2(self.model.alpha / curvature) / 2)
         return numpy.where(size > -numpy.inf, exponents, 0.0)
 
+    def _write_powers(self, X: Any, out: Any) -> None:
+        """Write `|x|^q` of a block of the scaled features to `out`."""
+        q = self.model.q
+        if self.feature_exponents.any():
+            out[:] = self._powers(torch.from_numpy(X), torch.from_numpy(self.feature_exponents)).numpy()
+            return
+        numpy.abs(X, out=out)
+        if q == 0:
+            numpy.sign(out, out=out)
+        elif q == 1.5:  # faster than the general power, as is the next case
+            out *= numpy.sqrt(out)
+        elif q == 2:
+            numpy.multiply(out, out, out=out)
+        elif q != 1:
+            numpy.power(out, q, out=out)
+
     def _powers(self, X: Tensor, exponents: Tensor) -> Tensor:
         """Return `|x|^q / 4^exponent` of the original features from the scaled ones `X`, through logarithms."""
         logarithm = self.model.q * X.abs().log2() + (self.model.q - 2) * exponents
@@ -181,10 +262,6 @@ def _map_columns(X: Tensor, function: Callable[[Tensor, Tensor], Tensor], column
         return function(X, columns)
     values = function(X.values(), columns[X.indices()[1]])
     return torch.sparse_coo_tensor(X.indices(), values, X.shape, is_coalesced=True, check_invariants=False)
-
-
-def _values(X: Tensor) -> Tensor:
-    return X if X.layout == torch.strided else X.values()
 
 
 def _writable(values: Any) -> Any:

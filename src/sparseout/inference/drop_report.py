@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from sparseout.inference.notebook import page
 from sparseout.inference.report import Refusal, grouped
+from sparseout.notebook import page
 
 
 class Dropped(NamedTuple):

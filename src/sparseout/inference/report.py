@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from sparseout.inference.notebook import page
+from sparseout.notebook import page
 
 
 class Refusal(NamedTuple):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparseout.native.library import AVAILABLE, HAS_THREADS, MISSING
+from sparseout.notebook import page
 from sparseout.op import cpu, gpu, reference
 from sparseout.op.settings import FREED, Settings
 from sparseout.torch_internals import is_freed, is_transforming
@@ -20,8 +21,22 @@ PLAIN = (Tensor, nn.Parameter)  # types whose elements a kernel may read
 ASKED = os.environ.get("SPARSEOUT_BACKEND") or None  # read once; the argument `backend` of a call overrides it
 
 
-def backends() -> None:
-    """Print the available implementations, the tensors that each one supports, and why an implementation is unavailable.
+class Backends(NamedTuple):
+    """The implementations: rows of the name, the tensors it supports, and what it is or why it is unavailable."""
+
+    rows: tuple[tuple[str, str, str], ...]
+    forced: str = ""
+
+    def __repr__(self) -> str:
+        lines = [f"{name:9}  {f'{tensors}: {text}' if tensors else text}" for name, tensors, text in self.rows]
+        return "\n".join([*lines, *filter(None, [self.forced])])
+
+    def _repr_html_(self) -> str:
+        return page([], [("backend", "tensors", "implementation"), *self.rows], [self.forced] if self.forced else [])
+
+
+def backends() -> Backends:
+    """Return the available implementations, the tensors that each one supports, and why an implementation is unavailable.
 
     `"cpu"` is the compiled kernel for CPU tensors, `"gpu"` the Triton kernel for tensors on a CUDA or ROCm device, and
     `"reference"` is plain torch, to which all other inputs fall back. The argument `backend=` forces an implementation for one
@@ -35,14 +50,15 @@ def backends() -> None:
     """
     threads = f"{torch.get_num_threads()} threads" if HAS_THREADS else "1 thread, built without OpenMP"
     kernel = f"compiled kernel, {AVAILABLE[cpu.used]}, {threads}" if AVAILABLE else ""
-    for name, tensors, missing, implementation in (
-        ("cpu", "CPU tensors", MISSING, kernel),
-        ("gpu", "GPU tensors", gpu.MISSING, "Triton kernel"),
-        ("reference", "all other tensors", "", "plain torch"),
-    ):
-        print(f"{name:9}  unavailable: {missing}" if missing else f"{name:9}  {tensors}: {implementation}")
-    if ASKED:
-        print(f"SPARSEOUT_BACKEND={ASKED} forces {ASKED!r}")
+    rows = tuple(
+        (name, "", f"unavailable: {missing}") if missing else (name, tensors, implementation)
+        for name, tensors, missing, implementation in (
+            ("cpu", "CPU tensors", MISSING, kernel),
+            ("gpu", "GPU tensors", gpu.MISSING, "Triton kernel"),
+            ("reference", "all other tensors", "", "plain torch"),
+        )
+    )
+    return Backends(rows, f"SPARSEOUT_BACKEND={ASKED} forces {ASKED!r}" if ASKED else "")
 
 
 def choose(input: Tensor, backend: Backend | None = None) -> Backend:

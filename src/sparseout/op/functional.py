@@ -85,7 +85,7 @@ def sparseout(
         generator: source of the seed, on the device of `input`. Default: the default generator of that device. Activation
             checkpointing rewinds only the default generators. `torch.compile` does not support a generator: such a call runs
             uncompiled, and raises with `fullgraph=True`.
-        backend: `"cpu"`, `"gpu"` or `"reference"` forces an implementation; `sparseout.backends()` prints which are available.
+        backend: `"cpu"`, `"gpu"` or `"reference"` forces an implementation; `sparseout.backends()` lists which are available.
             Default: the kernel of the input's device if it can be used, else the reference.
 
     Returns:

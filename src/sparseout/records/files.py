@@ -24,6 +24,13 @@ Location: TypeAlias = Path | UPath
 Contents = Mapping[str, bytes | Exception]
 
 
+def as_location(path: str | Location) -> Location:
+    """Return a path, or the location of a URL such as `s3://bucket/key`, that may be given as a string."""
+    if isinstance(path, str):
+        return UPath(path) if "://" in path else Path(path)
+    return path
+
+
 def is_file(path: Location) -> bool:
     """Return whether `path` is a file; False for an invalid path, such as one with a NUL or a name that is too long."""
     try:
@@ -86,7 +93,7 @@ def content_of(folder: Location, contents: Contents, file: str) -> bytes:
 STALE_SECONDS = 600  # age after which a temporary file of unknown origin counts as abandoned
 
 
-def write_atomic(path: Location, data: bytes) -> None:
+def write_atomic(path: str | Location, data: bytes) -> None:
     """Write `data` atomically: after a crash, or for a reader, the file is either the old one or the new one.
 
     Also removes temporary files that dead processes left behind for the same path.
@@ -94,6 +101,7 @@ def write_atomic(path: Location, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written. The error names it, and its previous content is intact.
     """
+    path = as_location(path)
     if not isinstance(path, Path):
         path.write_bytes(data)  # stores publish an object only when it is complete
         return

@@ -93,7 +93,7 @@ class LayerRecord:
     std: float | None = None
     near_zero: Mapping[str, float] = dataclasses.field(default_factory=dict)
     near_zero_rms: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    histogram: Histogram | None = None
+    histogram: Histogram | None = dataclasses.field(default=None, repr=False)
     unread_mask: str | None = None
     unit_activity: UnitActivity | None = None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparseout.checks import check_choice
 from sparseout.extras import needed_for
+from sparseout.notebook import page, plural
 from sparseout.records import tables
 from sparseout.records.layer_record import Histogram, LayerRecord
 from sparseout.records.terminal_table import TerminalTable
@@ -44,9 +45,9 @@ class ProbeSettings:
     samples: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
-    """The measures of every probed layer.
+    """The measures of every probed layer. Printing it, or showing it in a notebook, gives a table.
 
     Attributes:
         model: the model's class.
@@ -163,6 +164,16 @@ class Summary:
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells()), *self.remarks()])
 
+    def __repr__(self) -> str:
+        modes = ", ".join(f"{seen['measured']} forward passes in {mode}" for mode, seen in self.forwards.items())
+        unseen = f", {len(self.unseen)} not fully measured" if self.unseen else ""
+        return f"Summary of {self.model}: {plural(len(self.layers), 'record')} of {modes or 'no forward pass'}{unseen}"
+
+    def _repr_html_(self) -> str:
+        header, rows = self._cells()
+        left = 3 if "mode" in header else 2
+        return page([repr(self)], [header, *rows] if rows else [], self.remarks(), left)
+
     def _cells(self, measures: Sequence[str] = (), types: bool = True) -> tuple[list[str], list[list[str]]]:
         names = [check_choice("measures", name, self.measured()) for name in measures] or _main_measures(self.measured())
         modes = len({record.mode for record in self.layers}) > 1
@@ -176,7 +187,7 @@ class Summary:
         return header, rows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Two summaries, and `after - before` for each measure of the records that both have, matched by layer, mode and call.
 
@@ -255,6 +266,16 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join([tables.plain_table(*self._cells(), left=1), *self.remarks()])
+
+    def __repr__(self) -> str:
+        only = f", {len(self.only_before)} only before, {len(self.only_after)} only after"
+        missing = only if self.only_before or self.only_after else ""
+        models = dict.fromkeys((self.before.model, self.after.model))
+        return f"Comparison of {' and '.join(models)}: {plural(len(self.pairs), 'record')} on both sides{missing}"
+
+    def _repr_html_(self) -> str:
+        header, rows = self._cells()
+        return page([repr(self)], [header, *rows] if rows else [], self.remarks(), 2 if "mode" in header else 1)
 
     def _cells(self, measures: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         both = [name for name in self.before.measured() if name in self.after.measured()]

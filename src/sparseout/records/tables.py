@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from sparseout.extras import needed_for
@@ -27,25 +26,6 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
         cells = enumerate(zip(row, widths, strict=True))
         lines.append("  ".join(cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in cells))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str] = (), left: int = 2) -> str:
-    """Return a table for a notebook, aligned as in `plain_table`, between a first and further `lines` of text.
-
-    It has no colours of its own, so it fits light and dark pages.
-
-    >>> html_table(["q"], [], ["1 < 2"])
-    '<div>1 &lt; 2</div><table><tr><th style="text-align: left">q</th></tr></table>'
-    """
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        sides = ["left" if i < left else "right" for i in range(len(cells))]
-        texts = (f'<{tag} style="text-align: {side}">{escape(text)}</{tag}>' for side, text in zip(sides, cells, strict=True))
-        return f"<tr>{''.join(texts)}</tr>"
-
-    table = f"<table>{row(header, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
-    before, after = (f"<div>{escape(lines[0])}</div>", lines[1:]) if lines else ("", ())
-    return "".join([before, table, *(f"<div>{escape(line)}</div>" for line in after)])
 
 
 def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:

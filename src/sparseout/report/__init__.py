@@ -8,7 +8,7 @@ from typing import Any
 from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
-    from sparseout.records.files import Location
+    from sparseout.records.files import Location, as_location
     from sparseout.report.figure import write_figure
     from sparseout.report.methods import methods_of
     from sparseout.report.methods_figure import write_methods
@@ -25,7 +25,7 @@ __all__ = ["Excerpt", "table", "tuning_sentences", "tuning_table", "write", "wri
 def write(
     records: Sequence[Mapping[str, Any]],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    out: Location,
+    out: str | Location,
     left_out: Iterable[str] = (),
     choice: Mapping[str, Any] | None = None,
 ) -> None:
@@ -40,6 +40,7 @@ def write(
         left_out: one sentence for each folder or file that was left out, with the reason. It is read after the histories.
         choice: what the tune stage chose; None for a study that was not tuned.
     """
+    out = as_location(out)
     if any("control" in record for record in records):
         write_targets(records, histories, out / "sparsity.png")
     else:

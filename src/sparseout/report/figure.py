@@ -18,7 +18,7 @@ STYLES = ("--", ":", "-.")  # line styles of settings without q
 MAX_CURVES = 12  # more cannot be distinguished
 
 
-def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
+def write_figure(records: Sequence[Mapping[str, Any]], path: str | Location) -> None:
     """Draw a dot for each run, the mean over seeds with a band of one standard deviation, and the profiles of the first curve."""
     from matplotlib.figure import Figure
 
@@ -49,7 +49,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: Location) -> None:
     save(figure, path)
 
 
-def save(figure: Any, path: Location, dpi: int = 160) -> None:
+def save(figure: Any, path: str | Location, dpi: int = 160) -> None:
     """Apply the common style to all panels and write the figure as PNG."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,7 @@ def number(value: float | None, shown: str = "{:.3g}") -> Cell:
     return Cell("-" if value is None else shown.format(value), value)
 
 
-def write(template: str, path: Location, *, data: Any, **context: Any) -> None:
+def write(template: str, path: str | Location, *, data: Any, **context: Any) -> None:
     """Fill a template, with `data` for its script, and write the page. Values are escaped, so markup in records is text."""
     import jinja2
 

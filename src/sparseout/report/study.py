@@ -36,7 +36,7 @@ MAX_SETTINGS, MAX_RUNS = 200, 2000  # more would make the page slow
 def write_page(
     records: Sequence[Mapping[str, Any]],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    path: Location,
+    path: str | Location,
     left_out: Iterable[str] = (),
     choice: Mapping[str, Any] | None = None,
 ) -> None:

@@ -20,7 +20,7 @@ LOSS_TITLES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", 
 
 
 def write_targets(
-    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Location
+    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Location
 ) -> None:
     """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach.
 

@@ -10,16 +10,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparseout.errors import FolderError, UserError
+from sparseout.notebook import page
 from sparseout.records.files import is_file
 from sparseout.records.identity import settings_of
 from sparseout.records.schema import Record, RunSettings
+from sparseout.records.tables import number
+from sparseout.report.table import COLUMNS
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 from sparseout.training.folders import CONFIG, SUMMARY, WEIGHTS, check_name, read_epochs, read_file, read_run
 from sparseout.training.study import Study
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LoadedRun:
     """A complete run.
 
@@ -38,6 +41,16 @@ class LoadedRun:
     network: nn.Module
     summary: Record
     folder: Path
+
+    def __repr__(self) -> str:
+        return f"LoadedRun {self.folder.name}: {', '.join(f'{name} {text}' for name, text in self._scores())}"
+
+    def _repr_html_(self) -> str:
+        return page([f"Run {self.folder.name}"], [("result", "value"), *self._scores()], [f"in {self.folder}"], 1)
+
+    def _scores(self) -> list[tuple[str, str]]:
+        """Return the names and values of the run's results."""
+        return [(name.replace("_", " "), number(self.summary[name])) for name in COLUMNS if name in self.summary]
 
     @property
     def history(self) -> list[Record]:

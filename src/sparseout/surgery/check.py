@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparseout.batches import arguments
 from sparseout.function_calls import DROPOUTS, FunctionCalls
 from sparseout.layers import Sparseout
+from sparseout.notebook import page
 from sparseout.random_states import keep_random_states
 from sparseout.surgery import edit
 
@@ -56,6 +57,11 @@ class SwapCheck:
     def ok(self) -> bool:
         """Whether the model has Sparseout layers, all of them ran, and the check found nothing else."""
         return bool(self.ran) and not (self.never_ran or self.dropout or self.reinterpreted)
+
+    def _repr_html_(self) -> str:
+        head, *lines = repr(self).splitlines()
+        rows = [("layer", "finding"), *(line.strip().split(": ", 1) for line in lines)]
+        return page([head], rows if lines else [], [] if lines else ["nothing to fix"] if self.ok else ["no layer of Sparseout"])
 
     def __repr__(self) -> str:
         lines = [f"{len(self.ran)} of {len(self.ran) + len(self.never_ran)} Sparseout layers ran"]

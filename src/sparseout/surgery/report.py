@@ -13,6 +13,7 @@ from torch import nn
 
 from sparseout.checks import check_choice
 from sparseout.layers import Sparseout
+from sparseout.notebook import page
 from sparseout.surgery import edit
 from sparseout.surgery.layer_data import KINDS, LINEAR, check_type, class_of, read_layer, write_layer
 
@@ -103,6 +104,17 @@ class SwapReport:
         if self.unreachable:
             lines += [f"{len(self.unreachable)} not reached", *(f"  {name}: {reason}" for name, reason in self.unreachable)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        verb, uncalled = ("swapped" if self.action == "swap" else "inserted"), dict(self.uncalled)
+        where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
+        reasons = dict(self.chosen) | uncalled
+        rows = [("layer", "before", verb, "reason" if reasons else "")]
+        rows += [(name, _text(old), _text(new), reasons.get(name, "")) for name, old, new in self.changes]
+        rows = rows if reasons else [row[:3] for row in rows]
+        notes = [f"{len(uncalled)} may never be called: run check_swap"] if uncalled else []
+        notes += [f"not reached: {name}: {reason}" for name, reason in self.unreachable]
+        return page([f"{len(self.changes) - len(uncalled)} {verb}{where}"], rows if self.changes else [], notes)
 
     def _describe(self, change: Change) -> str:
         old, new = _text(change.old), _text(change.new)

@@ -24,7 +24,7 @@ LABELS = {
 }
 
 
-def write_figure(draw: Callable[[list[Record], Any], None], rows: list[Record], path: Path) -> None:
+def write_figure(draw: Callable[[list[Record], Any], None], rows: list[Record], path: str | Path) -> None:
     """Write a figure as wide as four panels, drawn by `draw`."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     draw(rows, figure)
