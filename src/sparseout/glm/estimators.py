@@ -50,7 +50,7 @@ class _Sparseout(LinearPredictor):
         else:
             seed = check_random_state(self.random_state).randint(2**31 - 1)
             solution = solvers.stochastic(problem, problem.start() if start is None else start, tol, max_iter, seed)
-        self.n_iter_ = max(self.n_iter_, solution.iterations)
+        self.n_iter_: int = max(self.n_iter_, solution.iterations)
         coef, intercept = problem.parameters(solution.theta)
         if not (numpy.isfinite(coef).all() and numpy.isfinite(intercept).all()):
             sizes = f"|X| up to {abs(X).max():g} and |y| up to {abs(y).max():g}"
@@ -151,7 +151,8 @@ class SparseoutRegressor(Regressor, _Sparseout):
             for i, output in enumerate(numpy.ascontiguousarray(outputs.T))
         ]
         coef, intercept = (numpy.concatenate(values) for values in zip(*fits, strict=True))
-        self.coef_, self.intercept_ = (coef[0], float(intercept[0])) if y.ndim == 1 else (coef, intercept)
+        self.coef_: Any = coef[0] if y.ndim == 1 else coef
+        self.intercept_: Any = float(intercept[0]) if y.ndim == 1 else intercept
         return self
 
 

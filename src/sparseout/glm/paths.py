@@ -212,14 +212,12 @@ def path(
         fits.append((model.coef_[0] if single else model.coef_, numpy.squeeze(model.intercept_), model.n_iter_))
     rows = len(fits[0][0]) if numpy.ndim(fits[0][0]) == 2 else 0
     classes = getattr(model, "classes_", [f"output {k}" for k in range(rows)])
-    shared = {
-        "features": tuple(getattr(model, "feature_names_in_", [f"x{j}" for j in range(model.n_features_in_)])),
-        "rows": tuple(map(str, classes)) if rows else ("",),
-    }
+    features = tuple(getattr(model, "feature_names_in_", [f"x{j}" for j in range(model.n_features_in_)]))
+    names = tuple(map(str, classes)) if rows else ("",)
     grid, length = numpy.array(grids[inner]), len(grids[inner])
     found = []
     for i, each in enumerate(outer):
-        columns = zip(*fits[i * length : (i + 1) * length], strict=True)
+        coefficients, intercepts, iterations = map(numpy.stack, zip(*fits[i * length : (i + 1) * length], strict=True))
         fixed = each if each is not None else model.q if inner == "p" else model.p
-        found.append(Path(inner, grid, *(numpy.stack(values) for values in columns), fixed=float(fixed), **shared))
+        found.append(Path(inner, grid, coefficients, intercepts, iterations, fixed=float(fixed), features=features, rows=names))
     return Paths(numpy.array(grids["p"]), grid, tuple(found)) if len(grids) == 2 else found[0]

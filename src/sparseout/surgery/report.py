@@ -109,9 +109,9 @@ class SwapReport:
         verb, uncalled = ("swapped" if self.action == "swap" else "inserted"), dict(self.uncalled)
         where = " in a copy: use report.model, or pass inplace=True" if self.copied and self.changes else ""
         reasons = dict(self.chosen) | uncalled
-        rows = [("layer", "before", verb, "reason" if reasons else "")]
-        rows += [(name, _text(old), _text(new), reasons.get(name, "")) for name, old, new in self.changes]
-        rows = rows if reasons else [row[:3] for row in rows]
+        rows = [["layer", "before", verb, *(["reason"] if reasons else [])]]
+        for name, old, new in self.changes:
+            rows.append([name, _text(old), _text(new), *([reasons.get(name, "")] if reasons else [])])
         notes = [f"{len(uncalled)} may never be called: run check_swap"] if uncalled else []
         notes += [f"not reached: {name}: {reason}" for name, reason in self.unreachable]
         return page([f"{len(self.changes) - len(uncalled)} {verb}{where}"], rows if self.changes else [], notes)
