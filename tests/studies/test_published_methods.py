@@ -12,7 +12,6 @@ import pytest
 
 from sparseout.records.methods import METHODS
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity
-from sparseout.report.tuning import tuning_sentences
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results-methods.md"
@@ -63,8 +62,22 @@ def cell_of(runs, score, row):
 
 
 def warnings(study):
+    """What limits the comparison: settings at the edge of their grid, methods without a choice, and unfinished training."""
     choice = json.loads((ROOT / "results" / "methods" / study / "choice.json").read_text())
-    return [line for line in tuning_sentences(choice, records_of(study)) if line.startswith("warning")]
+    edges, nothing = {}, []
+    for contender in choice["contenders"]:
+        name, _, level = contender["name"].partition(", target_sparsity ")
+        edges.setdefault(METHODS[name].title, {}).update(dict.fromkeys(contender["edges"]))
+        if contender["chosen"] is None:
+            nothing.append(f"{METHODS[name].title} at {level}")
+    listed = "; ".join(f"{title}: {', '.join(f'`{name}`' for name in names)}" for title, names in edges.items() if names)
+    records = [record for record in records_of(study) if "best_epoch" in record]
+    last = sum(record["best_epoch"] == record["epochs"] for record in records)
+    return [
+        *([f"A tuned setting lies at an end of its grid, so a wider grid may do better. {listed}."] if listed else []),
+        *([f"No candidate reaches the target: {', '.join(nothing)}."] if nothing else []),
+        *([f"The best epoch is the last one in {last} of {len(records)} runs: longer training may do better."] if last else []),
+    ]
 
 
 def block(study):
@@ -72,7 +85,7 @@ def block(study):
     lines = [header, "|" + "---|" * header[1:].count("|"), *rows]
     remarks = warnings(study)
     text = "\n".join(lines) + "\n"
-    return text + ("\nThe tune stage warns:\n\n" + "".join(f"- {line[9:]}\n" for line in remarks) if remarks else "")
+    return text + "".join(["\n", *(f"- {line}\n" for line in remarks)] if remarks else [])
 
 
 def parts(study):
