@@ -17,11 +17,9 @@ project_copyright = author
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "site_build"]
 exclude_patterns = ["_static"]
 
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # the anchors that GitHub gives
-suppress_warnings = [
-    "ref.python",  # the attributes of several classes have one name, and nobody links to them
-    "toc.empty_glob",  # the front page leaves a place for a tutorial
-]
+suppress_warnings = ["ref.python"]  # the attributes of several classes have one name, and nobody links to them
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS.parent / "build/jupyter-cache")
 nb_execution_raise_on_error = True

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 DOCS = Path(__file__).parent
 REFERENCE_SECTION = re.compile(r"^## `(.*)`$", re.MULTILINE)
 ENTRY = re.compile(r"^- `(\w+)\(.*?\)`: ", re.MULTILINE)
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)\s]*)\)")  # a link, not a picture, to a file of the repository
+OUTSIDE = re.compile(r"(?<!!)\[([^\][]*)\]\((\.\./[^)\s]*)\)")  # a link, not a picture, to a file of the repository
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # what a browser loads by itself
 
 
@@ -33,8 +33,8 @@ def link_repository(text: str, address: str | None) -> str:
 
     >>> link_repository("[a](../src/a.py) [b](b.md) ![c](../c.png)", "https://github.com/x/y")
     '[a](https://github.com/x/y/blob/HEAD/src/a.py) [b](b.md) ![c](../c.png)'
-    >>> link_repository("[a](../src/a.py)", None)
-    'a'
+    >>> link_repository("[a](../src/a.py) [![b](../b.png)](b.md)", None)
+    'a [![b](../b.png)](b.md)'
     """
 
     def linked(match: re.Match[str]) -> str:
