@@ -16,6 +16,7 @@ DOCS = Path(__file__).parent
 REFERENCE_SECTION = re.compile(r"^## `(.*)`$", re.MULTILINE)
 ENTRY = re.compile(r"^- `(\w+)\(.*?\)`: ", re.MULTILINE)
 OUTSIDE = re.compile(r"(?<!!)\[([^\][]*)\]\((\.\./[^)\s]*)\)")  # a link, not a picture, to a file of the repository
+NAMES = re.compile(r"^ +\w+(?:, \w+)+: ")
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # what a browser loads by itself
 
 
@@ -138,9 +139,15 @@ def check(app: Any, exception: Exception | None) -> None:
         raise SphinxError("\n".join(found))
 
 
+def on_docstring(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Keep `low, high: the bounds` one entry: Sphinx takes what is before a space for a type."""
+    lines[:] = [NAMES.sub(lambda match: match[0].replace(", ", ","), line) for line in lines]
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("site_repository", repository(), "env")
     app.connect("config-inited", write_module_pages)
     app.connect("source-read", on_source_read)
+    app.connect("autodoc-process-docstring", on_docstring, priority=1)  # before napoleon
     app.connect("build-finished", check)
     return {"parallel_read_safe": True}
