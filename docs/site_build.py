@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 DOCS = Path(__file__).parent
 REFERENCE_SECTION = re.compile(r"^## `(.*)`$", re.MULTILINE)
 ENTRY = re.compile(r"^- `(\w+)\(.*?\)`: ", re.MULTILINE)
-OUTSIDE = re.compile(r"(?<!!)\[([^\][]*)\]\((\.\./[^)\s]*)\)")  # a link, not a picture, to a file of the repository
+OUTSIDE = r"(?<!!)\[([^\][]*)\]\({up}([^)\s]*)\)"  # a link, not a picture, to a file of the repository
 NAMES = re.compile(r"^ +\w+(?:, \w+)+: ")
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # what a browser loads by itself
 
@@ -29,19 +29,21 @@ def repository() -> str | None:
     return f"https://github.com/{found[1]}" if found else None
 
 
-def link_repository(text: str, address: str | None) -> str:
-    """Make links to files outside docs/ lead to the repository; without an address, keep their text alone.
+def link_repository(text: str, address: str | None, page: str = "index") -> str:
+    """Make links of `page` to files outside docs/ lead to the repository; without an address, keep their text alone.
 
     >>> link_repository("[a](../src/a.py) [b](b.md) ![c](../c.png)", "https://github.com/x/y")
     '[a](https://github.com/x/y/blob/HEAD/src/a.py) [b](b.md) ![c](../c.png)'
     >>> link_repository("[a](../src/a.py) [![b](../b.png)](b.md)", None)
     'a [![b](../b.png)](b.md)'
+    >>> link_repository("[a](../a.md) [b](../../src/b.py)", None, "tutorials/c")
+    '[a](../a.md) b'
     """
 
     def linked(match: re.Match[str]) -> str:
-        return f"[{match[1]}]({address}/blob/HEAD/{match[2].replace('../', '')})" if address else match[1]
+        return f"[{match[1]}]({address}/blob/HEAD/{match[2]})" if address else match[1]
 
-    return OUTSIDE.sub(linked, text)
+    return re.sub(OUTSIDE.format(up=re.escape("../" * (page.count("/") + 1))), linked, text)
 
 
 def modules() -> dict[str, list[str]]:
@@ -76,7 +78,7 @@ def write_module_pages(app: Any, config: Any) -> None:
 
 def on_source_read(app: Any, name: str, content: list[str]) -> None:
     """Change a page before it is parsed."""
-    content[0] = link_repository(content[0], app.config.site_repository)
+    content[0] = link_repository(content[0], app.config.site_repository, name)
     if name == "reference":
         content[0] = link_entries(content[0])
 
