@@ -107,8 +107,9 @@ wheels: sdist  ## build the sdist, and from it the wheel for this machine, in di
 wheels-portable: $(VENV)/.release  ## build and test this system's wheel in dist/ as a release does; on Linux it needs Docker
 	$(VENV)/bin/cibuildwheel --output-dir dist
 
-docs: $(VENV)/.dev  ## check the pages: their links, and the code in them
-	$(PYTEST) README.md docs tests/library/test_documentation.py tests/library/test_reference_page.py
+docs: $(VENV)/.dev $(VENV)/.docs  ## build the site in build/site and check its links; then test the pages and the code in them
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/site
+	$(PYTEST) README.md docs tests/docs tests/library/test_documentation.py tests/library/test_reference_page.py
 
 release-check: $(VENV)/.dev $(VENV)/.release  ## run all checks of a release, and print a table; TAG=v1.2.3 also compares the tag
 	$(VENV)/bin/python tests/release/check.py $(if $(TAG),--tag "$(TAG)") $(CHECKS)
