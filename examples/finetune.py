@@ -31,10 +31,12 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 import sparseout
 from sparseout import Sparseout
@@ -127,6 +129,8 @@ def _tokenized(name: str, task: str, max_length: int, files: tuple[Path, ...]) -
 
 def model(config: FinetuneConfig, data: Any) -> nn.Module:
     """Load the model, with a new classifier if the task is classification, and insert the regularizer."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if config.task == "causal":
         network: Any = AutoModelForCausalLM.from_pretrained(config.model)
     else:
@@ -197,6 +201,7 @@ class TrainerLearner(Learner):
             )
             collate = self.data.train.collate
             trainer = Trainer(self.network, arguments, data_collator=collate, train_dataset=self.data.train, callbacks=callbacks)
+            trainer.remove_callback(PrinterCallback)
             self.train_loss = trainer.train().training_loss
         if config.has_target:
             self.control = functools.partial(control_results, config, target.target, course.values, course.measured)

@@ -12,7 +12,20 @@ import sparseout
 PACKAGE = Path(sparseout.__file__).parent
 # A part may import itself and earlier parts.
 ORDER = [
-    *("errors", "checks", "extras", "torch_internals", "batches", "native", "op", "dial", "layers", "structured", "schedule"),
+    *(
+        "errors",
+        "checks",
+        "extras",
+        "user_code",
+        "torch_internals",
+        "batches",
+        "native",
+        "op",
+        "dial",
+        "layers",
+        "structured",
+        "schedule",
+    ),
     "metrics",
     *("activations", "function_calls"),
     *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),

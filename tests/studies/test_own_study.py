@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import stranger
 import pytest
+import stranger
 from made import published_numbers
 
 from sparseout.cli.main import main
@@ -87,21 +87,22 @@ def test_a_folder_imports_nothing(here, capsys):
     for command in (["evaluate", "runs/rings"], ["evaluate", folder], ["probe", f"run:{folder}"], ["sample", folder]):
         assert refused(capsys, *command).endswith(f"got 'rings': --study {NAME} imports a study of your own")
     assert main(["results", "runs/rings"]) == 0
-    assert refused(capsys, "evaluate", folder, "--study", NAME).startswith("lab.rings cannot be imported: RuntimeError: imported (")
+    assert refused(capsys, "evaluate", folder, "--study", NAME).startswith(
+        "lab.rings cannot be imported: RuntimeError: imported ("
+    )
     assert refused(capsys, "probe", f"{NAME}", "--study", NAME) == f"--study is for run:FOLDER, got '{NAME}'"
 
 
 def test_a_target_and_a_regularizer(here):
-    flags = ["--q", 2, "--epochs", 20, "--hidden-size", 64]
-    assert run("study", NAME, *flags, "--target-sparsity", 0.55, "--out", "target") == 0
-    (record,) = summaries(here / "target")
-    assert record["control"]["achieved"] == pytest.approx(0.55, abs=0.05)
-    assert record["control"]["value"] != 2
-    assert run("study", NAME, *flags[2:], "--regularizer", "l1", "none", "--strength", 0.05, "--out", "l1") == 0
+    flags = ["--epochs", 20, "--hidden-size", 64]
+    assert run("study", NAME, *flags, "--target-sparsity", 0.35, 0.65, "--out", "target") == 0
+    dense, sparse = summaries(here / "target")
+    assert dense["control"]["value"] > 2 > sparse["control"]["value"]
+    assert dense["control"]["achieved"] == dense["hoyer"] < sparse["hoyer"]
+    assert run("study", NAME, *flags, "--regularizer", "l1", "none", "--strength", 0.05, "--out", "l1") == 0
     l1, none = summaries(here / "l1")
     assert (l1["regularizer"], none["regularizer"]) == ("l1", "none")
     assert l1["rms"] < none["rms"]
-    assert l1["test_loss"] < 2
 
 
 def test_a_sweep_file_with_a_tune_stage(here, capsys):
@@ -115,7 +116,9 @@ def test_a_sweep_file_with_a_tune_stage(here, capsys):
     tuned = summaries(here / "runs/sweep/tune")
     assert record["p"] == min(tuned, key=lambda each: each["valid_loss"])["p"]
     Path("sweep.toml").write_text(f'study = "{NAME}"\nhidden_sise = 2')
-    assert refused(capsys, "sweep", "sweep.toml").endswith("hidden_sise is not a setting of this study: did you mean hidden_size?")
+    assert refused(capsys, "sweep", "sweep.toml").endswith(
+        "hidden_sise is not a setting of this study: did you mean hidden_size?"
+    )
 
 
 CONFIG = "class RingConfig(Config):"
@@ -125,21 +128,41 @@ REFUSED = {
     "no package": ("lib.rings:STUDY", "", "", "no module named 'lib': a study of your own is named module:OBJECT"),
     "no object": ("lab.rings:STUDI", "", "", "lab.rings has no 'STUDI': did you mean STUDY?"),
     "no study": ("lab.rings:loss", "", "", "lab.rings:loss must be a sparseout.training.Study, got an object of type function"),
-    "import": (NAME, "\nimport dataclasses", "import nowhere", "lab.rings cannot be imported: ModuleNotFoundError: No module named"),
+    "import": (
+        NAME,
+        "\nimport dataclasses",
+        "import nowhere",
+        "lab.rings cannot be imported: ModuleNotFoundError: No module named",
+    ),
     "syntax": (NAME, "\nimport dataclasses", "def", "lab.rings cannot be imported: SyntaxError: invalid syntax"),
     "exit": (NAME, "\nimport dataclasses", "raise SystemExit(1)", "lab.rings cannot be imported: SystemExit: 1"),
     "taken": (NAME, '"rings"', '"image"', f"{NAME}: RingConfig.study must differ from the built-in studies autoencoder, image,"),
     "unnamed": (NAME, ' = "rings"', "", f"{NAME}: RingConfig.study must be the study's name"),
     "path": (NAME, '"rings"', '"../rings"', f"{NAME}: RingConfig.study must be the study's name"),
     "type": (NAME, FIELD, "    sizes: list = ()\n", f"{NAME}: the setting 'sizes' must be a float, int, bool, str or a Literal"),
-    "default": (NAME, FIELD, '    hidden_size: int = "16"\n', f"{NAME}: the setting 'hidden_size' must have a default of type int"),
+    "default": (
+        NAME,
+        FIELD,
+        '    hidden_size: int = "16"\n',
+        f"{NAME}: the setting 'hidden_size' must have a default of type int",
+    ),
     "flag": (NAME, FIELD, "    jobs: int = 16\n", f"{NAME}: a setting must not be called 'jobs'"),
     "result": (NAME, FIELD, "    hoyer: float = 0.5\n", f"{NAME}: a setting must not be called 'hoyer'"),
     "range": (NAME, "hidden_size: int = 16", "hidden_size: int = 0", f"{NAME}: the defaults of RingConfig must be a run: "),
     "preset": (NAME, '{"q": (1.0, 2.0)}', '{"r": 1}', f"{NAME}: preset 'quick' must change settings alone, got 'r'"),
     "presets": (NAME, '{"quick": {"q": (1.0, 2.0)}}', "{}", f"{NAME}: presets must have at least one preset"),
-    "undecorated": (NAME, "@dataclasses.dataclass(frozen=True)\n", "", "lab.rings cannot be imported: UserError: RingConfig must"),
-    "epochs": (NAME, "    epochs: int = 2\n", "", "lab.rings cannot be imported: UserError: RingConfig must have a setting epochs"),
+    "undecorated": (
+        NAME,
+        "@dataclasses.dataclass(frozen=True)\n",
+        "",
+        "lab.rings cannot be imported: UserError: RingConfig must",
+    ),
+    "epochs": (
+        NAME,
+        "    epochs: int = 2\n",
+        "",
+        "lab.rings cannot be imported: UserError: RingConfig must have a setting epochs",
+    ),
 }
 
 
@@ -158,7 +181,11 @@ FAILING = {
     "data": ("return Data(*(", "return list((", "load must return a sparseout.training.Data, got an object of type list"),
     "layers": ('("noise",)', "()", "Net.regularised_layers must be a tuple of the names of its layers"),
     "other layers": ('("noise",)', '("nose",)', "Net.regularised_layers must name layers of the network, got 'nose'"),
-    "mean": ("F.cross_entropy(logits, label)", 'F.cross_entropy(logits, label, reduction="none")', "the loss function must return a"),
+    "mean": (
+        "F.cross_entropy(logits, label)",
+        'F.cross_entropy(logits, label, reduction="none")',
+        "the loss function must return a",
+    ),
     "scores": ('"accuracy":', '"f1":', "the loss function must return a tensor, or a mapping with 'loss' and perhaps 'accuracy'"),
 }
 
@@ -179,7 +206,7 @@ def test_a_run_that_cannot_train_fails_with_one_line(case, here, capsys):
 
 def test_a_value_out_of_range_is_one_line(here, capsys):
     assert refused(capsys, "study", NAME, "--lr", "nan") == "lr must be a finite number, got nan"
-    assert refused(capsys, "study", NAME, "--hidden-size", "0").startswith("hidden_size must be an integer in [1, ")
+    assert refused(capsys, "study", NAME, "--hidden-size", "0").startswith("hidden_size must be an integer of at least 1")
     assert refused(capsys, "study", NAME, "--activation", "gelu") == "activation must be 'relu' or 'tanh', got 'gelu'"
 
 
