@@ -21,6 +21,8 @@ def import_module(name: str, wanted: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"no module named {error.name!r}: {wanted}") from error

@@ -1,6 +1,7 @@
 """The example `examples/finetune.py`: the Trainer as a study, on small models that it finds in folders."""
 
 import importlib.util
+import itertools
 import json
 import random
 from pathlib import Path
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
         lines = [" ".join(draws.choices(words + COMMON, k=draws.randint(4, 9))) for _ in range(40)]
         (folder / "texts" / f"{name}.txt").write_text("\n".join(lines))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: index for index, word in enumerate([*special, *sum(CLASSES.values(), []), *COMMON])}
+    vocabulary = {word: index for index, word in enumerate([*special, *itertools.chain(*CLASSES.values()), *COMMON])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")

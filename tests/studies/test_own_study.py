@@ -132,7 +132,7 @@ REFUSED = {
         NAME,
         "\nimport dataclasses",
         "import nowhere",
-        "lab.rings cannot be imported: ModuleNotFoundError: No module named",
+        "lab.rings cannot be imported: ModuleNotFoundError: ",
     ),
     "syntax": (NAME, "\nimport dataclasses", "def", "lab.rings cannot be imported: SyntaxError: invalid syntax"),
     "exit": (NAME, "\nimport dataclasses", "raise SystemExit(1)", "lab.rings cannot be imported: SystemExit: 1"),
@@ -155,13 +155,13 @@ REFUSED = {
         NAME,
         "@dataclasses.dataclass(frozen=True)\n",
         "",
-        "lab.rings cannot be imported: UserError: RingConfig must",
+        "lab.rings: RingConfig must have the decorator @dataclasses",
     ),
     "epochs": (
         NAME,
         "    epochs: int = 2\n",
         "",
-        "lab.rings cannot be imported: UserError: RingConfig must have a setting epochs",
+        "lab.rings: RingConfig must have a setting epochs",
     ),
 }
 

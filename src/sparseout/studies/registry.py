@@ -13,7 +13,7 @@ from sparseout.errors import UserError
 from sparseout.records.identity import RESULT_FIELDS
 from sparseout.studies import autoencoder, image, language
 from sparseout.studies.glm import study as glm
-from sparseout.training.study import Study
+from sparseout.training.study import Study, check_decorated
 from sparseout.user_code import describe, import_module
 
 STUDIES = {study.config.study: study for study in (autoencoder.STUDY, image.STUDY, language.STUDY, glm.STUDY)}
@@ -78,8 +78,7 @@ def _check(study: Study) -> None:
         raise UserError(f"{config.__name__}.study must be the study's name, in lower-case letters, digits, _ and -, got {name!r}")
     if name in STUDIES:
         raise UserError(f"{config.__name__}.study must differ from the built-in studies {', '.join(STUDIES)}, got {name!r}")
-    if "__dataclass_params__" not in vars(config):
-        raise UserError(f"{config.__name__} must have the decorator @dataclasses.dataclass(frozen=True)")
+    check_decorated(config)
     if not hasattr(config, "epochs"):
         raise UserError(f"{config.__name__} must have a setting epochs, the number of passes over the training data")
     try:

@@ -20,7 +20,7 @@ from sparseout.training.best_epoch import check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Loss
-from sparseout.training.study import Study
+from sparseout.training.study import Study, check_decorated
 from sparseout.training.supervised import Scores, SupervisedLearner, named_results
 
 LossFunction = Callable[[Any, Any], Tensor | Mapping[str, Tensor]]
@@ -82,8 +82,9 @@ def supervised_study(
         presets: changes to the configuration's defaults, by the preset's name; a tuple of values makes an axis.
 
     Raises:
-        UserError: the configuration has no `epochs` or no `batch_size`.
+        UserError: the configuration is no dataclass, or has no `epochs` or no `batch_size`.
     """
+    check_decorated(config)
     for name in ("epochs", "batch_size"):
         if name not in (field.name for field in dataclasses.fields(config)):
             raise UserError(f"{config.__name__} must have a setting {name}")

@@ -84,3 +84,9 @@ class Study:
             for value in values:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name} must be a finite number, got {value}")
+
+
+def check_decorated(config: type[Config]) -> None:
+    """Raise `UserError` for a configuration whose own settings would have no effect, because it is no dataclass."""
+    if "__dataclass_params__" not in vars(config):
+        raise UserError(f"{config.__name__} must have the decorator @dataclasses.dataclass(frozen=True)")
