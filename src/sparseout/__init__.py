@@ -4,7 +4,7 @@ from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because
 
 # isort: split
 from sparseout import metrics, regularizers, schedule
-from sparseout.control import SparsityTarget, target_callback
+from sparseout.control import SparsityTarget, lightning_target_callback, target_callback
 from sparseout.inference import drop_dead, skip_zeros
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
@@ -29,6 +29,7 @@ __all__ = [
     "check_swap",
     "drop_dead",
     "insert_after",
+    "lightning_target_callback",
     "metrics",
     "penalty",
     "regularizers",

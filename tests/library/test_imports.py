@@ -38,6 +38,7 @@ EXTRAS = {
     "docstring_parser",
     "fsspec",
     "jinja2",
+    "lightning",
     "matplotlib",
     "msgspec",
     "onnx",

@@ -1,7 +1,8 @@
 """Control the sparsity of a model: set a target, and controllers adjust the `q` of Sparseout or the dial of another layer."""
 
+from sparseout.control.lightning_callback import lightning_target_callback
 from sparseout.control.report import LayerReport, TargetReport
 from sparseout.control.target import SparsityTarget
 from sparseout.control.transformers_callback import target_callback
 
-__all__ = ["LayerReport", "SparsityTarget", "TargetReport", "target_callback"]
+__all__ = ["LayerReport", "SparsityTarget", "TargetReport", "lightning_target_callback", "target_callback"]
