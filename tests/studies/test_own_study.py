@@ -252,3 +252,14 @@ def test_a_sweep_in_several_processes_has_the_numbers_of_one(here):
     assert run("sweep", "sweep.toml", "--out", "alone") == 0
     assert len(summaries(here / "alone")) == 4
     assert published_numbers(here / "runs/sweep") == published_numbers(here / "alone")
+
+
+def test_a_task_of_a_cluster_finds_the_study_from_another_folder(here, monkeypatch, tmp_path_factory):
+    from sparseout.runs.ray import _run_named
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("worker"))
+    settings = {"q": 1.5, "epochs": 1, "hidden_size": 4}
+    options = RunOptions(here / "cluster", device="cpu")
+    assert _run_named(NAME, settings, options, str(here)) is None
+    (record,) = summaries(here / "cluster")
+    assert (record["study"], record["hidden_size"]) == ("rings", 4)

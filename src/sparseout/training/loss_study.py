@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from sparseout.errors import UserError
 from sparseout.records.schema import Record
-from sparseout.training.best_epoch import check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Loss
@@ -36,6 +35,9 @@ class Data:
         train: training items.
         test: test items.
         valid: validation items, which are scored after each epoch in place of the test items; none by default.
+
+    Raises:
+        UserError: a part is no data set with a length, or there are no training or no test items.
     """
 
     train: Dataset[Any]
@@ -46,9 +48,9 @@ class Data:
         for name in ("train", "test", "valid"):
             part = getattr(self, name)
             if not isinstance(part, Dataset) or not hasattr(part, "__len__"):
-                raise TypeError(f"{name} must be a torch.utils.data.Dataset with a length, got {type(part).__name__}")
+                raise UserError(f"{name} must be a torch.utils.data.Dataset with a length, got {type(part).__name__}")
             if name != "valid" and not len(cast(Sized, part)):
-                raise ValueError(f"{name} must have at least one item, got none")
+                raise UserError(f"{name} must have at least one item, got none")
 
 
 def supervised_study(
@@ -127,8 +129,9 @@ class LossLearner(SupervisedLearner):
         test_batch_size: int,
     ) -> None:
         regularised_layers(network)
-        valid, train = len(cast(Sized, data.valid)), len(cast(Sized, data.train))
-        check_keep(getattr(config, "keep", "last"), valid)
+        train = len(cast(Sized, data.train))
+        if getattr(config, "keep", "last") == "best" and not len(cast(Sized, data.valid)):
+            raise UserError("keep must be 'last' without validation items, got 'best'")
         if (processes := accelerator.num_processes) > min(config.batch_size, train % config.batch_size or config.batch_size):
             raise UserError(
                 f"batch_size must leave each batch an item for each of the {processes} processes, got {config.batch_size}"
