@@ -207,7 +207,7 @@ def test_a_run_that_cannot_train_fails_with_one_line(case, here, capsys):
 def test_a_value_out_of_range_is_one_line(here, capsys):
     assert refused(capsys, "study", NAME, "--lr", "nan") == "lr must be a finite number, got nan"
     assert refused(capsys, "study", NAME, "--hidden-size", "0").startswith("hidden_size must be an integer of at least 1")
-    assert refused(capsys, "study", NAME, "--activation", "gelu") == "activation must be 'relu' or 'tanh', got 'gelu'"
+    assert refused(capsys, "study", NAME, "--activation", "gelu") == "activation must be one of 'relu', 'tanh', got 'gelu'"
 
 
 def test_no_setting_can_have_the_name_of_an_option():
