@@ -4,7 +4,7 @@ from sparseout.cli import interrupt as _interrupt  # noqa: F401 - first, because
 
 # isort: split
 from sparseout import metrics, regularizers, schedule
-from sparseout.control import SparsityTarget, find_q, target_callback
+from sparseout.control import SparsityTarget, find_q, lightning_target_callback, target_callback
 from sparseout.inference import drop_dead, skip_zeros
 from sparseout.layers import Sparseout
 from sparseout.op.backends import backends
@@ -32,6 +32,7 @@ __all__ = [
     "drop_dead",
     "find_q",
     "insert_after",
+    "lightning_target_callback",
     "metrics",
     "penalty",
     "regularizers",

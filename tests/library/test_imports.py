@@ -12,8 +12,8 @@ import sparseout
 PACKAGE = Path(sparseout.__file__).parent
 # A part may import itself and earlier parts.
 ORDER = [
-    *("errors", "checks", "extras", "notebook", "progress", "torch_internals", "batches", "native", "op", "dial", "layers"),
-    *("structured", "schedule"),
+    *("errors", "checks", "extras", "user_code", "notebook", "progress", "torch_internals", "batches", "native", "op", "dial"),
+    *("layers", "structured", "schedule"),
     *("metrics", "random_states"),
     *("activations", "function_calls"),
     *("regularizers", "surgery", "glm", "records", "probe", "control", "inference"),
@@ -27,6 +27,7 @@ EXTRAS = {
     "fsspec",
     "IPython",
     "jinja2",
+    "lightning",
     "matplotlib",
     "msgspec",
     "onnx",

@@ -17,7 +17,7 @@ from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY, AutoencoderConfig, AutoencoderLearner
 from sparseout.studies.image import STUDY as IMAGE
 from sparseout.training.folders import read_lines
-from sparseout.training.target_run import TargetRun
+from sparseout.training.target_run import TargetRun, settled
 
 
 def run(out, study=STUDY, checkpoint_minutes=10.0, **settings):
@@ -128,9 +128,7 @@ def test_a_run_without_a_target_has_no_trace_of_one(tmp_path):
 
 
 def test_settled_is_when_the_last_miss_was():
-    control = TargetRun.__new__(TargetRun)
-    control.config = AutoencoderConfig(target_sparsity=0.5)
-    for measured, settled in (
+    for measured, fraction in (
         ([0.5] * 4, 0),
         ([0.4, 0.5, 0.47, 0.49], 0.75),
         ([0.5, 0.5, 0.5, 0.6], 1),
@@ -139,8 +137,7 @@ def test_settled_is_when_the_last_miss_was():
         ([numpy.nan] * 3, 1),
         ([], 1),
     ):
-        control._measured = measured
-        assert control.settled == settled
+        assert settled(measured, 0.5) == fraction
 
 
 def test_a_network_that_becomes_nan_has_settled_nowhere_and_reached_nothing():

@@ -126,7 +126,7 @@ def test_a_malformed_position_fails_its_run_before_it_trains(at, tmp_path):
     path.parent.mkdir()
     position = {"epoch": 1, "step": 0, "loss": 0.0, "items": 0, "seconds": 0.0, "trained_by": []} | at
     save_checkpoint(path, RUN.run, {"at": position, "learner": {}})
-    failure = run_one(RUN, RunOptions(tmp_path, None, "cpu"))
+    failure = run_one(STUDY, RUN, RunOptions(tmp_path, None, "cpu"))
     assert failure.reason.startswith(f"{path} cannot be resumed from: delete it to start that run again (at: ")
 
 

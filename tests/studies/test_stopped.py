@@ -151,7 +151,7 @@ def children():
 def test_a_child_ends_when_its_standard_input_closes(tmp_path):
     """As it does when the parent ends, however that happens."""
     code = "from sparseout.runs import executors, run; import time; executors.run_one = lambda *_: time.sleep(600)\n"
-    child = subprocess.Popen([sys.executable, "-c", f"{code}executors.run_as_child(None, None)"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", f"{code}executors.run_as_child(None, None, None)"], stdin=subprocess.PIPE)
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.1)
     child.stdin.close()

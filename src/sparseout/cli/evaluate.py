@@ -23,13 +23,16 @@ from sparseout.runs.load import LoadedRun, load_run
 from sparseout.runs.options import check_data_dir, torch_device
 from sparseout.runs.progress import print_left_out, terminal
 from sparseout.runs.run import seeded_environment
+from sparseout.studies.registry import find_study
 from sparseout.training.folders import STUDY, StudyFolder, read_study
+from sparseout.training.study import Study
 
 
 def evaluate(
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")]],
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+    study: Annotated[str | None, tyro.conf.arg(metavar="MODULE:OBJECT")] = None,
     json_lines: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Evaluate trained runs on their study's test data, and compare the scores with the runs' records.
@@ -38,13 +41,15 @@ def evaluate(
         runs: folders of complete runs, or of studies with complete runs
         data_dir: folder with the data set's files, as the study's --data-dir
         device: 'cpu', 'cuda' or any other device of torch; 'auto' is CUDA if it is available, else the CPU
+        study: for runs of a study of your own, the name that imports it
         json_lines: print a line of JSON per run instead of the table
     """
     console = terminal()
     used_device = torch_device(device)
     check_data_dir(data_dir)
     rows: list[tuple[Record, Record]] = []
-    for run in _load_runs(runs, data_dir):
+    own = find_study(study) if study else None
+    for run in _load_runs(runs, data_dir, own):
         with seeded_environment(run.config, used_device), _bar(run):
             found = run.study.evaluate(run.network.to(used_device), run.data)
         rows.append((run.summary, found))
@@ -66,20 +71,20 @@ def _bar(run: LoadedRun) -> Iterator[None]:
             hook.remove()
 
 
-def _load_runs(folders: tuple[Path, ...], data_dir: Path | None) -> Iterator[LoadedRun]:
+def _load_runs(folders: tuple[Path, ...], data_dir: Path | None, own: Study | None) -> Iterator[LoadedRun]:
     """Yield the complete runs in `folders`. Leave out damaged runs of a study, and print why."""
     if not folders:
         raise UserError("runs needs at least one folder, of a run or of a study")
     for folder in folders:
         if not is_file(folder / STUDY):
-            yield load_run(folder, data_dir)
+            yield load_run(folder, data_dir, own)
             continue
-        study = StudyFolder(folder, read_study(folder))
-        complete, left_out = sorted(study.complete()), list(study.left_out.values())
+        found = StudyFolder(folder, read_study(folder))
+        complete, left_out = sorted(found.complete()), list(found.left_out.values())
         count = 0
         for name in complete:
             try:
-                run = load_run(folder / name, data_dir)
+                run = load_run(folder / name, data_dir, own)
             except FolderError as error:
                 left_out.append(str(error))
                 continue

@@ -75,7 +75,7 @@ def _run(arguments: list[str]) -> int:
     _check(arguments)
     app = tyro.extras.SubcommandApp()
     app.command(name="probe")(_deferred(probe))
-    app.command(study_app(), name="study", help="Run one of the paper's experiments.")
+    app.command(study_app(arguments), name="study", help="Run one of the paper's experiments, or module:OBJECT of your own.")
     for command in (sweep, results, optimum, evaluate, sample, theorem, bench):
         app.command(name=command.__name__)(_deferred(command))
     description = "Control and measure activation sparsity in PyTorch."

@@ -20,7 +20,7 @@ from sparseout.runs.progress import terminal
 from sparseout.runs.spec import read_spec
 from sparseout.runs.sweep import execute, print_failures, print_plan
 from sparseout.runs.tuning import execute_tuned, print_tuned_plan
-from sparseout.studies.registry import STUDIES
+from sparseout.studies.registry import STUDIES, find_study, is_source
 from sparseout.training.config import Config, hints
 from sparseout.training.study import Study
 
@@ -30,11 +30,19 @@ NAMED_LIKE_FILE = RunOptions(Path("runs/NAME"))  # the default of a sweep, whose
 ONE_BY_ONE = SweepOptions()
 
 
-def study_app() -> tyro.extras.SubcommandApp:
-    """Return the commands `sparseout study NAME`."""
+def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
+    """Return the commands `sparseout study NAME`.
+
+    Args:
+        arguments: the command line. If it names a study of the user, that study is imported and is a command too.
+
+    Raises:
+        UserError: that study cannot be imported.
+    """
     app = tyro.extras.SubcommandApp()
-    for name, study in STUDIES.items():
-        app.command(name=name)(_study_command(study))
+    named = [name for name in arguments[1:2] if arguments[0] == "study" and is_source(name)]
+    for name in (*named, *STUDIES):
+        app.command(name=name)(_study_command(find_study(name)))
     return app
 
 
@@ -69,7 +77,7 @@ def _study_command(study: Study) -> type:
         given = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) is not default}
         configs = study.grid(study.axes(self.preset) | given)
         if os.environ.get(CHILD):
-            return run_as_child(configs[0], self.run_options)
+            return run_as_child(study, configs[0], self.run_options)
         return _execute(study, configs, self.run_options, self.sweep_options)
 
     preset = tyro.conf.arg(help="settings to start from; each flag changes one of them", metavar="|".join(study.presets))
@@ -80,7 +88,11 @@ def _study_command(study: Study) -> type:
         ("run_options", RunFlags, dataclasses.field(default=run_options)),
         ("sweep_options", SweepFlags, dataclasses.field(default=ONE_BY_ONE)),
     ]
-    namespace = {"__doc__": study.config.__doc__, "__call__": call, "__post_init__": lambda self: None}
+    generated = f"{study.config.__name__}("  # how the documentation starts that a dataclass gives itself
+    documentation = study.config.__doc__ or ""
+    if documentation.startswith(generated):
+        documentation = f"Train runs of the study {study.config.study}."
+    namespace = {"__doc__": documentation, "__call__": call, "__post_init__": lambda self: None}
     return dataclasses.make_dataclass(study.config.__name__, fields, bases=(study.config,), namespace=namespace, frozen=True)
 
 

@@ -25,8 +25,10 @@ from sparseout.errors import UserError
 from sparseout.records.files import remove_stale_parts
 from sparseout.runs.options import RunOptions
 from sparseout.runs.run import Failure, OnStep, SweepEvent, failure_of, record_failure, run_one
+from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 from sparseout.training.folders import RunFolder
+from sparseout.training.study import Study
 
 ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a Ray cluster
 MAX_JOBS = 1024
@@ -66,10 +68,13 @@ class SweepOptions:
             raise UserError("--jobs is for one machine: a Ray cluster runs as many runs at a time as it has room for")
 
 
-def run_all(configs: Sequence[Config], options: RunOptions, sweep: SweepOptions, on_step: OnStep) -> Iterator[SweepEvent]:
+def run_all(
+    study: Study, configs: Sequence[Config], options: RunOptions, sweep: SweepOptions, on_step: OnStep
+) -> Iterator[SweepEvent]:
     """Execute the runs and yield an event whenever one starts or ends. Closing the iterator ends the runs in progress.
 
     Args:
+        study: the study of the runs.
         configs: the runs.
         options: their data, device and output folder.
         sweep: how to execute them.
@@ -81,18 +86,22 @@ def run_all(configs: Sequence[Config], options: RunOptions, sweep: SweepOptions,
     sweep.check()
     if options.processes() > 1 and (sweep.ray is not None or sweep.jobs > 1):
         raise UserError("--jobs and --ray are for runs of one process each: start them without a launcher")
+    if sweep.ray is None and sweep.jobs == 1:
+        return one_by_one(study, configs, options, on_step)
+    if not (study.config.source or study.config.study in STUDIES):
+        raise UserError(f"--jobs and --ray need the name by which other processes import the study {study.config.study!r}")
     if sweep.ray is None:
-        return in_processes(configs, options, sweep.jobs) if sweep.jobs > 1 else one_by_one(configs, options, on_step)
+        return in_processes(configs, options, sweep.jobs)
     from sparseout.runs.ray import on_ray
 
     return on_ray(configs, options, sweep.ray)
 
 
-def one_by_one(configs: Sequence[Config], options: RunOptions, on_step: OnStep) -> Iterator[SweepEvent]:
+def one_by_one(study: Study, configs: Sequence[Config], options: RunOptions, on_step: OnStep) -> Iterator[SweepEvent]:
     """Execute the runs in this process, one after another."""
     for config in configs:
         yield SweepEvent(1, started=config)
-        yield SweepEvent(0, ended=config, failure=run_one(config, options, on_step))
+        yield SweepEvent(0, ended=config, failure=run_one(study, config, options, on_step))
 
 
 def in_processes(configs: Sequence[Config], options: RunOptions, jobs: int) -> Iterator[SweepEvent]:
@@ -180,10 +189,10 @@ def child_command(config: Config, options: RunOptions) -> list[str]:
     return [sys.executable, "-m", *shlex.split(config.command), *shlex.split(options.flags())]
 
 
-def run_as_child(config: Config, options: RunOptions) -> int:
+def run_as_child(study: Study, config: Config, options: RunOptions) -> int:
     """Train one run as a `Child` does, print why it failed, if it did, and return the exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    failure = run_one(config, options)
+    failure = run_one(study, config, options)
     if failure:
         print(failure.reason, file=sys.stderr)
     return FAILED if failure else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from sparseout.records.identity import settings_of
 from sparseout.records.schema import Record, RunSettings
 from sparseout.records.tables import number
 from sparseout.report.table import COLUMNS
-from sparseout.studies.registry import STUDIES
+from sparseout.studies.registry import STUDIES, is_source
 from sparseout.training.config import Config
 from sparseout.training.folders import CONFIG, SUMMARY, WEIGHTS, check_name, read_epochs, read_file, read_run
 from sparseout.training.study import Study
+
+STUDY_FLAG = "--study"  # of the commands `evaluate` and `probe`
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -62,17 +65,24 @@ class LoadedRun:
         return read_epochs(self.folder)
 
 
-def load_run(folder: Path, data_dir: Path | None = None) -> LoadedRun:
+def load_run(folder: Path, data_dir: Path | None = None, own: Study | None = None) -> LoadedRun:
     """Load the run in `folder`, with its study's data from `data_dir` or from the default source. No pickle is read.
 
+    Code is imported from no record: a run of a study that is not built in needs the study itself.
+
+    Args:
+        folder: the run's folder.
+        data_dir: folder with the data set's files.
+        own: a study that is not built in.
+
     Raises:
-        FolderError: the folder is not a complete run of a known study, or its files are damaged or belong to different runs.
-        UserError: the data is missing.
+        FolderError: the folder is not a complete run, or its files are damaged or belong to different runs.
+        UserError: the run is of another study, or the data is missing.
     """
     if not all(is_file(folder / name) for name in (CONFIG, SUMMARY, WEIGHTS)):
         raise FolderError(f"{folder} must be the folder of a complete run, with {CONFIG}, {WEIGHTS} and {SUMMARY}")
     folder = folder.resolve()  # '.' has no name, and a link has another name
-    study, config = _configured(folder)
+    study, config = _configured(folder, own)
     try:
         summary = read_run(folder)
     except UserError as error:
@@ -87,16 +97,18 @@ def load_run(folder: Path, data_dir: Path | None = None) -> LoadedRun:
     return LoadedRun(study, config, data, network, summary, folder)
 
 
-def _configured(folder: Path) -> tuple[Study, Config]:
+def _configured(folder: Path, own: Study | None) -> tuple[Study, Config]:
     """Return the study and the configuration of a run; a setting that its file lacks has the default."""
     path = folder / CONFIG
     try:
         settings = read_file(path, RunSettings)
     except UserError as error:
         raise FolderError(str(error)) from error
-    study = STUDIES.get(settings["study"])
+    study = own if own is not None and own.config.study == settings["study"] else STUDIES.get(settings["study"])
     if study is None:
-        raise FolderError(f"{path}: study must be one of {', '.join(map(repr, STUDIES))}, got {settings['study']!r}")
+        known = ", ".join(map(repr, STUDIES))
+        advice = f": {STUDY_FLAG} {_source(folder)} imports a study of your own"
+        raise UserError(f"{path}: study must be one of {known}, got {settings['study']!r}{advice}")
     names = {field.name for field in dataclasses.fields(study.config)}
     try:
         config = study.config(**{name: value for name, value in settings.items() if name in names})
@@ -107,6 +119,15 @@ def _configured(folder: Path) -> tuple[Study, Config]:
         if name not in allowed or allowed[name] != value:
             raise FolderError(f"{path}: {name}: no run of this study has {value!r}")
     return study, config
+
+
+def _source(folder: Path) -> str:
+    """Return the name that imported a run's study, from the run's command, to show it to the user."""
+    try:
+        words = shlex.split(read_run(folder)["provenance"]["command"])
+    except (UserError, ValueError):
+        words = []
+    return words[2] if len(words) > 2 and is_source(words[2]) else "module:OBJECT"
 
 
 def _load_weights(network: nn.Module, path: Path, run: str) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparseout.errors import UserError
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import SweepEvent, record_failure, run_one
+from sparseout.runs.run import SweepEvent, failure_of, record_failure, run_one
+from sparseout.studies.registry import find_study
 from sparseout.training.config import Config
 from sparseout.training.folders import RunFolder
 
@@ -49,16 +53,18 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
         # A worker has another working directory.
         out = options.out.absolute() if isinstance(options.out, Path) else options.out
         absolute = dataclasses.replace(options, out=out, data_dir=options.data_dir and options.data_dir.absolute())
-        task = ray.remote(run_one)
+        task = ray.remote(_run_named)
         for config in configs:
             sized = task.options(name=config.folder, num_cpus=config.threads, num_gpus=gpus, max_retries=RETRIES)
-            pending[sized.remote(config, absolute)] = config
+            name, settings = config.source or config.study, dataclasses.asdict(config)
+            pending[sized.remote(name, settings, absolute, os.getcwd())] = config
         while pending:
             ended, _ = ray.wait(list(pending), timeout=INTERVAL)
             for reference in ended:
                 config = pending.pop(reference)
                 try:
-                    failure = ray.get(reference)
+                    reason = ray.get(reference)
+                    failure = failure_of(config, options, reason) if reason else None
                 except ray.exceptions.RayError as error:
                     failure = record_failure(
                         RunFolder(options.out / config.folder, config),
@@ -73,6 +79,14 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
             ray.cancel(reference, force=True)
         if own:
             ray.shutdown()
+
+
+def _run_named(name: str, settings: dict[str, Any], options: RunOptions, folder: str) -> str | None:
+    """Train the run with these settings of the study `name`, imported from `folder`. Return why it failed, or None."""
+    sys.path.insert(0, folder)  # a worker starts in another folder
+    study = find_study(name)
+    failure = run_one(study, study.config(**settings), options)
+    return failure.reason if failure else None
 
 
 def _running(pending: int, config: Config) -> int:

@@ -12,10 +12,10 @@ import torch
 
 from sparseout.errors import FolderError, UserError
 from sparseout.runs.options import RunOptions
-from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
+from sparseout.training.study import Study
 
 OnStep = Callable[[int, float, int], None]
 
@@ -56,7 +56,7 @@ def failure_of(config: Config, options: RunOptions, reason: str) -> Failure:
     return Failure(config, reason, f"{config.command} {options.flags()}")
 
 
-def run_one(config: Config, options: RunOptions, on_step: OnStep = lambda *_: None) -> Failure | None:
+def run_one(study: Study, config: Config, options: RunOptions, on_step: OnStep = lambda *_: None) -> Failure | None:
     """Train a run to its end in its folder of `options.out`. Resume from its checkpoint; leave a complete run alone.
 
     If a launcher started several processes, each process calls this. All train the run together and only the first one writes.
@@ -64,6 +64,7 @@ def run_one(config: Config, options: RunOptions, on_step: OnStep = lambda *_: No
     processes find, fails the run instead.
 
     Args:
+        study: the study of the run.
         config: the run.
         options: its data, device and output folder.
         on_step: called after each step with the epoch, the fraction of it that is done, and the number of items in the step.
@@ -74,7 +75,7 @@ def run_one(config: Config, options: RunOptions, on_step: OnStep = lambda *_: No
     folder = RunFolder(options.out / config.folder, config)
     try:
         if not folder.is_complete():  # another sweep may have completed it
-            _train(config, options, folder, on_step)
+            _train(study, config, options, folder, on_step)
     except Exception as error:
         if options.processes() > 1 and not isinstance(error, FolderError):
             raise
@@ -93,8 +94,8 @@ def record_failure(folder: RunFolder, options: RunOptions, reason: str, trace: s
     return failure
 
 
-def _train(config: Config, options: RunOptions, folder: RunFolder, on_step: OnStep) -> None:
-    study, accelerator = STUDIES[config.study], options.accelerator()
+def _train(study: Study, config: Config, options: RunOptions, folder: RunFolder, on_step: OnStep) -> None:
+    accelerator = options.accelerator()
     with accelerator.main_process_first():
         data = study.load(config, options.data_dir)
     try:

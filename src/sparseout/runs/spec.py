@@ -15,7 +15,7 @@ from sparseout.report.statistics import SCORES
 from sparseout.runs.contenders import Axes, Contender, Tuning, contenders_of, gate_pairs_of
 from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions
-from sparseout.studies.registry import STUDIES
+from sparseout.studies.registry import STUDY_NAMES, find_study
 from sparseout.training.config import Config
 from sparseout.training.study import Study
 
@@ -67,9 +67,9 @@ def read_spec(file: Path) -> SweepSpec:
 
 def _runs(given: dict[str, Any]) -> tuple[Study, list[Config], Tuning | None]:
     name = given.pop("study", None)
-    if not isinstance(name, str) or name not in STUDIES:
-        raise UserError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {_shown(name)}")
-    study = STUDIES[name]
+    if not isinstance(name, str):
+        raise UserError(f"study must be {STUDY_NAMES}, got {_shown(name)}")
+    study = find_study(name)
     preset = given.pop("preset", study.default_preset)
     if not isinstance(preset, str):
         raise UserError(f"preset must be one of {', '.join(map(repr, study.presets))}, got {_shown(preset)}")

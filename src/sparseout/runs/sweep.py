@@ -141,7 +141,7 @@ def _run_incomplete(
     write_results = Throttled(folder.write_results, SHARE)
     with training_bar(console) as bar:
         run_bar = RunBar(bar, study.items)
-        with contextlib.closing(run_all(incomplete, options, sweep, run_bar.step)) as events:  # type: ignore[type-var]
+        with contextlib.closing(run_all(study, incomplete, options, sweep, run_bar.step)) as events:  # type: ignore[type-var]
             sweep_bar = SweepBar(bar, console, len(configs), len(configs) - len(incomplete) - len(unusable))
             for failure in unusable:
                 sweep_bar.show(SweepEvent(0, ended=failure.config, failure=failure))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from sparseout.checks import check_integer
 from sparseout.records.schema import Record
 from sparseout.studies.data import mnist
-from sparseout.training.best_epoch import BestEpoch, Keep, check_keep
+from sparseout.training.best_epoch import Keep, check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
-from sparseout.training.learner import Learner, Loss
+from sparseout.training.learner import Loss
 from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
+from sparseout.training.supervised import Scores, SupervisedLearner, named_results
 
 BATCH = 1000  # images per forward pass of an evaluation
 
@@ -86,50 +87,27 @@ class Autoencoder(nn.Module):
         return logits
 
 
-class AutoencoderLearner(Learner):
+class AutoencoderLearner(SupervisedLearner):
     """Minimises the mean binary cross entropy per pixel with Adam."""
 
     network: Autoencoder
 
     def __init__(self, config: AutoencoderConfig, images: mnist.Images, network: Autoencoder, accelerator: Accelerator) -> None:
-        super().__init__(config, network, torch.optim.Adam(network.parameters(), lr=config.lr), accelerator)
-        self.images = images.to(self.device)
-        self.best = BestEpoch(config.keep)
-
-    def start_epoch(self, epoch: int) -> int:
-        order = torch.randperm(len(self.images.train), generator=self.generator("order", epoch))
-        self.batches = order.to(self.device).split(self.config.batch_size)
-        return len(self.batches)
+        images, optimizer = images.to(accelerator.device), torch.optim.Adam(network.parameters(), lr=config.lr)
+        super().__init__(config, images, network, optimizer, accelerator)
 
     def loss(self, step: int) -> Loss:
-        batch = self.batches[step]
-        target = self.images.train[self.local_shard(batch)]
+        batch = self.batches[step].to(self.device)
+        target = self.data.train[self.local_shard(batch)]
         total = F.binary_cross_entropy_with_logits(self.model(target), target, reduction="sum")
         return Loss(total, len(batch) * target.shape[1])
 
     def clean_batches(self) -> list[Tensor]:
         # The input of a Sparseout layer is clean in training too.
-        return [] if self.config.regularizer == "sparseout" else [self.images.train[:BATCH]]
+        return [] if self.config.regularizer == "sparseout" else [self.data.train[:BATCH]]
 
-    def evaluate(self) -> Record:
-        """Evaluate on the validation images or, if there are none, on the test images."""
-        if not len(self.images.valid):
-            return evaluate(self.network, self.images, profile=False)
-        loss, sparsity = _evaluate(self.network, self.images.valid)
-        found = {"valid_loss": loss}
-        self.best.add(self.broadcast(found), self.network)
-        return {**found, **sparsity}
-
-    def results(self) -> Record:
-        self.best.restore(self.network)
-        return {**evaluate(self.network, self.images), **self.best.results()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": self.best.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.best.load_state_dict(state["best"])
+    def scores(self, part: Tensor, profile: bool = False) -> tuple[Scores, Record]:
+        return _scores(self.network, part, profile)
 
 
 def load(config: AutoencoderConfig, data_dir: Path | None) -> mnist.Images:
@@ -148,20 +126,19 @@ def test_batches(images: mnist.Images) -> tuple[Tensor, ...]:
     return batches
 
 
-def evaluate(network: Autoencoder, images: mnist.Images, profile: bool = True) -> Record:
+def evaluate(network: Autoencoder, images: mnist.Images) -> Record:
     """Return the mean binary cross entropy per pixel of the test images, in nats, and the sparsity of their representations."""
-    loss, sparsity = _evaluate(network, images.test, profile)
-    return {"test_loss": loss, **sparsity}
+    return named_results(*_scores(network, images.test, profile=True))
 
 
 @torch.no_grad()
-def _evaluate(network: Autoencoder, images: Tensor, profile: bool = False) -> tuple[float, Record]:
+def _scores(network: Autoencoder, images: Tensor, profile: bool) -> tuple[Scores, Record]:
     network.eval()
     total = 0.0
     with measuring(network, network.regularised_layers, profile) as measures:
         for target in images.split(BATCH):
             total += F.binary_cross_entropy_with_logits(network(target), target, reduction="sum").item()
-    return total / images.numel(), measures.results()
+    return {"loss": total / images.numel()}, measures.results()
 
 
 STUDY = Study(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,13 @@ from sparseout.studies.data.augmentation import crop_and_flip
 from sparseout.studies.data.classification import LabelledImages, Part
 from sparseout.studies.models.cnn import ConvNet
 from sparseout.studies.models.wide_resnet import Placement, WideResNet, check_depth
-from sparseout.training.best_epoch import BestEpoch, Keep, check_keep
+from sparseout.training.best_epoch import Keep, check_keep
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
-from sparseout.training.learner import Learner, Loss
+from sparseout.training.learner import Loss
 from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
+from sparseout.training.supervised import Scores, SupervisedLearner, named_results
 
 Network = Literal["wide_resnet", "cnn"]
 Augmentation = Literal["standard", "none"]
@@ -131,10 +132,11 @@ def test_batches(data: LabelledImages) -> tuple[Tensor, ...]:
     return tuple(data.normalised(images) for images in data.test.images.split(BATCH))
 
 
-class ImageLearner(Learner):
+class ImageLearner(SupervisedLearner):
     """Minimises the mean cross entropy of the training images, with SGD."""
 
     network: WideResNet | ConvNet
+    drop_last = True
 
     def __init__(
         self, config: ImageConfig, data: LabelledImages, network: WideResNet | ConvNet, accelerator: Accelerator
@@ -142,20 +144,11 @@ class ImageLearner(Learner):
         optimizer = torch.optim.SGD(
             network.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
         )
-        super().__init__(config, network, optimizer, accelerator)
-        self.data = data.to(self.device)
-        self.epoch = 0
-        self.batches: tuple[Tensor, ...] = ()
-        self.best = BestEpoch(config.keep)
+        super().__init__(config, data.to(accelerator.device), network, optimizer, accelerator)
 
-    def start_epoch(self, epoch: int) -> int:
-        self.epoch = epoch
-        images, size = len(self.data.train), self.config.batch_size
-        order = torch.randperm(images, generator=self.generator("order", epoch))
-        self.batches = order.split(size)[: images // size]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(epoch)
-        return len(self.batches)
+    def learning_rate(self, epoch: int) -> float:
+        rate: float = self.config.learning_rate(epoch)
+        return rate
 
     def loss(self, step: int) -> Loss:
         batch = self.batches[step].to(self.device)
@@ -170,37 +163,17 @@ class ImageLearner(Learner):
         images = (self.data.valid if len(self.data.valid) else self.data.train).images
         return [self.data.normalised(images[: max(BATCH, self.config.batch_size)])]
 
-    def evaluate(self) -> Record:
-        """Evaluate on the validation images or, if there are none, on the test images, as the authors' log does."""
-        if not len(self.data.valid):
-            return evaluate(self.network, self.data, profile=False)
-        loss, accuracy, sparsity = _evaluate(self.network, self.data, self.data.valid)
-        found = {"valid_loss": loss, "valid_accuracy": accuracy}
-        self.best.add(self.broadcast(found), self.network)
-        return {**found, **sparsity}
-
-    def results(self) -> Record:
-        self.best.restore(self.network)
-        return {**evaluate(self.network, self.data), **self.best.results()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": self.best.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.best.load_state_dict(state["best"])
+    def scores(self, part: Part, profile: bool = False) -> tuple[Scores, Record]:
+        return _scores(self.network, self.data, part, profile)
 
 
-def evaluate(network: WideResNet | ConvNet, data: LabelledImages, profile: bool = True) -> Record:
+def evaluate(network: WideResNet | ConvNet, data: LabelledImages) -> Record:
     """Return the mean cross entropy of the test images, in nats, the accuracy, and the sparsity of the clean activations."""
-    loss, accuracy, sparsity = _evaluate(network, data, data.test, profile)
-    return {"test_loss": loss, "accuracy": accuracy, **sparsity}
+    return named_results(*_scores(network, data, data.test, profile=True))
 
 
 @torch.no_grad()
-def _evaluate(
-    network: WideResNet | ConvNet, data: LabelledImages, part: Part, profile: bool = False
-) -> tuple[float, float, Record]:
+def _scores(network: WideResNet | ConvNet, data: LabelledImages, part: Part, profile: bool) -> tuple[Scores, Record]:
     network.eval()
     device = next(network.parameters()).device
     loss, correct = 0.0, 0
@@ -209,7 +182,7 @@ def _evaluate(
             logits, labels = network(data.normalised(images.to(device))), labels.to(device)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
-    return loss / len(part), correct / len(part), measures.results()
+    return {"loss": loss / len(part), "accuracy": correct / len(part)}, measures.results()
 
 
 CNN = {

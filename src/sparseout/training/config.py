@@ -73,6 +73,7 @@ class Config:
     """
 
     study: ClassVar[str]
+    source: ClassVar[str] = ""  # of a study of the user: module:OBJECT, the name that imports it; empty for a built-in study
 
     q: float = 2.0
     p: float = 0.5
@@ -190,7 +191,8 @@ class Config:
     def command(self) -> str:
         """The command that repeats this run, without the paths of its data and output."""
         settings = self.to_dict()
-        words = ["sparseout", "study", settings.pop("study")]
+        words = ["sparseout", "study", self.source or settings["study"]]
+        del settings["study"]
         for name, value in settings.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)

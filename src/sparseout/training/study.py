@@ -73,6 +73,20 @@ class Study:
             raise UserError(f"a sweep takes at most {MAX_RUNS:,} runs, got {count:,}")
         try:
             runs = [self.config(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+            self._check_finite(axes)
             return list(dict.fromkeys(run.normalised() for run in runs))
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
+
+    def _check_finite(self, axes: Mapping[str, Sequence[Any]]) -> None:
+        """Raise `UserError` for NaN and infinity, which a configuration need not check."""
+        for name, values in axes.items():
+            for value in values:
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{name} must be a finite number, got {value}")
+
+
+def check_decorated(config: type[Config]) -> None:
+    """Raise `UserError` for a configuration whose own settings would have no effect, because it is no dataclass."""
+    if "__dataclass_params__" not in vars(config):
+        raise UserError(f"{config.__name__} must have the decorator @dataclasses.dataclass(frozen=True)")

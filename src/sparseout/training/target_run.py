@@ -62,37 +62,9 @@ class TargetRun:
         """The current value of the dial."""
         return self.target.report()[MEAN].value
 
-    @property
-    def settled(self) -> float:
-        """The fraction of training after which the smoothed measurements stayed within 0.02 of the target.
-
-        It is 1 if the last measurement is out of tolerance, or if there is none.
-        """
-        # NaN, a missing measurement, is out of tolerance.
-        close = numpy.abs(numpy.array(self._measured) - self.config.target_sparsity) <= TOLERANCE
-        if not close.size:
-            return 1.0
-        missed = numpy.flatnonzero(~close)
-        return round((int(missed[-1]) + 1) / len(close), 4) if len(missed) else 0.0
-
     def results(self, found: Mapping[str, Any]) -> Record:
-        """Return the record's `control`, for a run with the results `found`.
-
-        `achieved` is the measure on the test data, averaged over the layers of the target; None if it is missing for one of them.
-        `value` is the final value of `dial`. `course` has the values and the smoothed measurements at evenly spaced times.
-        """
-        achieved = [found["layers"].get(name, {}).get(self.config.target_measure) for name in self.target.layers]
-        course = {"value": _points(self._values), "measured": _points(self._measured)}
-        return {
-            "control": {
-                "achieved": None if None in achieved else sum(achieved) / len(achieved),
-                "dial": self.dial,
-                "value": self.value,
-                "settled": self.settled,
-                "out_of_reach": self.target.report()[MEAN].out_of_reach,
-                "course": course,
-            }
-        }
+        """Return the record's `control`, for a run with the results `found`."""
+        return control_results(self.config, self.target, self._values, self._measured, found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the controller and the history."""
@@ -104,7 +76,51 @@ class TargetRun:
         self._values, self._measured = list(state["value"]), list(state["measured"])
 
 
-def _points(values: list[float]) -> list[float]:
+def control_results(
+    config: Config, target: SparsityTarget, values: Sequence[float], measured: Sequence[float], found: Mapping[str, Any]
+) -> Record:
+    """Return the record's `control`.
+
+    `achieved` is the measure on the test data, averaged over the layers of the target; None if it is missing for one of them.
+    `value` is the final value of `dial`. `course` has the values and the smoothed measurements at evenly spaced times.
+
+    Args:
+        config: configuration of the run.
+        target: its target at the end of training, for the mean of its layers.
+        values: the values of the dial during training.
+        measured: the smoothed measurements at the same times.
+        found: the results of the run.
+    """
+    achieved = [found["layers"].get(name, {}).get(config.target_measure) for name in target.layers]
+    return {
+        "control": {
+            "achieved": None if None in achieved else sum(achieved) / len(achieved),
+            "dial": str(METHODS[config.regularizer].dial),
+            "value": target.report()[MEAN].value,
+            "settled": settled(measured, config.target_sparsity),
+            "out_of_reach": target.report()[MEAN].out_of_reach,
+            "course": {"value": _points(values), "measured": _points(measured)},
+        }
+    }
+
+
+def settled(measured: Sequence[float], target: float) -> float:
+    """Return the fraction of training after which the smoothed measurements stayed within 0.02 of the target.
+
+    It is 1 if the last measurement is out of tolerance, or if there is none.
+
+    >>> settled([0.4, 0.5, 0.47, 0.49], 0.5)
+    0.75
+    """
+    # NaN, a missing measurement, is out of tolerance.
+    close = numpy.abs(numpy.array(measured) - target) <= TOLERANCE
+    if not close.size:
+        return 1.0
+    missed = numpy.flatnonzero(~close)
+    return round((int(missed[-1]) + 1) / len(close), 4) if len(missed) else 0.0
+
+
+def _points(values: Sequence[float]) -> list[float]:
     """Interpolate `values` at `POINTS` evenly spaced times, with 5 significant digits."""
     times = numpy.linspace(0, len(values) - 1, POINTS)
     return [float(f"{value:.5g}") for value in numpy.interp(times, numpy.arange(len(values)), values).tolist()]

@@ -36,6 +36,7 @@ def probe(
     html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto",
+    study: Annotated[str | None, tyro.conf.arg(metavar="MODULE:OBJECT")] = None,
 ) -> None:
     """Measure how sparse a model's activations are on real input.
 
@@ -53,6 +54,7 @@ def probe(
         html: write a report to this file, which needs no network
         json: write the summary to this file
         device: 'cpu', 'cuda' or another torch device; 'auto' is the accelerator if there is one
+        study: for run:FOLDER of a study of your own, the name that imports it
     """
     for name, value in (("batches", batches), ("batch-size", batch_size), ("every", every)):
         if value is not None and value < 1:
@@ -63,7 +65,7 @@ def probe(
     check_writable({"--html": html, "--json": json})
     console = terminal()
     where = torch_device(device)
-    found = load(target, data, batch_size)
+    found = load(target, data, batch_size, study)
     found.model.to(where)
     try:
         remembered = SAMPLES if measures == "all" else 0

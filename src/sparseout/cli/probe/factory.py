@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from torch import nn
 
 from sparseout.cli.probe import files, samples
-from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel, first_line
+from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel
 from sparseout.errors import UserError
+from sparseout.user_code import describe, import_module
 
 
 def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
@@ -25,11 +24,7 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Pr
     """
     sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            raise UserError(f"no module named {error.name!r}: TARGET must be {TARGET_KINDS}") from error
-        raise UserError(f"{module} cannot be imported: {_describe(error)}") from error
+        found = import_module(module, f"TARGET must be {TARGET_KINDS}")
     finally:
         sys.path.pop(0)
     if not callable(make := getattr(found, factory, None)):
@@ -39,7 +34,7 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Pr
     try:
         made = make()
     except (Exception, SystemExit) as error:
-        raise UserError(f"{module}:{factory}() failed: {_describe(error)}") from error
+        raise UserError(f"{module}:{factory}() failed: {describe(error)}") from error
     model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise UserError(f"{module}:{factory}() must return a torch.nn.Module, or one and its batches, got {type(model).__name__}")
@@ -49,9 +44,3 @@ def load(module: str, factory: str, data: Sequence[Path], batch_size: int) -> Pr
         raise UserError(f"{module}:{factory}() returns a model without batches: pass --data with a .npy file of samples")
     count = len(batches) if isinstance(batches, Sized) else None
     return ProbedModel(model.eval(), batches, count, show=samples.image_tensors(batches))
-
-
-def _describe(error: BaseException) -> str:
-    """Describe an error in the user's code, with its location."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparseout.cli.probe.probed_model import first_line
 from sparseout.errors import UserError
 from sparseout.studies.data.text import read_text
+from sparseout.user_code import first_line
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -9,9 +9,10 @@ from typing import Any
 
 from sparseout.cli.probe import files, samples
 from sparseout.cli.probe.hub_files import check_processor, check_tokenizer, check_vocabulary, check_weights, folder_of
-from sparseout.cli.probe.probed_model import ProbedModel, first_line
+from sparseout.cli.probe.probed_model import ProbedModel
 from sparseout.errors import UserError
 from sparseout.records.unit_activity import Excitation
+from sparseout.user_code import first_line
 
 CHECKED_LINES = 1000  # lines of text whose tokens are looked up in the vocabulary
 MAX_UNKNOWN = 0.9  # fraction of unknown tokens

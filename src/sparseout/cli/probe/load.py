@@ -9,8 +9,8 @@ from sparseout.cli.probe.probed_model import TARGET_KINDS, ProbedModel
 from sparseout.errors import UserError
 
 
-def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
-    """Load the model called `name`, with the files `data` as its input.
+def load(name: str, data: Sequence[Path], batch_size: int, study: str | None = None) -> ProbedModel:
+    """Load the model called `name`, with the files `data` as its input. `study` imports the study of a run.
 
     Raises:
         UserError: the model does not exist, or cannot run on the data.
@@ -18,6 +18,8 @@ def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
     kind, _, rest = name.partition(":")
     if not rest or not kind or kind.startswith("."):
         raise UserError(f"TARGET must be {TARGET_KINDS}, got {name!r}")
+    if study and kind != "run":
+        raise UserError(f"--study is for run:FOLDER, got {name!r}")
     if kind == "hf":
         from sparseout.cli.probe import hub
 
@@ -25,7 +27,7 @@ def load(name: str, data: Sequence[Path], batch_size: int) -> ProbedModel:
     if kind == "run":
         from sparseout.cli.probe import run
 
-        return run.load(Path(rest), data)
+        return run.load(Path(rest), data, study)
     from sparseout.cli.probe import factory
 
     return factory.load(kind, rest, data, batch_size)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from sparseout.batches import arguments
 from sparseout.errors import UserError
 from sparseout.records.unit_activity import Excitation
+from sparseout.user_code import first_line
 
 TARGET_KINDS = "hf:NAME_OR_FOLDER, package.module:factory or run:FOLDER"
 
@@ -50,11 +51,6 @@ class ProbedModel:
             self.model(*_on(device, args), **_on(device, kwargs))
         except Exception as error:
             raise UserError(f"the model cannot run on this data: {type(error).__name__}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its type if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _on(device: torch.device, batch: Any) -> Any:
