@@ -169,7 +169,7 @@ ODD = {
     "NaN in y": (lambda X, y: (X, y * numpy.nan), "Input y contains NaN"),
     "no sample": (lambda X, y: (X[:0], y[:0]), r"Found array with 0 sample\(s\)"),
     "no feature": (lambda X, y: (X[:, :0], y), r"Found array with 0 feature\(s\)"),
-    "two columns of targets": (lambda X, y: (X, numpy.c_[y, y]), "y should be a 1d array"),
+    "targets in three dimensions": (lambda X, y: (X, y[:, None, None]), "Found array with dim 3"),
 }
 
 

@@ -69,8 +69,8 @@ def _name_lines(axes: Any, x: float, ends: dict[str, tuple[float, Any]]) -> None
 def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Return ascending heights, moved apart until neighbours are at least `gap` apart, and below 1 if they fit.
 
-    >>> spread([0.2, 0.2, 0.9], 0.25)
-    [0.075, 0.325, 0.9]
+    >>> spread([0.25, 0.25, 0.875], 0.25)
+    [0.125, 0.375, 0.875]
     """
     up, down = list(heights), list(heights)
     for i in range(1, len(up)):
