@@ -82,6 +82,7 @@ def column(page, name):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_every_case_fits_its_screen(name, width, scheme, visit, folder):
     page = visit(folder / f"{name}.html", viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
