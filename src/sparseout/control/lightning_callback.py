@@ -59,7 +59,7 @@ def lightning_target_callback(target: Targets, **settings: Any) -> Callback:
                 return
             self._steps = trainer.global_step
             self.target.step()
-            values = {}
+            values: dict[str, float] = {}
             for entry in self.target.report().layers:
                 if math.isfinite(entry.measured):  # the layer has run
                     values |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}

@@ -26,7 +26,8 @@ def check_memory(study: Study, config: Config, data: Any, device: torch.device) 
         device: the device to train on.
     """
     available = _memory(device)
-    sizes = ", ".join(f"{name}={getattr(config, name)}" for name in SIZES if hasattr(config, name))
+    used = [name for name in SIZES if hasattr(config, name) and name not in config.unused()]
+    sizes = ", ".join(f"{name}={getattr(config, name)}" for name in used)
     network = f"a network with {sizes}" if sizes else "the network"
     try:
         with torch.device("meta"):
