@@ -39,7 +39,6 @@ from transformers import (
 from transformers.utils import logging
 
 import sparseout
-from sparseout import Sparseout
 from sparseout.control.settings import MEAN
 from sparseout.errors import UserError
 from sparseout.records.schema import Record
@@ -137,10 +136,16 @@ def model(config: FinetuneConfig, data: Any) -> nn.Module:
         network = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=data.train.classes)
         network.config.pad_token_id = data.train.collate.tokenizer.pad_token_id
     units = getattr(network.config, "intermediate_size", None) or 4 * network.config.hidden_size
-    report = sparseout.insert_after(network, None, lambda _: regularizer_layer(config, units), where="mlp", inplace=True)
+    made = []
+
+    def build(_: nn.Module) -> nn.Module:
+        made.append(regularizer_layer(config, units))
+        return made[-1]
+
+    report = sparseout.insert_after(network, None, build, where="mlp", inplace=True)
     if not report.changes:
         raise UserError(f"{config.model} has no feed-forward block that insert_after(where='mlp') finds: {report}")
-    network.regularised_layers = [name for name, module in network.named_modules() if isinstance(module, Sparseout | nn.Dropout)]
+    network.regularised_layers = [name for name, module in network.named_modules() if any(module is layer for layer in made)]
     return network
 
 

@@ -136,7 +136,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(alone, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q = 1", "study must be one of 'autoencoder', 'image', 'language', 'glm', "),
+        (
+            "q = 1",
+            "study must be one of 'autoencoder', 'image', 'language', 'glm', or module:OBJECT for a study of your own",
+        ),
         ('study = "autoencoder"\nhiden = 3', "hiden is not a setting of this study: did you mean hidden_size?"),
         ('study = "autoencoder"\nout = "x"', "out does not belong in the file: pass --out to the command"),
         ('study = "autoencoder"\njobs = 2', "jobs does not belong in the file: pass --jobs to the command"),
