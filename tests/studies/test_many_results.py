@@ -11,6 +11,8 @@ from made import summary
 
 from sparseout.studies.autoencoder import STUDY
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"q": tuple(1 + i / 4 for i in range(8)), "p": (0.1, 0.3, 0.5, 0.7, 0.9)}
 SEEDS = 250
 PROGRAM = """
