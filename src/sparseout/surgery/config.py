@@ -30,7 +30,8 @@ def config(model: nn.Module) -> dict[str, Any]:
         model: any module.
 
     Returns:
-        `{"version": 1, "layers": {name: settings}}`. A layer with several names is listed under each.
+        A dictionary with `"version"`, which is 1, and `"layers"`, which maps names of modules to settings. A layer with several
+        names is listed under each.
 
     Raises:
         TypeError: `model` is not a `torch.nn.Module`.
