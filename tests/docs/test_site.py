@@ -45,7 +45,8 @@ def test_a_page_is_short(page):
 def test_every_page_is_in_the_contents_once():
     trees = [body for kind, body in FENCE.findall((DOCS / "index.md").read_text()) if kind == "{toctree}"]
     listed = [line for body in trees for line in body.splitlines() if line and not line.startswith(":")]
-    pages = [page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if page != DOCS / "index.md"]
+    files = [*PAGES, *DOCS.glob("*.ipynb")]
+    pages = [page.relative_to(DOCS).with_suffix("").as_posix() for page in files if page != DOCS / "index.md"]
     assert sorted(listed) == sorted(pages)
 
 
