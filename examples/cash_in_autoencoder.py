@@ -21,7 +21,7 @@ TIMED = 16  # test images whose forward passes are timed, each a new input
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
-    """Trains the autoencoder by one method to one fraction of zeros, and says how it is called and judged.
+    """Trains the autoencoder with one method to one fraction of zeros. It also has its test score and the call to time.
 
     Attributes:
         dataset: "mnist" or "digits".

@@ -22,7 +22,7 @@ TIMED = 2  # prompts that are continued
 
 @dataclasses.dataclass(frozen=True)
 class Transformer:
-    """Trains the transformer by one method to one fraction of zeros, and says how it is called and judged.
+    """Trains the transformer with one method to one fraction of zeros. It also has its test score and the call to time.
 
     All methods and fractions continue the same network, which was trained without a method, for equally many steps.
 

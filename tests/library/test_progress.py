@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 def use_terminal(monkeypatch):
-    """Make standard error a terminal. Pytest sets it anew when a test begins, so fixtures cannot."""
+    """Make standard error a terminal. Fixtures cannot, because pytest replaces it at the start of a test."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
     return sys.stderr

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupted import interrupted_after
 from made import numbers
 from rich.console import Console
 from safetensors.torch import load_file
@@ -81,17 +82,8 @@ def attempt(study, config, out):
 
 def stop(study, config, out, owner, calls):
     """Train with a checkpoint after each step, and interrupt the run before call number `calls` of `update`."""
-    original, left = owner.update, iter(range(calls))
-
-    def interrupt(*arguments):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, "update", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            attempt(study, config, out)
+    with interrupted_after(calls, owner):
+        attempt(study, config, out)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -6,6 +6,7 @@ import re
 import numpy
 import pytest
 import torch
+from interrupted import interrupted_after
 from rich.console import Console
 from torch import nn
 
@@ -74,21 +75,10 @@ def uninterrupted(no_report, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop", [1, 8, 9, 30, 57])
-def test_a_resumed_run_is_bit_identical(stop, uninterrupted, tmp_path, monkeypatch):
+def test_a_resumed_run_is_bit_identical(stop, uninterrupted, tmp_path):
     expected, history = copy.deepcopy(uninterrupted)
-    left, original = stop, AutoencoderLearner.update
-
-    def update(self, step):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return original(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderLearner, "update", update)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, checkpoint_minutes=0.0, **SHORT)
+    with interrupted_after(stop, AutoencoderLearner):
+        run(tmp_path, checkpoint_minutes=0.0, **SHORT)
     resumed, resumed_history = run(tmp_path, **SHORT)
     for record in (expected, resumed, *history, *resumed_history):
         record.pop("seconds")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from page_tables import markdown, split
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "inference.md"
@@ -68,11 +69,6 @@ FIGURES = {
 TABLES = {LAYERS: layer_table, RUNS: run_table}
 
 
-def markdown(rows):
-    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([header, "|" + "---|" * len(rows[0]), *body]) + "\n"
-
-
 def block(name):
     """The figure and the table of a file of records, or a sentence if there is no such file."""
     if not (ROOT / name).exists():
@@ -82,12 +78,7 @@ def block(name):
 
 
 def shown(comment):
-    """The page before the block between two comments, the block, and the page after it."""
-    before, start, rest = PAGE.read_text().partition(f"<!-- {comment} -->\n")
-    found, end, after = rest.partition(f"<!-- end of {comment} -->\n")
-    assert start, f"docs/inference.md must have the comment <!-- {comment} -->"
-    assert end, f"docs/inference.md must have the comment <!-- end of {comment} -->"
-    return before + start, found, end + after
+    return split(PAGE, comment, f"end of {comment}")
 
 
 @pytest.mark.parametrize("comment", TABLES)

@@ -7,6 +7,8 @@ import csv
 import re
 from pathlib import Path
 
+from page_tables import markdown
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results-bench.md"
 BLOCK = re.compile(r"<!-- results/bench/methods\.csv -->\n(\|[^\n]*\n)*")
@@ -18,14 +20,14 @@ def rows():
 
 
 def block():
-    lines = ["| step of | method | added, ms | quartiles | step, relative to none |", "|---|---|---|---|---|"]
+    table = [["step of", "method", "added, ms", "quartiles", "step, relative to none"]]
     for row in rows():
         if row["case"].startswith("topk") or row["method"] == "none":
             continue
         name = f"{row['method']}, q = {row['q']}" if row["q"] else row["method"]
         added, low, high = (f"{float(row[key]):.2f}" for key in ("added_ms", "added_iqr_low", "added_iqr_high"))
-        lines.append(f"| {row['case']} | {name} | {added} | {low} to {high} | {float(row['ratio_to_first']):.2f} |")
-    return "<!-- results/bench/methods.csv -->\n" + "\n".join(lines) + "\n"
+        table.append([row["case"], name, added, f"{low} to {high}", f"{float(row['ratio_to_first']):.2f}"])
+    return "<!-- results/bench/methods.csv -->\n" + markdown(table)
 
 
 def test_the_page_has_the_table():

@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from page_tables import markdown, split
 
 from sparseout.records.methods import METHODS
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity
@@ -81,18 +82,12 @@ def warnings(study):
 
 
 def block(study):
-    header, *rows = ("| " + " | ".join(row) + " |" for row in table(study))
-    lines = [header, "|" + "---|" * header[1:].count("|"), *rows]
     remarks = warnings(study)
-    text = "\n".join(lines) + "\n"
-    return text + "".join(["\n", *(f"- {line}\n" for line in remarks)] if remarks else [])
+    return markdown([*table(study)]) + "".join(["\n", *(f"- {line}\n" for line in remarks)] if remarks else [])
 
 
 def parts(study):
-    text, start, end = PAGE.read_text(), f"<!-- results/methods/{study} -->\n", "<!-- end -->"
-    before, rest = text.split(start)
-    shown, after = rest.split(end, 1)
-    return before + start, shown, end + after
+    return split(PAGE, f"results/methods/{study}", "end")
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupted import interrupted_after
 from rich.console import Console
 from torch import nn
 
@@ -195,21 +196,10 @@ def test_gates_leave_the_initial_weights_as_they_are():
     ],
     ids=lambda settings: settings["regularizer"],
 )
-def test_a_resumed_run_is_bit_identical(settings, tmp_path, monkeypatch):
+def test_a_resumed_run_is_bit_identical(settings, tmp_path):
     expected, history = run(tmp_path / "whole", **SMALL, **settings)
-    left, original = 37, AutoencoderLearner.update
-
-    def update(self, step):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return original(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderLearner, "update", update)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed", checkpoint_minutes=0.0, **SMALL, **settings)
+    with interrupted_after(37, AutoencoderLearner):
+        run(tmp_path / "killed", checkpoint_minutes=0.0, **SMALL, **settings)
     resumed, resumed_history = run(tmp_path / "killed", **SMALL, **settings)
     for record in (expected, resumed, *history, *resumed_history):
         record.pop("seconds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import TYPE_CHECKING, Any
 
 from sparseout.control.settings import Targets
@@ -59,11 +58,7 @@ def lightning_target_callback(target: Targets, **settings: Any) -> Callback:
                 return
             self._steps = trainer.global_step
             self.target.step()
-            values: dict[str, float] = {}
-            for entry in self.target.report().layers:
-                if math.isfinite(entry.measured):  # the layer has run
-                    values |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
-            pl_module.log_dict(values)
+            pl_module.log_dict(self.target.report().logged())
 
         def on_train_end(self, *_: Any) -> None:
             self._stop()

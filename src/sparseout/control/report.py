@@ -141,6 +141,17 @@ class TargetReport:
             raise KeyError(f"layer must be one of {', '.join(map(repr, found))}, got {layer!r}")
         return found[layer]
 
+    def logged(self) -> dict[str, float]:
+        """Return the numbers for a log: `sparsity/<layer>`, and the controlled number `q/<layer>`, by its name.
+
+        Layers that have not run are left out.
+        """
+        found: dict[str, float] = {}
+        for entry in self.layers:
+            if math.isfinite(entry.measured):
+                found |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
+        return found
+
     @property
     def reached(self) -> bool:
         """Whether every layer was measured and is within 0.02 of its target."""

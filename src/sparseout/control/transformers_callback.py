@@ -83,12 +83,9 @@ def target_callback(target: Targets, **settings: Any) -> TrainerCallback:
             if self.target is None or "loss" not in logs:  # logs of an evaluation have no loss
                 return
             self.target.read_loss(logs["loss"])
-            report, values = self.target.report(), {}
-            if math.isfinite(report.loss.before):
-                values["loss_before_ramp"] = report.loss.before
-            for entry in report.layers:
-                if math.isfinite(entry.measured):  # the layer has run
-                    values |= {f"sparsity/{entry.layer}": entry.measured, f"{entry.name}/{entry.layer}": entry.value}
+            report = self.target.report()
+            values = {"loss_before_ramp": report.loss.before} if math.isfinite(report.loss.before) else {}
+            values |= report.logged()
             logs.update(values)
             state.log_history[-1].update(values)
 

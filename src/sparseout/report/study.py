@@ -68,6 +68,7 @@ def write_page(
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
     estimates_header, estimates = statistics.estimates_table(named, score)
     comparisons = compare_at_equal_sparsity(records, score)
+    tuning_panels = tuning_curves(choice) if choice else []
     equal_header, equal_rows = equal_sparsity_table(comparisons) if comparisons else ([], [])
     page.write(
         "study.html",
@@ -76,7 +77,7 @@ def write_page(
         findings=[describe_curve(curve) for curve in curves if curve.axis],
         not_shown=_not_shown(len(everything) - len(groups), len(records) - len(rows_of), len(sentences) - MAX_SETTINGS),
         sentences=sentences[:MAX_SETTINGS],
-        **_tuning(choice, records),
+        **_tuning(choice, records, tuning_panels),
         estimates_header=[(name, "number" if i else "text name") for i, name in enumerate(estimates_header)],
         estimates=[[_cell(cell) for cell in row] for row in estimates],
         equal_header=[(name, _EQUAL_KINDS.get(name, "number")) for name in equal_header],
@@ -98,7 +99,7 @@ def write_page(
         names=[str(record["run"]) for record in rows_of],
         layers=layers,
         data={
-            "tuning": tuning_curves(choice) if choice else [],
+            "tuning": tuning_panels,
             "measures": measures,
             "score": score,
             "axis": main_axis(curves),
@@ -115,12 +116,14 @@ def write_page(
     )
 
 
-def _tuning(choice: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _tuning(
+    choice: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]], panels: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the page's context for the tune stage; `tuning_rows` is empty for a study that was not tuned."""
     header, rows = tuning_table(choice) if choice else ([], [])
     return {
         "tuning_sentences": tuning_sentences(choice, records) if choice else [],
-        "tuning_panels": [curve["name"] for curve in tuning_curves(choice)] if choice else [],
+        "tuning_panels": [panel["name"] for panel in panels],
         "tuning_header": [(name, "number" if i in (1, 3) else "text") for i, name in enumerate(header)],
         "tuning_rows": [[_cell(cell) for cell in row] for row in rows],
     }
