@@ -19,6 +19,7 @@ ETA = X @ [1.0, -0.5, 0.0, 0.3]
 Y = ETA + RANDOM.normal(size=120)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(
