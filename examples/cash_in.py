@@ -5,6 +5,9 @@
 Each network is trained by Sparseout and by other methods, all of them controlled by a `SparsityTarget`. Then `skip_zeros` and
 `drop_dead` make it faster. All times are those of one thread, at batch 1, of versions of a network that take turns with a network
 that was trained without a method. The folder gets cash-in.jsonl, a line a network, and cash-in.png.
+
+All networks are trained before the first one is measured, and their weights are kept in the folder `weights`. A second run trains
+only what is not there, so the measurement can wait until the machine is idle: `--train-only`, then the same command without it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import shlex
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import torch
 from cash_in_autoencoder import Autoencoder
 from cash_in_figure import write_figure
 from cash_in_transformer import Transformer
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 import sparseout
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="the ways to make them sparse")
     parser.add_argument("--targets", nargs="+", type=float, default=list(TARGETS), help="the fractions of zeros to ask for")
     parser.add_argument("--seconds", type=float, default=10.0, help="time for the measurement of each network")
+    parser.add_argument("--train-only", action="store_true", help="train the networks, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="small networks and hardly any training, to try the program")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,24 +58,43 @@ def main() -> None:
     studies = [(QUICK if chosen.quick else full)[name] for name in chosen.models]
     words = ["--models", *chosen.models, "--methods", *chosen.methods, "--targets", *map(str, chosen.targets)]
     command = shlex.join(["python", "examples/cash_in.py", *words, "--seconds", str(chosen.seconds), *["--quick"] * chosen.quick])
-    records: list[dict[str, Any]] = []
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    contenders: list[tuple[Any, str, float]] = []
     for study in studies:
         methods = [method for method in chosen.methods if method in study.methods]
-        for record in run(study, methods, chosen.targets, chosen.seconds):
-            records.append({**record, "provenance": {**provenance(command, torch.device("cpu")), "threads": 1}})
-            lines = "".join(to_json(each) + "\n" for each in records)
-            write_atomic(chosen.out / "cash-in.jsonl", lines.encode())
-            print(summary(record), flush=True)
+        contenders += [(study, "none", 0.0), *((study, *each) for each in itertools.product(methods, chosen.targets))]
+    for study, method, target in contenders:
+        trained(study, method, target, chosen.out / "weights")
+        print(f"trained: {study.name}, {method}, {target:g}", flush=True)
+    if chosen.train_only:
+        return
+    records: list[dict[str, Any]] = []
+    for study, method, target in contenders:
+        plain, network = (trained(study, *which, chosen.out / "weights") for which in (("none", 0.0), (method, target)))
+        record = {"model": study.name, "method": method, "target": target or None, "seed": 0}
+        record |= measure(study, plain, network, chosen.seconds)
+        records.append({**record, "provenance": {**provenance(command, torch.device("cpu")), "threads": 1}})
+        lines = "".join(to_json(each) + "\n" for each in records)
+        write_atomic(chosen.out / "cash-in.jsonl", lines.encode())
+        print(summary(record), flush=True)
     write_figure(records, chosen.out / "cash-in.png")
 
 
-def run(study: Any, methods: Sequence[str], targets: Sequence[float], seconds: float) -> Iterator[dict[str, Any]]:
-    """Train and measure a network without a method, then one for each method and target."""
-    plain = study.train("none", 0.0, seed=0)
-    for method, target in [("none", None), *itertools.product(methods, targets)]:
-        network = plain if target is None else study.train(method, target, seed=0)
-        yield {"model": study.name, "method": method, "target": target, "seed": 0, **measure(study, plain, network, seconds)}
+def trained(study: Any, method: str, target: float, folder: Path) -> nn.Module:
+    """Return a trained network in evaluation mode: from its files in `folder`, or trained now if they are of another training."""
+    stem = folder / f"{study.name}-{method}-{target:g}"
+    weights, settings = stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+    network = study.build(method, seed=0)
+    made_by = repr(study)
+    if settings.exists() and (saved := json.loads(settings.read_text()))["made_by"] == made_by:
+        load_model(network, weights)
+        sparseout.apply_config(network, saved["config"])
+        return network.eval()
+    study.train(network, method, target, seed=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings.unlink(missing_ok=True)
+    save_model(network, str(weights))
+    write_atomic(settings, to_json({"made_by": made_by, "config": sparseout.config(network)}).encode())
+    return network.eval()
 
 
 def measure(study: Any, plain: nn.Module, network: nn.Module, seconds: float) -> dict[str, Any]:

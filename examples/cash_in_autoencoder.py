@@ -38,11 +38,15 @@ class Autoencoder:
     name = "autoencoder"
     methods = ("sparseout", "l1", "hoyer_square", "k_winners")
 
-    def train(self, method: str, zeros: float, seed: int) -> nn.Module:
-        """Return a trained network in evaluation mode."""
+    def build(self, method: str, seed: int) -> nn.Module:
+        """Return the network with the layer of `method`, not trained."""
+        torch.manual_seed(seed)
+        return build(method, self._images().train.shape[1], self.hidden_size)
+
+    def train(self, network: nn.Module, method: str, zeros: float, seed: int) -> None:
+        """Train the network."""
         torch.manual_seed(seed)
         images = self._images().train
-        network = build(method, images.shape[1], self.hidden_size)
         optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
         target = None if method == "none" else sparseout.SparsityTarget(network, zeros, measure="zeros", every=EVERY)
         has_penalty = method in ("l1", "hoyer_square")
@@ -56,7 +60,6 @@ class Autoencoder:
                     target.step()
         if target:
             target.stop()
-        return network.eval()
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:

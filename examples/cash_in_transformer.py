@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from typing import Any
@@ -49,11 +48,11 @@ class Transformer:
     name = "transformer"
     methods = ("sparseout", "l1", "k_winners")
 
-    def train(self, method: str, zeros: float, seed: int) -> nn.Module:
-        """Return a trained network in evaluation mode."""
-        network = copy.deepcopy(_common_part(self, seed))
+    def build(self, method: str, seed: int) -> nn.Module:
+        """Return the network with the layers of `method`, not trained."""
+        network = self._opt(seed)
         if method == "none":
-            return self._train(network, self.steps, seed + 1).eval()
+            return network
         readers = {block.activation_fn: block.fc2 for block in network.model.decoder.layers}
         layers = {
             "sparseout": lambda activation: sparseout.Sparseout(0.5, 1.5, scale="rms"),
@@ -61,12 +60,20 @@ class Transformer:
             "k_winners": lambda activation: regularizers.KWinners(1.0),
         }
         sparseout.insert_after(network, nn.ReLU, layers[method], inplace=True)
+        return network
+
+    def train(self, network: Any, method: str, zeros: float, seed: int) -> None:
+        """Train the network, from the weights of the common part."""
+        missing = network.load_state_dict(_common_part(self, seed), strict=False).missing_keys
+        assert all(name.endswith("running_rms") for name in missing), missing
+        if method == "none":
+            self._train(network, self.steps, seed + 1)
+            return
         target = sparseout.SparsityTarget(network, zeros, measure="zeros", every=EVERY)
         self._train(network, self.steps, seed + 1, target, has_penalty=method == "l1")
         target.stop()
-        return network.eval()
 
-    def _train(self, network: Any, steps: int, seed: int, target: Any = None, has_penalty: bool = False) -> nn.Module:
+    def _train(self, network: Any, steps: int, seed: int, target: Any = None, has_penalty: bool = False) -> None:
         words, drawn = self._corpus().train, torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
         network.train()
@@ -80,7 +87,6 @@ class Transformer:
             optimizer.step()
             if target:
                 target.step()
-        return network
 
     @torch.no_grad()
     def evaluate(self, network: Any) -> dict[str, float]:
@@ -115,6 +121,26 @@ class Transformer:
         )
         return tokens
 
+    def _opt(self, seed: int) -> Any:
+        from transformers import OPTConfig, OPTForCausalLM
+
+        torch.manual_seed(seed)
+        config = OPTConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden_size,
+            word_embed_proj_dim=self.hidden_size,
+            ffn_dim=self.ffn_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden_size // 64,
+            max_position_embeddings=2 * self.length,
+            activation_function="relu",
+            dropout=0.0,
+            bos_token_id=0,
+            pad_token_id=0,
+            eos_token_id=None,  # each call generates equally many words
+        )
+        return OPTForCausalLM(config)
+
     def _corpus(self) -> text.Corpus:
         return _words(self.vocabulary)
 
@@ -128,22 +154,8 @@ def _words(vocabulary: int) -> text.Corpus:
 
 
 @functools.lru_cache(maxsize=2)
-def _common_part(study: Transformer, seed: int) -> Any:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    torch.manual_seed(seed)
-    config = OPTConfig(
-        vocab_size=study.vocabulary,
-        hidden_size=study.hidden_size,
-        word_embed_proj_dim=study.hidden_size,
-        ffn_dim=study.ffn_size,
-        num_hidden_layers=study.layers,
-        num_attention_heads=study.hidden_size // 64,
-        max_position_embeddings=2 * study.length,
-        activation_function="relu",
-        dropout=0.0,
-        bos_token_id=0,
-        pad_token_id=0,
-        eos_token_id=None,  # each call generates equally many words
-    )
-    return study._train(OPTForCausalLM(config), study.first_steps, seed)
+def _common_part(study: Transformer, seed: int) -> dict[str, Tensor]:
+    """Return the weights after the common part of the training."""
+    network = study.build("none", seed)
+    study._train(network, study.first_steps, seed)
+    return network.state_dict()

@@ -41,9 +41,15 @@ def test_the_zeros_the_union_and_the_silent_units_are_counted(cash_in):
 @pytest.mark.slow
 def test_the_program(cash_in, monkeypatch, tmp_path):
     flags = ["--methods", "sparseout", "l1", "--targets", "0.9", "--seconds", "0"]
-    monkeypatch.setattr(sys, "argv", ["cash_in.py", "--quick", *flags, "--out", str(tmp_path)])
+    argv = ["cash_in.py", "--quick", *flags, "--out", str(tmp_path)]
     threads = torch.get_num_threads()
     try:
+        monkeypatch.setattr(sys, "argv", [*argv, "--train-only"])
+        cash_in.main()
+        assert not (tmp_path / "cash-in.jsonl").exists()
+        monkeypatch.setattr(sys, "argv", argv)
+        for study in (cash_in.Autoencoder, cash_in.Transformer):
+            monkeypatch.setattr(study, "train", None)  # nothing is trained twice
         cash_in.main()
     finally:
         torch.set_num_threads(threads)
