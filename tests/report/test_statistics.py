@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparseout.records.identity import unused_settings
-from sparseout.report.settings import group_by_setting
+from sparseout.report.settings import curves_of, group_by_setting
 from sparseout.report.statistics import compare_with_dropout, estimate, score_of
 
 VALUES = st.lists(st.integers(-1000, 1000).map(lambda n: n / 8), min_size=2, max_size=30)
@@ -23,6 +23,17 @@ def record(q, seed, score, regularizer="sparseout", measure="accuracy", **change
 
 def compared(records, score="accuracy"):
     return compare_with_dropout(group_by_setting(records), score)
+
+
+def test_a_tuned_setting_does_not_keep_settings_apart():
+    p = {1.0: 0.15, 2.0: 0.5, 3.0: 0.8}
+    records = [record(q, seed, q + seed / 10 + q * seed / 100, p=p[q]) for q in p for seed in range(3)]
+    records += [record(2.0, seed, 1 + seed / 10, regularizer="dropout", p=0.7) for seed in range(3)]
+    assert compared(records) == []
+    groups = group_by_setting(records, frozenset({"p"}))
+    found = compare_with_dropout(groups, "accuracy")
+    assert [comparison.label for comparison in found] == ["q = 1", "q = 3", "nn.Dropout"]
+    assert [curve.x for curve in curves_of(groups) if curve.axis] == [[1, 2, 3]]
 
 
 @given(VALUES)

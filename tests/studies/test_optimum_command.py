@@ -4,6 +4,7 @@ import json
 
 import pytest
 from made import write_study
+from PIL import Image
 
 from sparseout.cli.main import main
 from sparseout.studies.autoencoder import AutoencoderConfig
@@ -32,6 +33,35 @@ def test_two_studies_and_their_difference(tmp_path, capsys):
     )
     assert high.startswith(f"{second}: test loss is best at q = 2.27")
     assert difference == f"{second} minus {first}: q differs by +0.75, 95 % interval +0.727 to +0.773, which excludes zero."
+
+
+def test_the_figure_has_a_panel_for_each_study(tmp_path, capsys):
+    studies = [study(tmp_path / "first", 1.5), study(tmp_path / "second", 2.25)]
+    widths = []
+    for folders in (studies[:1], studies):
+        assert main(["optimum", *folders, "--figure", str(tmp_path / "figure.png")]) == 0
+        assert capsys.readouterr().out.endswith(f"Figure: {tmp_path / 'figure.png'}\n")
+        with Image.open(tmp_path / "figure.png") as image:
+            widths.append(image.width)
+    assert widths[1] == pytest.approx(2 * widths[0], abs=2)
+    assert main(["optimum", *studies, "--figure", str(tmp_path / "no" / "figure.png")]) == 2
+
+
+def test_a_tuned_p_is_said_to_be_tuned(tuned_study, capsys):
+    assert main(["optimum", str(tuned_study)]) == 0
+    assert "p was tuned for each q." in capsys.readouterr().out
+
+
+@pytest.fixture
+def tuned_study(tmp_path):
+    """A study whose tune stage chose another `p` for each `q`."""
+    write_study(tmp_path / "tuned", [AutoencoderConfig(q=q, seed=0, p=q / 10) for q in Q])
+    candidates = [[{"settings": {"p": q / 10}, "runs": [], "scores": [], "missed": 0, "mean": 0.5}] for q in Q]
+    rest = {"effort": 1, "missing": 0, "chosen": 0, "edges": [], "last_epoch": 0, "runs": []}
+    contenders = [{"name": f"q {q}", "candidates": each, **rest} for q, each in zip(Q, candidates, strict=True)]
+    choice = {"score": "valid_loss", "seeds": [100], "contenders": contenders}
+    (tmp_path / "tuned" / "choice.json").write_text(json.dumps(choice))
+    return tmp_path / "tuned"
 
 
 @pytest.mark.parametrize(

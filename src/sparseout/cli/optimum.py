@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from sparseout.cli.results import filtered, read
 from sparseout.errors import UserError
+from sparseout.records.choice import read_choice, tuned_settings
+from sparseout.records.files import check_writable
 from sparseout.records.schema import Record
 from sparseout.report import statistics
 from sparseout.report.optimum import Optimum, interaction, sentence
 from sparseout.report.optimum import optimum as optimum_of
+from sparseout.report.optimum_figure import Panel, write_optima
 from sparseout.report.settings import group_by_setting, varying_names
 from sparseout.runs.options import location
 from sparseout.runs.progress import print_left_out, terminal
@@ -23,6 +27,7 @@ def optimum(
     folders: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR|URL [DIR|URL]")]],
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(name="filter", metavar="NAME=VALUE ...")] = (),
     score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
+    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> None:
     """Print the q with the best score, with its 95 % interval over seeds. For two studies, also print their difference.
 
@@ -30,17 +35,19 @@ def optimum(
         folders: one or two folders of studies whose runs have a fixed q; the difference is the second minus the first
         conditions: use only runs with these settings; commas separate several values of a setting
         score: result to optimise; by default the first of these that the records have
+        figure: draw the scores, the optimum and its interval into this PNG file
     """
     console = terminal()
+    check_writable({"--figure": figure})
     if not 1 <= len(folders) <= 2:
         raise UserError(f"optimum must have one or two folders, got {len(folders)}")
-    found = []
+    found, panels = [], []
     for folder in folders:
         records, _, left_out = read(location(folder))
         print_left_out(left_out)
-        used = [
-            run for run in filtered(records, conditions) if run["regularizer"] == "sparseout" and "target_sparsity" not in run
-        ]
+        tuned = tuned_settings(read_choice(location(folder)))
+        kept = filtered(records, conditions)
+        used = [run for run in kept if run["regularizer"] == "sparseout" and "target_sparsity" not in run]
         if not used:
             raise UserError(f"{folder} has no complete run of Sparseout with a fixed q" + (" and --filter" if conditions else ""))
         name = score if score is not None else statistics.score_of(used)
@@ -50,11 +57,18 @@ def optimum(
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from error
         found.append(best)
+        references = _references(kept, name, tuned)
+        panels.append(Panel(_task(used[0]), statistics.SCORE_TITLES[name], q, scores, best, references))
         console.print(f"{folder}: {sentence(best, statistics.SCORE_TITLES[name])}", soft_wrap=True)
-        if varied := varying_names(group_by_setting(used)):
+        if chosen := ", ".join(sorted(tuned & {*varying_names(group_by_setting(used))})):
+            console.print(f"{folder}: {chosen} was tuned for each q.", soft_wrap=True)
+        if varied := varying_names(group_by_setting(used, tuned)):
             console.print(f"{folder}: runs with different q also differ in {', '.join(varied)}.", soft_wrap=True)
     if len(found) == 2:
         console.print(_difference_sentence(folders, found), soft_wrap=True)
+    if figure:
+        write_optima(panels, str(figure))
+        console.print(f"Figure: {figure}", soft_wrap=True)
 
 
 def scores_by_seed(records: Sequence[Record], score: str, folder: str) -> tuple[dict[int, list[float | None]], list[float]]:
@@ -78,6 +92,17 @@ def scores_by_seed(records: Sequence[Record], score: str, folder: str) -> tuple[
     values: Mapping[tuple[int, float], float | None] = {key: record.get(score) for key, record in runs.items()}
     q = sorted({q for _, q in runs})
     return {seed: [values.get((seed, x)) for x in q] for seed in sorted({seed for seed, _ in runs})}, q
+
+
+def _task(run: Record) -> str:
+    return f"{run['study']} on {run['dataset']}" if "dataset" in run else str(run["study"])
+
+
+def _references(records: Sequence[Record], score: str, tuned: frozenset[str]) -> dict[str, float]:
+    """Return the mean score of `nn.Dropout` and of no noise, each if the study has it with one setting."""
+    groups = group_by_setting([run for run in records if run["regularizer"] in ("dropout", "none")], tuned)
+    of = {name: [group for group in groups if group.regularizer == name] for name in ("dropout", "none")}
+    return {alone[0].title: alone[0].mean(score) for alone in of.values() if len(alone) == 1}
 
 
 def _difference_sentence(folders: Sequence[str], found: Sequence[Optimum]) -> str:

@@ -13,7 +13,7 @@ import tyro
 from sparseout import report
 from sparseout.errors import UserError
 from sparseout.extras import needed_for
-from sparseout.records.choice import read_choice
+from sparseout.records.choice import read_choice, tuned_settings
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
 from sparseout.records.identity import RESULT_FIELDS
 from sparseout.records.json_lines import lines
@@ -79,7 +79,7 @@ def results(
         header, rows = _runs(records)
         _print(header, rows)
         return
-    groups = group_by_setting(records)
+    groups = group_by_setting(records, tuned_settings(choice))
     score = score if score is not None else statistics.score_of(records)
     if not any(score in record for record in records):
         have = [name for name in statistics.SCORES if any(name in record for record in records)]

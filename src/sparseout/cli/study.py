@@ -130,7 +130,7 @@ def _execute_tuned(study: Study, tuning: Tuning, run_options: RunOptions, sweep_
         print_tuned_plan(study, tuning, run_options, sweep_options, console)
         return 0
     records, failures, choice = execute_tuned(study, tuning, run_options, sweep_options, console, spec)
-    console.print(report.table(records))
+    console.print(report.table(records, choice))
     console.print(rich_table(*report.tuning_table(choice), caption=""))
     for line in report.tuning_sentences(choice, records):
         console.print(line, soft_wrap=True)

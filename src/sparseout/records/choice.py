@@ -72,6 +72,12 @@ class Choice(Struct):
             raise ValueError(f"pairs must be indices of the {len(self.contenders)} contenders, got {self.gate.pairs}")
 
 
+def tuned_settings(choice: Record | None) -> frozenset[str]:
+    """Return the names of the settings that the tune stage chose; an empty set for a study that was not tuned."""
+    contenders = choice["contenders"] if choice else []
+    return frozenset(name for contender in contenders for candidate in contender["candidates"] for name in candidate["settings"])
+
+
 def read_choice(folder: Location) -> Record | None:
     """Return the choice in a study's folder, or None if the study was not tuned.
 

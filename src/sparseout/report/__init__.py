@@ -8,6 +8,7 @@ from typing import Any
 from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
+    from sparseout.records.choice import tuned_settings
     from sparseout.records.files import Location, as_location
     from sparseout.report.figure import write_figure
     from sparseout.report.methods import methods_of
@@ -42,9 +43,9 @@ def write(
     """
     out = as_location(out)
     if any("control" in record for record in records):
-        write_targets(records, histories, out / "sparsity.png")
+        write_targets(records, histories, out / "sparsity.png", tuned_settings(choice))
     else:
-        write_figure(records, out / "sparsity.png")
+        write_figure(records, out / "sparsity.png", tuned_settings(choice))
     if methods_of(records):
         write_methods(records, out / "methods.png")
     if choice:

@@ -27,10 +27,12 @@ class Setting:
     Attributes:
         values: the settings that the runs share, by name.
         runs: the records of the runs, in the order of their seeds.
+        tuned: the settings whose values were chosen for each setting by the same rule. They do not distinguish settings.
     """
 
     values: dict[str, Any]
     runs: list[Mapping[str, Any]]
+    tuned: frozenset[str] = frozenset()
 
     @property
     def axis(self) -> str | None:
@@ -119,16 +121,16 @@ def dial_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {dial: record[dial]} if dial else {}
 
 
-def group_by_setting(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
-    """Group records by setting, ordered by regularizer, gradient, p, other settings, and q."""
+def group_by_setting(records: Sequence[Mapping[str, Any]], tuned: frozenset[str] = frozenset()) -> list[Setting]:
+    """Group records by setting, ordered by regularizer, gradient, p, other settings, and q; tuned settings do not count."""
     groups: dict[str, Setting] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
         values = {key: value for key, value in record.items() if key not in _NOT_SETTINGS}
-        groups.setdefault(repr(sorted(values.items())), Setting(values, [])).runs.append(record)
+        groups.setdefault(repr(sorted(values.items())), Setting(values, [], tuned)).runs.append(record)
 
     def position(setting: Setting) -> tuple[Any, ...]:
-        others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, *AXES)}
-        order = (str(setting.get(key)) for key in _ORDER)
+        others = {key: value for key, value in setting.values.items() if key not in (*_ORDER, *AXES, *tuned)}
+        order = (str(setting.get(key)) for key in _ORDER if key not in tuned)
         rank = _RANKS[setting.regularizer]
         return setting.axis is None, rank, *order, setting.axis or "", repr(sorted(others.items())), setting.x
 
@@ -136,8 +138,8 @@ def group_by_setting(records: Sequence[Mapping[str, Any]]) -> list[Setting]:
 
 
 def varying_names(settings: Sequence[Setting]) -> list[str]:
-    """Return the names in which the given settings differ, without those of `AXES`."""
-    names = dict.fromkeys(name for setting in settings for name in setting.values if name not in AXES)
+    """Return the names in which the given settings differ, without those of `AXES` and without tuned ones."""
+    names = dict.fromkeys(name for setting in settings for name in setting.values if name not in setting.tuned.union(AXES))
     values = {name: {repr(setting.get(name)) for setting in settings if setting.has(name)} for name in names}
     return [name for name in names if len(values[name]) > 1]
 

@@ -221,8 +221,8 @@ def _baselines(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def _key(setting: Setting, ignored: Collection[str]) -> str:
-    """Return a key of all settings but the ignored ones."""
-    return repr(sorted((name, value) for name, value in setting.values.items() if name not in ignored))
+    """Return a key of all settings but the ignored and the tuned ones."""
+    return repr(sorted((name, value) for name, value in setting.values.items() if name not in setting.tuned.union(ignored)))
 
 
 def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sparseout.records.choice import tuned_settings
 from sparseout.records.files import Location
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.layer_record import MEASURE_TITLES
@@ -49,7 +50,8 @@ def write_page(
         left_out: one sentence for each folder or file that was left out. It is read after the histories.
         choice: what the tune stage chose; None for a study that was not tuned.
     """
-    everything = group_by_setting(records)
+    tuned = tuned_settings(choice)
+    everything = group_by_setting(records, tuned)
     groups = everything[:MAX_SETTINGS]
     shown = [run for setting in groups for run in setting.runs]
     rows_of = [run for setting in groups for run in setting.runs[: max(1, MAX_RUNS // len(groups))]]
@@ -61,10 +63,10 @@ def write_page(
     titles = {**MEASURE_TITLES, **statistics.SCORE_TITLES}
     measures = {name: titles[name] for name in PLOTTED if any(name in record for record in shown)}
     values = {name: value for group in groups for name, value in group.values.items()}
-    shared = {name: value for name, value in values.items() if name not in (*AXES, *varying_names(groups))}
+    shared = {name: value for name, value in values.items() if name not in (*AXES, *tuned, *varying_names(groups))}
     target_settings = {name: shared.pop(name) for name in TARGET_FIELDS if name in shared}
     layers = list(dict.fromkeys(layer for record in shown for layer in record["layers"]))
-    header, rows = settings_table(shown)
+    header, rows = settings_table(shown, tuned)
     named = [(setting["name"], of) for setting, of in zip(_names(curves), _of(curves), strict=True)]
     estimates_header, estimates = statistics.estimates_table(named, score)
     comparisons = compare_at_equal_sparsity(records, score)

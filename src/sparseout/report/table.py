@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparseout.records.choice import tuned_settings
 from sparseout.report.settings import AXES, Curve, Setting, curves_of, group_by_setting, main_axis
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ _DIGITS = {"test_loss": 4, "perplexity": 2, "accuracy": 4, "penalty": 4, "noise_
 _DIGITS |= {"hoyer": 3, "zeros": 3, "rms": 3, "seconds": 1}
 
 
-def settings_table(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def settings_table(
+    records: Sequence[Mapping[str, Any]], tuned: frozenset[str] = frozenset()
+) -> tuple[list[str], list[list[str]]]:
     """Return the header and one row per setting: means over seeds, and the standard deviation of Hoyer sparseness."""
-    curves = curves_of(group_by_setting(records))
+    curves = curves_of(group_by_setting(records, tuned))
     measures = [name for name in COLUMNS if any(name in record for record in records)]
     axis = main_axis(curves)
     header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
@@ -46,13 +49,13 @@ def add_target_columns(
     return [*header, "largest error", "settling time"], extended
 
 
-def table(records: Sequence[Mapping[str, Any]]) -> Table:
+def table(records: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None = None) -> Table:
     """Return the table for the terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    header, rows = settings_table(records)
+    header, rows = settings_table(records, tuned_settings(choice))
     caption = "Means over the seeds, on the test set."
     result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
     for name in header:

@@ -20,7 +20,10 @@ LOSS_TITLES = {"valid_loss": "Loss on held-out data", "test_loss": "Test loss", 
 
 
 def write_targets(
-    records: Sequence[Mapping[str, Any]], histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Location
+    records: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: str | Location,
+    tuned: frozenset[str] = frozenset(),
 ) -> None:
     """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach.
 
@@ -29,7 +32,7 @@ def write_targets(
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    curves = curves_of(group_by_setting(records))
+    curves = curves_of(group_by_setting(records, tuned))
     targeted = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
     fixed = [curve for curve in curves if curve.axis == "q"]
     targets = sorted({setting.x for setting in targeted})

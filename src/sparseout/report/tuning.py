@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.choice import VALIDATION_SCORES
+from sparseout.records.choice import VALIDATION_SCORES, tuned_settings
 from sparseout.records.files import Location
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, STYLES, save
@@ -76,9 +76,8 @@ def _not_tuned(choice: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) ->
     """Say which settings are the same in all test runs and were not tuned."""
     if not tests:
         return []
-    tuned = {name for contender in choice["contenders"] for name in contender["candidates"][0]["settings"]}
     groups = group_by_setting(tests)
-    varying = {*varying_names(groups), *tuned, *_NOT_TUNED}
+    varying = {*varying_names(groups), *tuned_settings(choice), *_NOT_TUNED}
     values = {name: value for group in groups for name, value in group.values.items() if not isinstance(value, str)}
     axes = {name for name in values if len({repr(group.get(name)) for group in groups}) > 1}
     text = ", ".join(f"{name} {_shown(value)}" for name, value in values.items() if name not in varying | axes)
