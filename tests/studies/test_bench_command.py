@@ -134,6 +134,7 @@ def test_the_command(tmp_path, capsys):
     trained = pandas.read_csv(out / "steps.csv")
     assert tuple(trained.columns) == steps.COLUMNS
     assert list(trained["noise"]) == ["none", "dropout", "sparseout", "sparseout"]
+    assert (trained["peak_mib"] > 0.1).all()
     found = json.loads((out / "provenance.json").read_text())
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
         assert name in found

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from sparseout.bench.memory import peak_bytes
 from sparseout.bench.models import MODELS, Example, Noise
 from sparseout.bench.op import P, Row
 from sparseout.bench.timing import Clock, Spread, alternate, load
@@ -14,7 +15,7 @@ from sparseout.layers import Sparseout
 
 COLUMNS = (
     *("model", "noise", "q", "milliseconds", "ms_iqr_low", "ms_iqr_high", "ratio_to_none", "none_iqr_low", "none_iqr_high"),
-    *("ratio_to_dropout", "dropout_iqr_low", "dropout_iqr_high", "rounds", "load"),
+    *("ratio_to_dropout", "dropout_iqr_low", "dropout_iqr_high", "peak_mib", "rounds", "load"),
 )
 
 
@@ -49,9 +50,17 @@ class Step:
         """Run the step and return its seconds."""
         start = self.clock.mark()
         self.optimizer.zero_grad()
+        self._update()
+        return self.clock.seconds(start, self.clock.mark())
+
+    def peak(self) -> float:
+        """Run the step and return the peak of the memory that it takes, in MiB: activations, gradients and temporary tensors."""
+        self.optimizer.zero_grad()
+        return peak_bytes(self._update, self.clock.device) / 2**20
+
+    def _update(self) -> None:
         self.total_loss().backward()
         self.optimizer.step()
-        return self.clock.seconds(start, self.clock.mark())
 
     def total_loss(self) -> Tensor:
         """Return the loss of the batch."""
@@ -66,9 +75,11 @@ def measure(name: str, device: torch.device, seconds: float) -> list[Row]:
         step()
     times = alternate(steps, seconds)
     none, dropout = times[CONTENDERS[0]], times[CONTENDERS[1]]
+    peaks = {contender: step.peak() for contender, step in steps.items()}
     return [
         {
-            **{"model": name, "noise": contender.noise, "q": contender.q, "rounds": len(taken), "load": load()},
+            **{"model": name, "noise": contender.noise, "q": contender.q, "peak_mib": peaks[contender]},
+            **{"rounds": len(taken), "load": load()},
             **Spread.of([1e3 * time for time in taken]).columns("milliseconds", "ms"),
             **Spread.of_ratios(taken, none).columns("ratio_to_none", "none"),
             **Spread.of_ratios(taken, dropout).columns("ratio_to_dropout", "dropout"),

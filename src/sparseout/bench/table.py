@@ -27,14 +27,15 @@ def op_table(rows: Sequence[Row]) -> Table:
 
 
 def step_table(rows: Sequence[Row]) -> Table:
-    """Return the milliseconds per training step and, in brackets, the ratio to no noise, with a row for each model."""
-    table = _table("A training step: milliseconds, and the ratio to no noise.")
+    """Return the milliseconds per training step, the ratio to no noise and the peak of the memory, with a row for each model."""
+    table = _table("A training step: milliseconds, the ratio to no noise, and the peak of the memory that the step takes.")
     table.add_column("model")
     for contender in CONTENDERS:
         table.add_column(label(contender.noise, contender.q).replace(", ", "\n"), justify="right")
     for model in dict.fromkeys(row["model"] for row in rows):
         steps = [row for row in rows if row["model"] == model]
-        table.add_row(model, *(f"{row['milliseconds']:.3g} ({row['ratio_to_none']:.3f})" for row in steps))
+        cells = (f"{row['milliseconds']:.3g} ({row['ratio_to_none']:.3f})\n{row['peak_mib']:.1f} MiB" for row in steps)
+        table.add_row(model, *cells)
     return table
 
 

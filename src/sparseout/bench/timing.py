@@ -24,7 +24,7 @@ class Clock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
+        self.device, self.on_gpu = device, device.type == "cuda"
 
     def mark(self) -> Any:
         """Mark the current point."""
