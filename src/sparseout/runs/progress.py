@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparseout.training.run_progress import RunProgress
 
 DAY = 86400
+WIDE = 100  # columns of a terminal with room for the time elapsed
 
 
 def terminal(quiet: bool = False) -> Console:
@@ -29,9 +30,9 @@ def progress_bar(console: Console) -> Progress:
 
 
 def training_bar(console: Console) -> Progress:
-    """Return a bar for runs, with their state and speed, the time elapsed and the time left."""
+    """Return a bar for runs, with their state, the time elapsed, if there is room for it, and the time left."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}", markup=False))
-    times = TimeElapsedColumn(), TimeRemainingColumn()
+    times = (*([TimeElapsedColumn()] if console.width >= WIDE or not console.is_terminal else []), TimeRemainingColumn())
     return Progress(*columns, *times, console=console, speed_estimate_period=DAY)
 
 
@@ -84,20 +85,15 @@ class RunBars:
     def update(self, config: Config, progress: RunProgress) -> None:
         """Show the progress of a run in progress."""
         self._shares[config.run] = progress.epochs_done / progress.epochs
-        state = self._several(progress) if self.several else self._alone(progress)
+        epoch, measured = f"epoch {progress.epoch}/{progress.epochs}", _measured(progress)
+        speed = f"step {progress.step}/{progress.steps}, {progress.rate:,.0f} {self.items}/s"
+        state = f"{epoch}, {measured}" if self.several else f"{epoch}, {speed}\n{measured}"
         self.bar.update(self._tasks[config.run], completed=progress.epochs_done, total=progress.epochs, state=state)
 
     @property
     def runs_done(self) -> float:
         """The sum of the completed fractions of the runs in progress."""
         return sum(self._shares.values())
-
-    def _alone(self, progress: RunProgress) -> str:
-        place = f"epoch {progress.epoch:,} of {progress.epochs:,}, step {progress.step:,} of {progress.steps:,}"
-        return f"{place}\n{_measured(progress)}, {progress.rate:,.0f} {self.items}/s"
-
-    def _several(self, progress: RunProgress) -> str:
-        return f"epoch {progress.epoch:,}/{progress.epochs:,}, {_measured(progress)}"
 
 
 def _measured(progress: RunProgress) -> str:
