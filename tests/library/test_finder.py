@@ -1,5 +1,6 @@
 """`find_q` measures sparsity and loss over a range of `q`, and leaves the model and all random states as they were."""
 
+import contextlib
 import copy
 import itertools
 import random
@@ -167,6 +168,24 @@ def test_the_number_of_any_layer_with_a_dial_is_found(layer, bounds):
     assert len(found.points) == 4
     assert found.range[1] - found.range[0] > 0.2
     assert {found.points[0].value, found.points[-1].value} == {*(bounds or (0.001, 1.0))}
+
+
+@pytest.mark.parametrize("settings", [{}, {"p": (0.1, 0.9)}, {"bounds": (0.5, 2.0)}])
+def test_the_progress_counts_every_step(settings, trained, monkeypatch):
+    counts = []
+
+    @contextlib.contextmanager
+    def counting(description, total):
+        counts.append((description, total, 0))
+
+        def advance():
+            counts[0] = (description, total, counts[0][2] + 1)
+
+        yield advance
+
+    monkeypatch.setattr("sparseout.control.finder.counting", counting)
+    points = find(trained, points=1, steps=3, **settings).points
+    assert counts == [("steps of find_q", 3 * len(points), 3 * len(points))]
 
 
 def test_p_moves_beyond_the_bounds_of_q(trained):

@@ -105,6 +105,12 @@ def test_help(arguments, capsys):
     assert "usage: sparseout" in capsys.readouterr().out
 
 
+def test_help_names_the_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--version" in capsys.readouterr().out
+
+
 def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit):
         main(["study", "autoencoder", "--help"])

@@ -124,11 +124,6 @@ def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
             "device 'meta' cannot be used: Tensor.item() cannot be called on meta tensors",
         ),
         (["results", ""], "the folder must have a name, or be a URL, got ''"),
-        (
-            ["stud"],
-            "Unrecognized options: stud (Available subcommands: probe, study, sweep, "
-            "results, optimum, evaluate, sample, theorem, bench)",
-        ),
     ],
 )
 def test_a_flag_of_another_command(arguments, message, capsys):

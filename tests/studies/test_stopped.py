@@ -109,7 +109,7 @@ def test_a_child_that_dies_fails_its_run_and_the_reason_is_recorded(code, end, t
     folder = StudyFolder(tmp_path, "autoencoder")
     folder.open()
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, (running, started, ended, failure) = executors.in_processes([config], RunOptions(tmp_path), 1)
+    _, (running, started, ended, failure) = executors.in_processes([config], RunOptions(tmp_path), 1, lambda *_: None)
     assert (running, started, ended) == (0, None, config)
     assert re.fullmatch(rf"its process \(\d+\) {end}", failure.reason)
     (record,) = folder.failures()
@@ -120,13 +120,13 @@ def test_a_childs_warnings_and_its_reason_are_passed_on(tmp_path, monkeypatch, c
     print_both = "import sys; print('sparseout: warning: slow', 'no data', sep='\\n', file=sys.stderr); sys.exit(3)"
     children_are(monkeypatch, print_both)
     (config,) = STUDY.grid({"seed": (0,), "q": (2.0,)})
-    _, event = executors.in_processes([config], RunOptions(tmp_path), 1)
+    _, event = executors.in_processes([config], RunOptions(tmp_path), 1, lambda *_: None)
     assert (event.failure.reason, capsys.readouterr().err) == ("no data", "sparseout: warning: slow\n")
 
 
 def test_a_child_that_receives_ctrl_c_interrupts_the_sweep(tmp_path, monkeypatch):
     children_are(monkeypatch, "raise SystemExit(130)")
-    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
+    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2, lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         list(events)
     assert not list(tmp_path.rglob("failure.json"))
@@ -135,8 +135,8 @@ def test_a_child_that_receives_ctrl_c_interrupts_the_sweep(tmp_path, monkeypatch
 def test_closing_the_events_ends_the_children_and_records_no_failure(tmp_path, monkeypatch):
     children_are(monkeypatch, "import time; time.sleep(600)")
     before = children()
-    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2)
-    assert next(events).running == 2
+    events = executors.in_processes(STUDY.grid({"seed": (0, 1, 2)}), RunOptions(tmp_path), 2, lambda *_: None)
+    assert [next(events).running for _ in range(2)] == [1, 2]
     assert len(children() - before) == 2
     events.close()
     assert not children() - before

@@ -24,7 +24,7 @@ def photos(tmp_path, monkeypatch):
     """A current folder with the page's files, and with images: bright ones, and dark ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (code,), (sweep,) = blocks("python"), blocks("toml")
+    (code, _, _), (sweep,) = blocks("python"), blocks("toml")
     Path("photos.py").write_text(code)
     Path("photos.toml").write_text(sweep)
     draws = numpy.random.default_rng(0)
@@ -38,7 +38,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def test_the_code_is_short():
-    (code,) = blocks("python")
+    code, *_ = blocks("python")
     assert sum(bool(line.strip()) for line in code.splitlines()) < 70
     lines = re.sub(r'""".*?"""', "", code, flags=re.DOTALL).splitlines()
     assert sum(bool(line.strip()) for line in lines) < 60
@@ -57,3 +57,17 @@ def test_the_commands_of_the_page_run(photos, capsys):
         assert len(records) == count
         assert all(record["accuracy"] > 0.9 for record in records if record["regularizer"] == "sparseout"), folder
     assert capsys.readouterr().out.count("none") >= 6  # no difference from the records
+
+
+def test_the_score_of_the_page_is_recorded_and_compared(photos, capsys):
+    code, better, scores = blocks("python")
+    first = next(line for line in code.splitlines(keepends=True) if line.lstrip().startswith("study: ClassVar"))
+    code = code.replace(first, first + better)
+    Path("photos.py").write_text(code[: code.index("STUDY = ")] + scores)
+    assert main(["study", "photos:STUDY", "--data-dir", "images", "--q", "2", "--seed", "0", "--epochs", "2"]) == 0
+    (record,) = [json.loads(line) for line in Path("runs/photos/results.jsonl").read_text().splitlines()]
+    assert record["scores"] == {"f1": "higher"}
+    assert 0 <= record["f1"] <= 1
+    capsys.readouterr()
+    assert main(["results", "runs/photos", "--score", "f1"]) == 0
+    assert " f1 " in capsys.readouterr().out.splitlines()[0]

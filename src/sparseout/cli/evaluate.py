@@ -18,7 +18,7 @@ from sparseout.records.files import is_file
 from sparseout.records.json_lines import finite
 from sparseout.records.schema import Record
 from sparseout.records.tables import rich_table
-from sparseout.report.table import COLUMNS
+from sparseout.report.table import columns_of
 from sparseout.runs.load import LoadedRun, load_run
 from sparseout.runs.options import check_data_dir, torch_device
 from sparseout.runs.progress import print_left_out, terminal
@@ -97,7 +97,7 @@ def _load_runs(folders: tuple[Path, ...], data_dir: Path | None, own: Study | No
 
 def _table(rows: list[tuple[Record, Record]]) -> Table:
     """Return a table with a row per run: its scores now, and the largest relative difference from the record."""
-    scores = [name for name in COLUMNS if any(name in found for _, found in rows)]
+    scores = [name for name in columns_of(summary for summary, _ in rows) if any(name in found for _, found in rows)]
     shown = []
     for summary, found in rows:
         known = [name for name in scores if found.get(name) is not None and summary.get(name) is not None]

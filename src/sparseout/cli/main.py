@@ -14,10 +14,12 @@ from typing import Any
 
 import sparseout
 from sparseout.cli.interrupt import stop
+from sparseout.cli.mistakes import explain
 from sparseout.errors import UserError
 
 # An empty value of these flags would mean the current folder, or every setting.
 NOT_EMPTY = {"--before", "--csv", "--data", "--data-dir", "--filter", "--html", "--json", "--layers", "--out", "--parquet"}
+DESCRIPTION = "Control and measure activation sparsity in PyTorch. --version prints the version."
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory|Unable to allocate", re.IGNORECASE)
 
 
@@ -65,7 +67,7 @@ def _run(arguments: list[str]) -> int:
         from sparseout.cli.probe.command import probe
         from sparseout.cli.results import results
         from sparseout.cli.sample import sample
-        from sparseout.cli.study import study_app, sweep
+        from sparseout.cli.study import study_app, study_names, sweep
         from sparseout.cli.theorem import theorem
     except ModuleNotFoundError as error:
         _print_error(f"this command needs {error.name}: pip install 'sparseout[studies]'")
@@ -75,20 +77,33 @@ def _run(arguments: list[str]) -> int:
     _check(arguments)
     app = tyro.extras.SubcommandApp()
     app.command(name="probe")(_deferred(probe))
-    app.command(study_app(arguments), name="study", help="Run one of the paper's experiments, or module:OBJECT of your own.")
-    for command in (sweep, results, optimum, evaluate, sample, theorem, bench):
-        app.command(name=command.__name__)(_deferred(command))
-    description = "Control and measure activation sparsity in PyTorch."
+    studies = study_names(arguments)
+    app.command(study_app(studies), name="study", help="Run one of the paper's experiments, or module:OBJECT of your own.")
+    others = {command.__name__: command for command in (sweep, results, optimum, evaluate, sample, theorem, bench)}
+    for name, command in others.items():
+        app.command(name=name)(_deferred(command))
+    commands = {"probe": (), "study": studies} | dict.fromkeys(others, ())
+    parse = functools.partial(app.cli, prog="sparseout", description=DESCRIPTION)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            requested = app.cli(prog="sparseout", description=description, args=arguments)
+            requested = parse(args=arguments)
     except SystemExit as ended:
         if ended.code:
-            _print_error(_one_line(errors.getvalue()))
+            message, *usage = explain(errors.getvalue(), arguments, commands, functools.partial(_help, parse))
+            _print_error(message)
+            print(*usage, sep="\n", end="\n" if usage else "", file=sys.stderr)
         raise
     code: int | None = requested()
     return code or 0
+
+
+def _help(parse: Callable[..., Any], words: list[str]) -> str:
+    """Return the help of the command that `words` name."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        parse(args=[*words, "--help"])
+    return text.getvalue()
 
 
 def _check(arguments: Sequence[str]) -> None:
@@ -113,21 +128,6 @@ def _check(arguments: Sequence[str]) -> None:
 def _deferred(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with the signature of `command` that binds the arguments and leaves the call to the caller."""
     return functools.wraps(command)(lambda *positional, **named: functools.partial(command, *positional, **named))
-
-
-def _one_line(panel: str) -> str:
-    """Return an error panel of tyro as one line: the message, then the usage of the argument.
-
-    >>> _one_line("+- Error --+\\n| Error parsing --q: no\\n| parse: ['x'] |\\n| --- |\\n| Help: |\\n| --q FLOAT |\\n+----+\\n")
-    "Error parsing --q: no parse: ['x'] (--q FLOAT)"
-    """
-    lines = [line.strip(" │|") for line in panel.strip().splitlines()[1:]]
-    parts = "\n".join(line if line.strip("─-╰╯+") else "\n" for line in lines).split("\n\n")
-    message, *rest = filter(str.strip, parts)
-    # A list of commands may be several lines long.
-    lines = [line for part in rest for line in ([" ".join(part.split())] if "Available" in part else part.splitlines())]
-    usage = next((line for line in lines if line.startswith(("--", "Available"))), "")
-    return " ".join(message.split()) + (f" ({usage})" if usage else "")
 
 
 def _message(error: Exception) -> str | None:

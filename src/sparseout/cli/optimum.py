@@ -14,6 +14,7 @@ from sparseout.errors import UserError
 from sparseout.records.choice import read_choice, tuned_settings
 from sparseout.records.files import check_writable
 from sparseout.records.schema import Record
+from sparseout.records.scores import SCORES, scores_of, title_of
 from sparseout.report import statistics
 from sparseout.report.optimum import Optimum, interaction, sentence
 from sparseout.report.optimum import optimum as optimum_of
@@ -26,7 +27,7 @@ from sparseout.runs.progress import print_left_out, terminal
 def optimum(
     folders: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR|URL [DIR|URL]")]],
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(name="filter", metavar="NAME=VALUE ...")] = (),
-    score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
+    score: Annotated[str | None, tyro.conf.arg(metavar="|".join((*SCORES, "NAME")))] = None,
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> None:
     """Print the q with the best score, with its 95 % interval over seeds. For two studies, also print their difference.
@@ -34,7 +35,7 @@ def optimum(
     Args:
         folders: one or two folders of studies whose runs have a fixed q; the difference is the second minus the first
         conditions: use only runs with these settings; commas separate several values of a setting
-        score: result to optimise; by default the first of these that the records have
+        score: result to optimise, NAME being a score of your own study; by default NAME, else the first of these in the records
         figure: draw the scores, the optimum and its interval into this PNG file
     """
     console = terminal()
@@ -53,13 +54,13 @@ def optimum(
         name = score if score is not None else statistics.score_of(used)
         scores, q = scores_by_seed(used, name, folder)
         try:
-            best = optimum_of(scores, q, "high" if statistics.SCORES[name] else "low")
+            best = optimum_of(scores, q, "high" if scores_of(used)[name] == "higher" else "low")
         except ValueError as error:
             raise UserError(f"{folder}: {error}") from error
         found.append(best)
         references = _references(kept, name, tuned)
-        panels.append(Panel(_task(used[0]), statistics.SCORE_TITLES[name], q, scores, best, references))
-        console.print(f"{folder}: {sentence(best, statistics.SCORE_TITLES[name])}", soft_wrap=True)
+        panels.append(Panel(_task(used[0]), title_of(name), q, scores, best, references))
+        console.print(f"{folder}: {sentence(best, title_of(name))}", soft_wrap=True)
         if chosen := ", ".join(sorted(tuned & {*varying_names(group_by_setting(used))})):
             console.print(f"{folder}: {chosen} was tuned for each q.", soft_wrap=True)
         if varied := varying_names(group_by_setting(used, tuned)):
@@ -77,8 +78,7 @@ def scores_by_seed(records: Sequence[Record], score: str, folder: str) -> tuple[
     Raises:
         UserError: no record has the score, or two runs have the same q and seed.
     """
-    if not any(score in record for record in records):
-        have = [name for name in statistics.SCORES if any(name in record for record in records)]
+    if score not in (have := statistics.recorded_scores(records)):
         raise UserError(f"score must be one of {', '.join(map(repr, have))} in {folder}, got {score!r}")
     runs: dict[tuple[int, float], Record] = {}
     for record in records:

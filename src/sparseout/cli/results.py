@@ -15,9 +15,10 @@ from sparseout.errors import UserError
 from sparseout.extras import needed_for
 from sparseout.records.choice import read_choice, tuned_settings
 from sparseout.records.files import Location, check_writable, is_file, write_atomic
-from sparseout.records.identity import RESULT_FIELDS
+from sparseout.records.identity import settings_of
 from sparseout.records.json_lines import lines
 from sparseout.records.schema import Record, read_summary
+from sparseout.records.scores import SCORES
 from sparseout.report import statistics
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
 from sparseout.report.settings import (
@@ -30,7 +31,7 @@ from sparseout.report.settings import (
     group_by_setting,
     varying_names,
 )
-from sparseout.report.table import COLUMNS, add_target_columns
+from sparseout.report.table import add_target_columns, columns_of
 from sparseout.runs.options import location
 from sparseout.runs.progress import print_left_out, terminal
 from sparseout.training.folders import RESULTS as RESULTS_FILE
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 def results(
     folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR|URL")]],
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(name="filter", metavar="NAME=VALUE ...")] = (),
-    score: Annotated[str | None, tyro.conf.arg(metavar="|".join(statistics.SCORES))] = None,
+    score: Annotated[str | None, tyro.conf.arg(metavar="|".join((*SCORES, "NAME")))] = None,
     runs: bool = False,
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
@@ -53,7 +54,7 @@ def results(
     Args:
         folder: folder of a study or a sweep, or any folder with a results.jsonl
         conditions: use only runs with these settings; commas separate several values of a setting
-        score: result to compare; by default the first of these that the records have
+        score: result to compare, NAME being a score of your own study; by default NAME, else the first of these in the records
         runs: list each run instead
         csv: write a row per run to this file
         parquet: write a row per run to this file, in Parquet
@@ -81,8 +82,7 @@ def results(
         return
     groups = group_by_setting(records, tuned_settings(choice))
     score = score if score is not None else statistics.score_of(records)
-    if not any(score in record for record in records):
-        have = [name for name in statistics.SCORES if any(name in record for record in records)]
+    if score not in (have := statistics.recorded_scores(records)):
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
     curves = curves_of(groups)
     named = labelled(curves)
@@ -152,7 +152,7 @@ def filtered(records: Sequence[Record], conditions: Sequence[str]) -> list[Recor
     >>> filtered([{"q": 1.5, "seed": 0}, {"q": 2.0, "seed": 0}], ["q=2,2.5", "seed=0"])
     [{'q': 2.0, 'seed': 0}]
     """
-    known = list(dict.fromkeys(name for record in records for name in record if name not in RESULT_FIELDS))
+    known = list(dict.fromkeys(name for record in records for name in ("run", *settings_of(record))))
     tests: list[Callable[[Record], bool]] = []
     for condition in conditions:
         name, equals, values = condition.partition("=")
@@ -218,7 +218,7 @@ def _runs(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     dials = dials_of(records)
     names = [name for name in varying_names(group_by_setting(records)) if name not in dials]
     names += ["target_sparsity"] if any("target_sparsity" in record for record in records) else []
-    shown = [name for name in COLUMNS if any(name in record for record in records)]
+    shown = [name for name in columns_of(records) if any(name in record for record in records)]
     header = ["run", *dials, *(name.replace("_", " ") for name in names), "seed", *(name.replace("_", " ") for name in shown)]
     rows = []
 

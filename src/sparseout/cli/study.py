@@ -30,18 +30,23 @@ NAMED_LIKE_FILE = RunOptions(Path("runs/NAME"))  # the default of a sweep, whose
 ONE_BY_ONE = SweepOptions()
 
 
-def study_app(arguments: Sequence[str]) -> tyro.extras.SubcommandApp:
-    """Return the commands `sparseout study NAME`.
+def study_names(arguments: Sequence[str]) -> list[str]:
+    """Return the names of the commands `sparseout study NAME`: the built-in studies, and one of the user on the command line.
 
-    Args:
-        arguments: the command line. If it names a study of the user, that study is imported and is a command too.
+    >>> study_names(["study", "lab.rings:STUDY", "--q", "2"])
+    ['lab.rings:STUDY', 'autoencoder', 'image', 'language', 'glm']
+    """
+    return [*(name for name in arguments[1:2] if arguments[0] == "study" and is_source(name)), *STUDIES]
+
+
+def study_app(names: Sequence[str]) -> tyro.extras.SubcommandApp:
+    """Return the commands `sparseout study NAME` for these names; a study of the user is imported.
 
     Raises:
         UserError: that study cannot be imported.
     """
     app = tyro.extras.SubcommandApp()
-    named = [name for name in arguments[1:2] if arguments[0] == "study" and is_source(name)]
-    for name in (*named, *STUDIES):
+    for name in names:
         app.command(name=name)(_study_command(find_study(name)))
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -25,6 +26,7 @@ from sparseout.control.settings import (
 )
 from sparseout.dial import Dial
 from sparseout.probe.selection import Layers
+from sparseout.progress import counting
 from sparseout.random_states import keep_random_states
 from sparseout.torch_internals import uncompiled
 
@@ -99,18 +101,19 @@ def find_q(
     check_layers(modules, True, p is not None)
     p_bounds = None if p is None else check_bounds("p", p, check_p)
     settings = Settings(measure, True, check_number_bounds(bounds, modules), p_bounds, every=1, warmup=0, ramp=0)
-    with keep_random_states(model, _generators_of(loader)), torch.enable_grad():
+    with contextlib.ExitStack() as stack, keep_random_states(model, _generators_of(loader)), torch.enable_grad():
         clean = list(itertools.islice(loader, CLEAN_BATCHES))
         if not clean:
             raise ValueError(f"loader must have at least one batch, got an empty {type(loader).__name__}")
-        task = _Task(loader, clean, loss, steps, settings, tuple(modules), initial_p(modules, p_bounds))
+        dial: Dial = next(iter(modules.values())).dial
+        neutral, sides = _outputs(settings, dial, points)
+        advance = stack.enter_context(counting("steps of find_q", steps * (1 + sum(map(len, sides)))))
+        task = _Task(loader, clean, loss, steps, settings, tuple(modules), initial_p(modules, p_bounds), advance)
         copied = copy.deepcopy(uncompiled(model))
         if not copied.training:
             copied.train()
         parameters = [each for each in copied.parameters() if each.requires_grad]
         start = _Training(copied, optimizer(parameters) if optimizer else torch.optim.Adam(parameters, 1e-3), task)
-        dial: Dial = next(iter(modules.values())).dial
-        neutral, sides = _outputs(settings, dial, points)
         found = {neutral: start.hold(neutral)}
         for side in sides:
             training = start.branch()
@@ -123,7 +126,7 @@ def find_q(
 
 
 class _Task(NamedTuple):
-    """What the copies of the model do: the arguments of `find_q`, and the `p` of each layer at first."""
+    """What the copies of the model do: the arguments of `find_q`, the `p` of each layer at first, and what counts the steps."""
 
     loader: Iterable[Any]
     clean: list[Any]
@@ -132,6 +135,7 @@ class _Task(NamedTuple):
     settings: Settings
     layers: tuple[str, ...]
     initial_p: dict[str, float]
+    advance: Callable[[], None]
 
 
 class _Training:
@@ -172,6 +176,7 @@ class _Training:
             self._optimizer.zero_grad()
             _scalar(self._task.loss(self._model, batch)).backward()
             self._optimizer.step()
+            self._task.advance()
         self._losses.clear()
         measured = self._inputs.evaluate(self._task.layers, sys.maxsize)
         if not measured:

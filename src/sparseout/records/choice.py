@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from sparseout.records.files import Location, content_of, is_file, read_bytes
 from sparseout.records.schema import Count, Number, Record, Run, read
+from sparseout.records.scores import VALIDATION_SCORES, Better
 
 CHOICE = "choice.json"
 REGULARIZER = "regularizer"  # the setting that names the method
-# Scores on validation data, and whether a higher one is better.
-VALIDATION_SCORES = {"valid_loss": False, "valid_perplexity": False, "valid_accuracy": True}
 
 
 class Candidate(Struct):
@@ -58,21 +58,27 @@ class Gate(Struct):
 
 
 class Choice(Struct):
-    """What the tune stage of a sweep chose."""
+    """What the tune stage of a sweep chose. `better` is that of a score of a user's study, and null for any other."""
 
     score: str
     seeds: list[Count]
     contenders: list[Contender]
     gate: Gate | None = None
+    better: Better | None = None
 
     def __post_init__(self) -> None:
-        if self.score not in VALIDATION_SCORES:
+        if self.score not in VALIDATION_SCORES and self.better is None:
             raise ValueError(f"score must be one of {', '.join(map(repr, VALIDATION_SCORES))}, got {self.score!r}")
         if self.gate and any(index >= len(self.contenders) for pair in self.gate.pairs for index in pair):
             raise ValueError(f"pairs must be indices of the {len(self.contenders)} contenders, got {self.gate.pairs}")
 
 
-def tuned_settings(choice: Record | None) -> frozenset[str]:
+def better_of(choice: Mapping[str, Any]) -> Better:
+    """Return whether a higher or a lower value of the score of a choice is better."""
+    return choice.get("better") or VALIDATION_SCORES[choice["score"]]
+
+
+def tuned_settings(choice: Mapping[str, Any] | None) -> frozenset[str]:
     """Return the names of the settings that the tune stage chose; an empty set for a study that was not tuned."""
     contenders = choice["contenders"] if choice else []
     return frozenset(name for contender in contenders for candidate in contender["candidates"] for name in candidate["settings"])

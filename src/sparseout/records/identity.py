@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
 
 RESULT_FIELDS: tuple[str, ...] = (
     *("test_loss", "perplexity", "accuracy", "valid_loss", "valid_perplexity", "valid_accuracy", "best_epoch"),
-    *("penalty", "noise_loss", "hoyer", "zeros", "rms", "layers", "control", "seconds", "provenance"),
+    *("penalty", "noise_loss", "hoyer", "zeros", "rms", "layers", "control", "scores", "seconds", "provenance"),
 )
+_RESULT_NAMES = frozenset(RESULT_FIELDS)
 # Settings that only runs with a target have.
 TARGET_FIELDS = ("target_sparsity", "target_measure", "target_q_min", "target_q_max", "target_warmup", "target_ramp")
 OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # values of settings that older records lack
@@ -67,4 +68,10 @@ def folder_of(settings: Mapping[str, Any]) -> str:
 
 def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a run's summary, as `run_of` hashes them."""
-    return {name: value for name, value in summary.items() if name not in RESULT_FIELDS and name != "run"}
+    results = result_names(summary.get("scores", ()))
+    return {name: value for name, value in summary.items() if name not in results and name != "run"}
+
+
+def result_names(own_scores: Iterable[str]) -> frozenset[str]:
+    """Return the names of all results that a summary may have, where `own_scores` are the scores of a user's study."""
+    return _RESULT_NAMES.union(*((name, f"valid_{name}") for name in own_scores))

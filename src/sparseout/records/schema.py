@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sparseout.errors import UserError
-from sparseout.records.identity import run_of, settings_of, unused_settings
+from sparseout.records.identity import RESULT_FIELDS, result_names, run_of, settings_of, unused_settings
 from sparseout.records.methods import Regularizer
+from sparseout.records.scores import SCORES, Better
 from sparseout.records.strict_json import parse
 
 Record = dict[str, Any]
@@ -26,6 +28,7 @@ Positive = Annotated[float, Meta(ge=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]  # rounding may exceed [0, 1]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Run = Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
+ScoreName = Annotated[str, Meta(pattern="^(?!valid_)[a-z][a-z0-9_]{0,31}$")]
 Norm = Annotated[float, Meta(ge=0)]
 Dial = Literal["q", "strength", "k", "standout_beta"]
 Course = Annotated[list[Number | None], Meta(min_length=POINTS, max_length=POINTS)]
@@ -108,6 +111,7 @@ class RunSummary(Struct):
     target_sparsity: Share | UnsetType = UNSET
     target_measure: Literal["hoyer", "zeros"] | UnsetType = UNSET
     control: Control | UnsetType = UNSET
+    scores: dict[ScoreName, Better] | UnsetType = UNSET  # of a user's study
 
     def __post_init__(self) -> None:
         unused = unused_settings(self.regularizer, has_target=self.target_sparsity is not UNSET)
@@ -182,8 +186,21 @@ def read_summary(content: bytes, name: object) -> Record:
         UserError: the content is not a summary, or was edited.
     """
     record = read(content, RunSummary, name)
+    _check_own_scores(record, name)
     _check_hash(settings_of(record), record["run"], name)
     return record
+
+
+def _check_own_scores(record: Record, name: object) -> None:
+    """Raise unless the record has the scores of the user's study that it names, as numbers."""
+    for score in record.get("scores", ()):
+        if score in SCORES or score not in record:
+            raise UserError(f"{name}: scores: {score} must be a score of the study's own, and the record must have it")
+        for field in (score, f"valid_{score}"):
+            try:
+                msgspec.convert(record.get(field), Number | None)
+            except msgspec.ValidationError as error:
+                raise UserError(f"{name}: {field}: {str(error)[0].lower()}{str(error)[1:]}") from error
 
 
 def read_settings(content: bytes, name: object) -> Record:
@@ -195,6 +212,18 @@ def read_settings(content: bytes, name: object) -> Record:
     settings = read(content, RunSettings, name)
     _check_hash(settings, settings.pop("run"), name)
     return settings
+
+
+def check_results(results: Record, own_scores: Collection[str]) -> None:
+    """Raise `UserError` for a result that a reader would take for a setting, and for a score of the study that is missing."""
+    for name in own_scores:
+        if name not in results:
+            raise UserError(f"the results of the run must have the score {name!r}, which the configuration's `better` names")
+    unknown = [name for name in results if name not in result_names(own_scores)]
+    if unknown:
+        written = ("control", "scores", "seconds", "provenance")
+        allowed = ", ".join(name for name in (*RESULT_FIELDS, *own_scores) if name not in written)
+        raise UserError(f"the results of the run must be among {allowed}, got {unknown[0]!r}")
 
 
 def _check_hash(settings: Record, run: str, name: object) -> None:

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sparseout.metrics import TOLERANCE
+from sparseout.records.scores import Better, scores_of, title_of
 from sparseout.report.methods import Method, Run, methods_of, sparsity_of
-from sparseout.report.statistics import CONFIDENCE, SCORE_TITLES, SCORES, Estimate, estimate, holm, t_tests
+from sparseout.report.statistics import CONFIDENCE, Estimate, estimate, holm, t_tests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EqualSparsity:
         measure: `"hoyer"` or `"zeros"`.
         target: the target whose sparsity is compared; None for a method without targets, at whose own sparsity Sparseout is.
         score: the name of the score.
+        better: whether a higher or a lower score is better.
         difference: the estimate of the paired difference.
         at: the mean sparsity of the comparison; NaN if no seed is compared.
         error: the largest distance of that sparsity from the nearest run of either method, over the seeds.
@@ -36,6 +38,7 @@ class EqualSparsity:
     measure: str
     target: float | None
     score: str
+    better: Better
     difference: Estimate
     at: float
     error: float
@@ -53,7 +56,7 @@ class EqualSparsity:
             return f"{self.difference.mean:+.3g} in each seed" if self.difference.mean else "equal"
         if not self.corrected < 1 - CONFIDENCE:
             return "undecided"
-        return "better" if (self.difference.mean > 0) == SCORES[self.score] else "worse"
+        return "better" if (self.difference.mean > 0) == (self.better == "higher") else "worse"
 
     def remarks(self) -> list[str]:
         """Return a sentence for each reason why seeds are not compared."""
@@ -84,7 +87,8 @@ def compare_at_equal_sparsity(records: Sequence[Run], score: str) -> list[EqualS
         if method.measure in (None, base.measure)
         for target in (sorted({*method.targets, *base.targets}) if method.targets else [None])
     ]
-    found = [_compared(method, base, target, score) for method, base, target in pairs]
+    better = scores_of(records)[score]
+    found = [_compared(method, base, target, score, better) for method, base, target in pairs]
     tests = t_tests([differences for _, differences in found])
     rows = zip((row for row, _ in found), tests, holm(tests), strict=True)
     return [dataclasses.replace(row, p=p, corrected=corrected) for row, p, corrected in rows]
@@ -102,7 +106,9 @@ def without_counterpart(records: Sequence[Run]) -> list[str]:
     ]
 
 
-def _compared(method: Method, base: Method, target: float | None, score: str) -> tuple[EqualSparsity, list[float]]:
+def _compared(
+    method: Method, base: Method, target: float | None, score: str, better: Better
+) -> tuple[EqualSparsity, list[float]]:
     """Return a comparison without its test, and its differences."""
     measure = str(base.measure)
     seeds = sorted(method.seeds & base.seeds)
@@ -116,6 +122,7 @@ def _compared(method: Method, base: Method, target: float | None, score: str) ->
         measure,
         target,
         score,
+        better,
         estimate(differences),
         basic.fmean(places) if places else math.nan,
         max(errors, default=math.nan),
@@ -161,7 +168,7 @@ def _of_seed(
 
 def equal_sparsity_table(comparisons: Sequence[EqualSparsity]) -> tuple[list[str], list[list[str]]]:
     """Return the header and a row per comparison."""
-    score = SCORE_TITLES[comparisons[0].score]
+    score = title_of(comparisons[0].score)
     header = ["against Sparseout", "at", "seeds", f"{score} difference", "95 % interval"]
     rows = []
     for row in comparisons:

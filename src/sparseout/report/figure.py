@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.records.files import Location, write_atomic
+from sparseout.records.scores import title_of
 from sparseout.report import statistics
 from sparseout.report.settings import Curve, curves_of, group_by_setting
 
@@ -30,7 +31,7 @@ def write_figure(records: Sequence[Mapping[str, Any]], path: str | Location, tun
     left, middle, right = figure.subplots(1, 3)
     for axes, measure, title in (
         (left, "hoyer", "Hoyer sparseness"),
-        (right, score, statistics.SCORE_TITLES[score].capitalize()),
+        (right, score, title_of(score).capitalize()),
     ):
         colours, styles = itertools.cycle(COLOURS), itertools.cycle(STYLES)
         for curve in curves:

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import RESULT_FIELDS, TARGET_FIELDS
+from sparseout.records.identity import TARGET_FIELDS, settings_of
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
 
 Run = Mapping[str, Any]
 # Methods are compared if they share all settings but these. A method may be tuned with a learning rate of its own.
 _METHOD_SETTINGS = METHOD_SETTINGS.union(TARGET_FIELDS, ("regularizer", "lr"))
-_NOT_SETTINGS = frozenset((*RESULT_FIELDS, "run", "seed"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def methods_of(records: Sequence[Run]) -> list[Method]:
 
 
 def _task(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name not in _NOT_SETTINGS and name not in _METHOD_SETTINGS}
+    return {name: value for name, value in settings_of(run).items() if name != "seed" and name not in _METHOD_SETTINGS}
 
 
 def _curves(runs: Sequence[Run]) -> list[list[Run]]:
@@ -90,7 +89,7 @@ def _curves(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _shared(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the settings that all runs share."""
-    names = [name for name in runs[0] if name not in _NOT_SETTINGS and name != "target_sparsity"]
+    names = [name for name in settings_of(runs[0]) if name not in ("seed", "target_sparsity")]
     return {name: runs[0][name] for name in names if all(run.get(name) == runs[0][name] for run in runs)}
 
 

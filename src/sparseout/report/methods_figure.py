@@ -9,6 +9,7 @@ from typing import Any
 
 from sparseout.records.files import Location
 from sparseout.records.layer_record import MEASURE_TITLES
+from sparseout.records.scores import title_of
 from sparseout.report import statistics
 from sparseout.report.figure import GREY, save
 from sparseout.report.methods import Method, Run, methods_of
@@ -102,7 +103,7 @@ def write_methods(records: Sequence[Run], path: Location) -> None:
 
     score = statistics.score_of(records)
     methods = methods_of(records)
-    title = statistics.SCORE_TITLES[score].capitalize()
+    title = title_of(score).capitalize()
     left_out = f"The first {MAX_METHODS} of {len(methods)} methods" if len(methods) > MAX_METHODS else None
     methods = methods[:MAX_METHODS]
     drawn = [(method, levels_of(method, score), style) for method, style in zip(methods, styles_of(methods), strict=True)]

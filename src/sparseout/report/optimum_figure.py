@@ -45,7 +45,7 @@ def write_optima(panels: Sequence[Panel], path: str | Location) -> None:
 
 
 def _draw(axes: Any, panel: Panel) -> None:
-    import numpy
+    from numpy.polynomial import Polynomial
 
     best, q = panel.best, list(panel.q)
     for scores in panel.scores.values():
@@ -57,9 +57,8 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.errorbar(q, [mean.mean for mean in means], halves, fmt="o", color=COLOURS[0], capsize=3, markersize=6, label=label)
     complete = [scores for scores in panel.scores.values() if None not in scores]
     if complete:
-        x = numpy.linspace(q[0], q[-1], 200)
-        fitted = numpy.polyval(numpy.polyfit(q, numpy.mean(complete, axis=0), 2), x)
-        axes.plot(x, fitted, color=COLOURS[0], linewidth=1.5, alpha=0.8)
+        means_of = [sum(column) / len(complete) for column in zip(*complete, strict=True)]
+        axes.plot(*Polynomial.fit(q, means_of, 2).linspace(200), color=COLOURS[0], linewidth=1.5, alpha=0.8)
     if not math.isnan(best.low):
         axes.axvspan(best.low, best.high, color=COLOURS[4], alpha=0.25, lw=0, label=f"best q, {best.low:.2f} to {best.high:.2f}")
     if not math.isnan(best.value):

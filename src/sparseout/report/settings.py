@@ -9,13 +9,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparseout.records.identity import RESULT_FIELDS, omitted_defaults, unused_settings
+from sparseout.records.identity import omitted_defaults, settings_of, unused_settings
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.records.methods import METHODS
 
 # The settings that a curve may run along, with their titles.
 AXES = {"q": "q", "target_sparsity": "target sparsity"}
-_NOT_SETTINGS = frozenset((*RESULT_FIELDS, "run", "seed"))
 _ORDER = ("gradient", "p")
 _RANKS = {name: rank for rank, name in enumerate(METHODS)}
 
@@ -125,7 +124,7 @@ def group_by_setting(records: Sequence[Mapping[str, Any]], tuned: frozenset[str]
     """Group records by setting, ordered by regularizer, gradient, p, other settings, and q; tuned settings do not count."""
     groups: dict[str, Setting] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
-        values = {key: value for key, value in record.items() if key not in _NOT_SETTINGS}
+        values = {key: value for key, value in settings_of(record).items() if key != "seed"}
         groups.setdefault(repr(sorted(values.items())), Setting(values, [], tuned)).runs.append(record)
 
     def position(setting: Setting) -> tuple[Any, ...]:

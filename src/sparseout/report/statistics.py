@@ -13,13 +13,11 @@ from typing import Any
 
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
+from sparseout.records.scores import Better, scores_of, title_of
 from sparseout.report.holm import holm_corrected
 from sparseout.report.settings import Setting, varying_names
 
 CONFIDENCE = 0.95
-# Whether a higher score is better. A study is compared by the first of these that its records have.
-SCORES = {"accuracy": True, "perplexity": False, "test_loss": False}
-SCORE_TITLES = {"accuracy": "accuracy", "perplexity": "perplexity", "test_loss": "test loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +44,7 @@ class PairedComparison:
     Attributes:
         label: the name of the setting.
         score: the name of the score.
+        better: whether a higher or a lower score is better.
         difference: the estimate of the difference.
         effect: Cohen's d_z of the differences with Hedges' correction for few pairs,
             `mean / std (1 - 3 / (4 (n - 1) - 1))`; NaN for fewer than three pairs.
@@ -57,6 +56,7 @@ class PairedComparison:
 
     label: str
     score: str
+    better: Better
     difference: Estimate
     effect: float
     p: float
@@ -70,7 +70,7 @@ class PairedComparison:
 
     def sentence(self) -> str:
         """Describe in a sentence whether the data support a difference."""
-        name, difference = SCORE_TITLES[self.score], self.difference
+        name, difference = title_of(self.score), self.difference
         against = f"{self.label} against Dropout"
         missing = f" ({self.missing} more have no {name})" if self.missing else ""
         if difference.count < 2:
@@ -85,7 +85,7 @@ class PairedComparison:
             f"{effect}p = {self.corrected:.2g} after Holm's correction for {self.comparisons} comparisons"
         )
         if self.is_supported():
-            better = (difference.mean > 0) == SCORES[self.score]
+            better = (difference.mean > 0) == (self.better == "higher")
             return f"{found}: the data support {'a better' if better else 'a worse'} {name}."
         if difference.low <= 0 <= difference.high:
             return f"{found}: inconclusive, because the interval includes zero."
@@ -93,8 +93,13 @@ class PairedComparison:
 
 
 def score_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the score by which a study is compared."""
-    return next((name for name in SCORES if any(name in record for record in records)), "test_loss")
+    """Return the score by which a study is compared: its own first one, else the first of `SCORES` that its records have."""
+    return next(iter(recorded_scores(records)), "test_loss")
+
+
+def recorded_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, Better]:
+    """Return the scores on test data that records have, with what is better, in the order in which one is chosen."""
+    return {name: better for name, better in scores_of(records).items() if any(name in record for record in records)}
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -129,6 +134,7 @@ def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[Paired
         score: the name of a score.
     """
     names = varying_names([setting for setting in settings if setting.axis == "q"])
+    better = scores_of(run for setting in settings for run in setting.runs)[score]
     pairs = _pairs(settings)
     scores = {id(setting): dict(zip(_seeds(setting), setting.per_seed(score), strict=True)) for setting in settings}
     both = [_differences(scores[id(other)], scores[id(base)]) for other, base in pairs]
@@ -139,7 +145,7 @@ def compare_with_dropout(settings: Sequence[Setting], score: str) -> list[Paired
         difference, missing = estimate(differences), len(all_) - len(differences)
         label, effect = _label(other, base, names), _effect(difference)
         tested = sum(not math.isnan(p) for p in tests)
-        found.append(PairedComparison(label, score, difference, effect, p, holm_p, tested, missing))
+        found.append(PairedComparison(label, score, better, difference, effect, p, holm_p, tested, missing))
     return found
 
 
@@ -237,7 +243,7 @@ def _label(setting: Setting, baseline: Setting, names: Sequence[str]) -> str:
 
 def estimates_table(groups: Sequence[tuple[str, Setting]], score: str) -> tuple[list[str], list[list[str]]]:
     """Return the header and a row per label and setting: count, mean, deviation and interval of score and sparseness."""
-    measures = {score: SCORE_TITLES[score], "hoyer": "Hoyer"}
+    measures = {score: title_of(score), "hoyer": "Hoyer"}
     header = ["setting", "seeds"]
     for title in measures.values():
         header += [title, "std", "95 % interval"]

@@ -9,6 +9,7 @@ from sparseout.records.choice import tuned_settings
 from sparseout.records.files import Location
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.layer_record import MEASURE_TITLES
+from sparseout.records.scores import title_of
 from sparseout.report import page, statistics
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
 from sparseout.report.methods_figure import plotted
@@ -60,8 +61,9 @@ def write_page(
     dials = dials_of(shown)
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare_with_dropout(everything, score)]
-    titles = {**MEASURE_TITLES, **statistics.SCORE_TITLES}
-    measures = {name: titles[name] for name in PLOTTED if any(name in record for record in shown)}
+    own = [name for name in statistics.recorded_scores(records) if name not in PLOTTED]
+    plotted_names = [name for name in (*PLOTTED[:4], *own, *PLOTTED[4:]) if any(name in record for record in shown)]
+    measures = {name: MEASURE_TITLES.get(name, title_of(name)) for name in plotted_names}
     values = {name: value for group in groups for name, value in group.values.items()}
     shared = {name: value for name, value in values.items() if name not in (*AXES, *tuned, *varying_names(groups))}
     target_settings = {name: shared.pop(name) for name in TARGET_FIELDS if name in shared}
@@ -93,7 +95,7 @@ def write_page(
         runs_header=[
             *(
                 (name, "number" if name != "run" else "text")
-                for name in ("run", *dials, *targets, "seed", _title(score), "Hoyer", "all-zero vectors")
+                for name in ("run", *dials, *targets, "seed", title_of(score), "Hoyer", "all-zero vectors")
             ),
             *_ORIGIN.items(),
         ],
@@ -129,10 +131,6 @@ def _tuning(
         "tuning_header": [(name, "number" if i in (1, 3) else "text") for i, name in enumerate(header)],
         "tuning_rows": [[_cell(cell) for cell in row] for row in rows],
     }
-
-
-def _title(score: str) -> str:
-    return statistics.SCORE_TITLES[score]
 
 
 def _not_shown(settings: int, runs: int, sentences: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparseout.records.choice import tuned_settings
+from sparseout.records.scores import scores_of, title_of
 from sparseout.report.settings import AXES, Curve, Setting, curves_of, group_by_setting, main_axis
 
 if TYPE_CHECKING:
@@ -27,14 +28,23 @@ _DIGITS = {"test_loss": 4, "perplexity": 2, "accuracy": 4, "penalty": 4, "noise_
 _DIGITS |= {"hoyer": 3, "zeros": 3, "rms": 3, "seconds": 1}
 
 
+def columns_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the results that tables show, with their titles: `COLUMNS`, with the scores of a user's study before `penalty`."""
+    names = list(COLUMNS)
+    own = [name for name in scores_of(records) if name not in COLUMNS]
+    place = names.index("penalty")
+    return {name: COLUMNS.get(name, title_of(name)) for name in (*names[:place], *own, *names[place:])}
+
+
 def settings_table(
     records: Sequence[Mapping[str, Any]], tuned: frozenset[str] = frozenset()
 ) -> tuple[list[str], list[list[str]]]:
     """Return the header and one row per setting: means over seeds, and the standard deviation of Hoyer sparseness."""
     curves = curves_of(group_by_setting(records, tuned))
-    measures = [name for name in COLUMNS if any(name in record for record in records)]
+    columns = columns_of(records)
+    measures = [name for name in columns if any(name in record for record in records)]
     axis = main_axis(curves)
-    header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(COLUMNS[name] for name in measures)]
+    header = [AXES[axis], *(["setting"] if len(curves) > 1 else []), "seeds", *(columns[name] for name in measures)]
     rows = [_row(setting, curve, axis, len(curves) > 1, measures) for curve in curves for setting in curve.settings]
     return add_target_columns(header, rows, [setting for curve in curves for setting in curve.settings])
 
@@ -69,7 +79,7 @@ def _row(setting: Setting, curve: Curve, axis: str, named: bool, measures: Seque
     axis_value = f"{setting.x:g}" if setting.axis == axis else setting.name if setting.axis else "-"
     row = [axis_value, *([curve.label] if named else []), str(len(setting.runs))]
     for name in measures:
-        cell = _number(setting.mean(name), _DIGITS[name])
+        cell = _number(setting.mean(name), _DIGITS.get(name, 4))
         spread = name == "hoyer" and len(setting.runs) > 1
         row.append(f"{cell} ± {_number(setting.std(name), _DIGITS[name])}" if spread else cell)
     return row

@@ -11,6 +11,7 @@ from sparseout.metrics import TOLERANCE
 from sparseout.records.files import Location
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.records.methods import METHODS
+from sparseout.records.scores import title_of
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, GREY, save
 from sparseout.report.settings import Setting, curves_of, dials_of, group_by_setting
@@ -71,7 +72,7 @@ def write_targets(
     axes[0].locator_params(axis="x", nbins=6)
     axes[4].set(xlabel=f"{title} on the test data")
     names = ("Achieved against target", f"{title[0].upper()}{title[1:]} over training", f"{dial} over training")
-    for i, name in enumerate((*names, _loss(targeted, histories)[1], statistics.SCORE_TITLES[score].capitalize())):
+    for i, name in enumerate((*names, _loss(targeted, histories)[1], title_of(score).capitalize())):
         axes[i].set_title(name, loc="left", weight="bold")
     for i in (1, 2, 3):
         axes[i].set_xlabel("fraction of training")

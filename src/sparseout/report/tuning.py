@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparseout.records.choice import VALIDATION_SCORES, tuned_settings
+from sparseout.records.choice import better_of, tuned_settings
 from sparseout.records.files import Location
+from sparseout.records.scores import scores_of, title_of
 from sparseout.report import statistics
 from sparseout.report.figure import COLOURS, STYLES, save
 from sparseout.report.settings import group_by_setting, varying_names
 
-SCORE_TITLES = {name: name.replace("valid_", "validation ") for name in VALIDATION_SCORES}
 _NOT_TUNED = ("study", "seed", "threads", "precision")  # settings that nobody would tune
 
 
@@ -24,7 +24,7 @@ def tuning_table(choice: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         found = candidates[chosen] if chosen is not None else {"settings": {}, "mean": None}
         settings = _settings(found["settings"]) if len(candidates) > 1 else "nothing to tune"
         rows.append([contender["name"], str(len(candidates)), settings or "-", _number(found["mean"])])
-    return ["contender", "candidates", "chosen", SCORE_TITLES[choice["score"]]], rows
+    return ["contender", "candidates", "chosen", title_of(choice["score"])], rows
 
 
 def tuning_sentences(choice: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,7 +101,7 @@ def gate_result(score: str, dropout: Sequence[Mapping[str, Any] | None], none: S
     """Return whether Dropout beats no noise: whether the 95 % interval of the paired difference lies on the better side of zero.
 
     Args:
-        score: the primary score, one of `statistics.SCORES`.
+        score: the primary score, on test data.
         dropout: the test runs of tuned Dropout; None for a run without a record.
         none: the test runs without noise, of the same seeds in the same order.
 
@@ -109,7 +109,7 @@ def gate_result(score: str, dropout: Sequence[Mapping[str, Any] | None], none: S
     >>> gate_result("accuracy", *runs)
     'NOT passed: this task cannot tell methods apart by accuracy, -0.5 points (95 % -6.9 to 5.9, 2 seeds)'
     """
-    title = statistics.SCORE_TITLES[score]
+    title = title_of(score)
     pairs = [(mine.get(score), theirs.get(score)) for mine, theirs in zip(dropout, none, strict=False) if mine and theirs]
     differences = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
     found = statistics.estimate(differences)
@@ -122,7 +122,8 @@ def gate_result(score: str, dropout: Sequence[Mapping[str, Any] | None], none: S
     size = f"{mean:+.3g}{unit} (95 % {low:.2g} to {high:.2g}, {found.count} seeds{left_out})"
     if not found.std > 0:
         return f"NOT decided: {title} {mean:+.3g}{unit} in each of {found.count} seeds{left_out}, so there is nothing to test"
-    if found.low > 0 if statistics.SCORES[score] else found.high < 0:
+    better = scores_of(run for run in (*dropout, *none) if run)[score]
+    if found.low > 0 if better == "higher" else found.high < 0:
         return f"passed, {title} {size}"
     return f"NOT passed: this task cannot tell methods apart by {title}, {size}"
 
@@ -134,11 +135,11 @@ def tuning_curves(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
     on which the setting has no effect is level and has no chosen value.
     """
     names = dict.fromkeys(name for contender in choice["contenders"] for name in contender["candidates"][0]["settings"])
-    return [{"name": name, "score": SCORE_TITLES[choice["score"]], "lines": _lines(choice, name)} for name in names]
+    return [{"name": name, "score": title_of(choice["score"]), "lines": _lines(choice, name)} for name in names]
 
 
 def _lines(choice: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    better = max if VALIDATION_SCORES[choice["score"]] else min
+    better = max if better_of(choice) == "higher" else min
     found, values = [], set()
     for contender in choice["contenders"]:
         scores: dict[Any, list[float]] = {}

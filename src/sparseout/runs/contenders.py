@@ -11,8 +11,9 @@ from typing import Any
 
 from sparseout.errors import UserError
 from sparseout.metrics import TOLERANCE
-from sparseout.records.choice import REGULARIZER, VALIDATION_SCORES
+from sparseout.records.choice import REGULARIZER, better_of
 from sparseout.records.schema import Record
+from sparseout.records.scores import Better
 from sparseout.training.config import Config
 from sparseout.training.study import MAX_RUNS, Study
 
@@ -50,6 +51,7 @@ class Tuning:
         test_seeds: the seeds of the test runs; none of them is a tuning seed.
         contenders: all contenders.
         gate: the score of the gate; None without one.
+        better: whether a higher or a lower score is better, for a score of a user's study; None for any other.
         gate_pairs: the contenders that the gate compares: indices of Dropout and of no noise.
     """
 
@@ -59,6 +61,7 @@ class Tuning:
     contenders: tuple[Contender, ...]
     gate: str | None = None
     gate_pairs: tuple[tuple[int, int], ...] = ()
+    better: Better | None = None
 
     @property
     def configs(self) -> list[Config]:
@@ -92,12 +95,13 @@ class Tuning:
         """
         gate = {"score": self.gate, "pairs": self.gate_pairs} if self.gate else None
         contenders = [self._chosen(contender, records) for contender in self.contenders]
-        return {"score": self.score, "seeds": self.seeds, "contenders": contenders, "gate": gate}
+        own = {"better": self.better} if self.better else {}
+        return {"score": self.score, "seeds": self.seeds, "contenders": contenders, "gate": gate, **own}
 
     def _chosen(self, contender: Contender, records: Mapping[str, Record]) -> Record:
         candidates = [self._scored(contender, candidate, records) for candidate in contender.candidates]
         missing = sum(run not in records for candidate in candidates for run in candidate["runs"])
-        sign = -1 if VALIDATION_SCORES[self.score] else 1
+        sign = -1 if better_of({"score": self.score, "better": self.better}) == "higher" else 1
         eligible = [i for i, candidate in enumerate(candidates) if candidate["mean"] is not None]
         chosen = min(eligible, key=lambda i: sign * candidates[i]["mean"]) if eligible and not missing else None
         edges, last_epoch, tests = [], 0, []

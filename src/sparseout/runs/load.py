@@ -16,7 +16,7 @@ from sparseout.records.files import is_file
 from sparseout.records.identity import settings_of
 from sparseout.records.schema import Record, RunSettings
 from sparseout.records.tables import number
-from sparseout.report.table import COLUMNS
+from sparseout.report.table import columns_of
 from sparseout.studies.registry import STUDIES, is_source
 from sparseout.training.config import Config
 from sparseout.training.folders import CONFIG, SUMMARY, WEIGHTS, check_name, read_epochs, read_file, read_run
@@ -53,7 +53,8 @@ class LoadedRun:
 
     def _scores(self) -> list[tuple[str, str]]:
         """Return the names and values of the run's results."""
-        return [(name.replace("_", " "), number(self.summary[name])) for name in COLUMNS if name in self.summary]
+        names = [name for name in columns_of([self.summary]) if name in self.summary]
+        return [(name.replace("_", " "), number(self.summary[name])) for name in names]
 
     @property
     def history(self) -> list[Record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 if TYPE_CHECKING:
     from sparseout.runs.run import SweepEvent
+    from sparseout.training.config import Config
+    from sparseout.training.run_progress import RunProgress
 
 DAY = 86400
+WIDE = 100  # columns of a terminal with room for the time elapsed
 
 
 def terminal(quiet: bool = False) -> Console:
@@ -28,9 +30,9 @@ def progress_bar(console: Console) -> Progress:
 
 
 def training_bar(console: Console) -> Progress:
-    """Return a bar for runs, with their state and speed, the time elapsed and the time left."""
+    """Return a bar for runs, with their state, the time elapsed, if there is room for it, and the time left."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}", markup=False))
-    times = TimeElapsedColumn(), TimeRemainingColumn()
+    times = (*([TimeElapsedColumn()] if console.width >= WIDE or not console.is_terminal else []), TimeRemainingColumn())
     return Progress(*columns, *times, console=console, speed_estimate_period=DAY)
 
 
@@ -54,45 +56,49 @@ def print_left_out(reasons: Iterable[str]) -> None:
         print(f"sparseout: left out: {line}", file=sys.stderr)
 
 
-class RunBar:
-    """The bar of the run in progress: its epochs and its speed in items per second.
+class RunBars:
+    """A bar for each run in progress on this machine: its epochs and steps, its latest loss and sparsity, and the time left.
 
     Args:
         bar: a `training_bar`.
         items: the unit of the counts, such as images.
+        several: whether several runs train at a time; each then has one line instead of two.
     """
 
-    INTERVAL = 0.2  # seconds between two updates of the bar
-
-    def __init__(self, bar: Progress, items: str) -> None:
+    def __init__(self, bar: Progress, items: str, several: bool) -> None:
         self.bar = bar
         self.items = items
-        self._task: TaskID | None = None
+        self.several = several
+        self._tasks: dict[str, TaskID] = {}
+        self._shares: dict[str, float] = {}
 
     def show(self, event: SweepEvent) -> None:
-        """Show a bar for the run that starts, and remove the bar of the run before."""
-        if self._task is not None:
-            self.bar.remove_task(self._task)
-            self._task = None
-        config = event.started
-        if config is None:
-            return
-        self._epochs = config.to_dict().get("epochs", 1)
-        self._task = self.bar.add_task(config.folder.rsplit("-", 1)[0], total=self._epochs, state="")
-        self._count = 0
-        self._start = self._shown = time.perf_counter()
+        """Show a bar for a run that starts, and remove the bar of a run that ends."""
+        if event.started:
+            config = event.started
+            epochs = config.to_dict().get("epochs", 1)
+            self._tasks[config.run] = self.bar.add_task(config.folder.rsplit("-", 1)[0], total=epochs, state="starts")
+        if event.ended and event.ended.run in self._tasks:
+            self.bar.remove_task(self._tasks.pop(event.ended.run))
+            self._shares.pop(event.ended.run, None)
 
-    def step(self, epoch: int, fraction: float, count: int) -> None:
-        """Show that `fraction` of `epoch` is done, after `count` more items."""
-        self._count += count
-        now = time.perf_counter()
-        if now - self._shown < self.INTERVAL:
-            return
-        self._shown = now
-        rate = self._count / (now - self._start)
-        state = f"epoch {epoch} of {self._epochs}, {rate:,.0f} {self.items}/s"
-        assert self._task is not None
-        self.bar.update(self._task, completed=epoch - 1 + fraction, state=state)
+    def update(self, config: Config, progress: RunProgress) -> None:
+        """Show the progress of a run in progress."""
+        self._shares[config.run] = progress.epochs_done / progress.epochs
+        epoch, measured = f"epoch {progress.epoch}/{progress.epochs}", _measured(progress)
+        speed = f"step {progress.step}/{progress.steps}, {progress.rate:,.0f} {self.items}/s"
+        state = f"{epoch}, {measured}" if self.several else f"{epoch}, {speed}\n{measured}"
+        self.bar.update(self._tasks[config.run], completed=progress.epochs_done, total=progress.epochs, state=state)
+
+    @property
+    def runs_done(self) -> float:
+        """The sum of the completed fractions of the runs in progress."""
+        return sum(self._shares.values())
+
+
+def _measured(progress: RunProgress) -> str:
+    loss = "not finite" if progress.loss is None else f"{progress.loss:.4g}"
+    return f"loss {loss}" + ("" if progress.sparsity is None else f", {progress.measure} {progress.sparsity:.3f}")
 
 
 class SweepBar:
@@ -106,14 +112,19 @@ class SweepBar:
         self.failed = 0
         self.task = bar.add_task("runs", total=total, completed=done, state="")
 
-    def show(self, event: SweepEvent) -> None:
-        """Show the counts after an event."""
+    def show(self, event: SweepEvent, runs_done: float) -> None:
+        """Show the counts after an event, where `runs_done` is the sum of the completed fractions of the runs in progress."""
         ended, failure = event.ended, event.failure
         if ended:
             self.done += not failure
             self.failed += bool(failure)
         state = f"{self.done} of {self.total} done, {event.running} running, {self.failed} failed"
-        self.bar.update(self.task, completed=self.done + self.failed, state=state)
+        self.bar.update(self.task, state=state)
+        self.update(runs_done)
         if ended and not self.console.is_terminal:
             name = f"{ended.folder} failed: {failure.reason}" if failure else ended.folder
             self.console.print(f"{state}: {name}", soft_wrap=True)
+
+    def update(self, runs_done: float) -> None:
+        """Show that the completed fractions of the runs in progress have this sum."""
+        self.bar.update(self.task, completed=self.done + self.failed + runs_done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,8 @@ from sparseout.runs.options import RunOptions
 from sparseout.training.config import Config
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
+from sparseout.training.run_progress import OnProgress
 from sparseout.training.study import Study
-
-OnStep = Callable[[int, float, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class SweepEvent(NamedTuple):
 
     Attributes:
         running: the number of runs in progress.
-        started: the run that starts next in this process, if one does.
+        started: the run that starts, if one does.
         ended: the run that ended, if one did.
         failure: why that run failed, if it did.
     """
@@ -56,7 +55,7 @@ def failure_of(config: Config, options: RunOptions, reason: str) -> Failure:
     return Failure(config, reason, f"{config.command} {options.flags()}")
 
 
-def run_one(study: Study, config: Config, options: RunOptions, on_step: OnStep = lambda *_: None) -> Failure | None:
+def run_one(study: Study, config: Config, options: RunOptions, on_progress: OnProgress = lambda _: None) -> Failure | None:
     """Train a run to its end in its folder of `options.out`. Resume from its checkpoint; leave a complete run alone.
 
     If a launcher started several processes, each process calls this. All train the run together and only the first one writes.
@@ -67,7 +66,7 @@ def run_one(study: Study, config: Config, options: RunOptions, on_step: OnStep =
         study: the study of the run.
         config: the run.
         options: its data, device and output folder.
-        on_step: called after each step with the epoch, the fraction of it that is done, and the number of items in the step.
+        on_progress: called with the progress of the run, at most every half second.
 
     Returns:
         None, or the failure.
@@ -75,7 +74,7 @@ def run_one(study: Study, config: Config, options: RunOptions, on_step: OnStep =
     folder = RunFolder(options.out / config.folder, config)
     try:
         if not folder.is_complete():  # another sweep may have completed it
-            _train(study, config, options, folder, on_step)
+            _train(study, config, options, folder, on_progress)
     except Exception as error:
         if options.processes() > 1 and not isinstance(error, FolderError):
             raise
@@ -94,7 +93,7 @@ def record_failure(folder: RunFolder, options: RunOptions, reason: str, trace: s
     return failure
 
 
-def _train(study: Study, config: Config, options: RunOptions, folder: RunFolder, on_step: OnStep) -> None:
+def _train(study: Study, config: Config, options: RunOptions, folder: RunFolder, on_progress: OnProgress) -> None:
     accelerator = options.accelerator()
     with accelerator.main_process_first():
         data = study.load(config, options.data_dir)
@@ -102,7 +101,7 @@ def _train(study: Study, config: Config, options: RunOptions, folder: RunFolder,
         with seeded_environment(config, accelerator.device):
             network = study.model(config, data).to(accelerator.device)
             learner = study.learner(config, data, network, accelerator)
-            Engine(accelerator, options.checkpoint_minutes, options.tensorboard).train(learner, folder, on_step)
+            Engine(accelerator, options.checkpoint_minutes, options.tensorboard).train(learner, folder, on_progress)
     finally:
         accelerator.free_memory()
 

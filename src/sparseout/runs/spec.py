@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from sparseout.errors import UserError
-from sparseout.records.choice import REGULARIZER, VALIDATION_SCORES
-from sparseout.report.statistics import SCORES
+from sparseout.records.choice import REGULARIZER
+from sparseout.records.scores import SCORES, validation_scores
 from sparseout.runs.contenders import Axes, Contender, Tuning, contenders_of, gate_pairs_of
 from sparseout.runs.executors import SweepOptions
 from sparseout.runs.options import RunOptions
@@ -108,9 +108,11 @@ def _axes(study: Study, given: Mapping[str, Any], others: Sequence[str] = ()) ->
 
 def _tuning(study: Study, axes: Axes, own: Collection[str], tune: dict[str, Any], gate: dict[str, Any] | None) -> Tuning:
     """Return the tune stage of a file whose other settings are `axes`; those in `own` stand in the file."""
-    score = tune.pop("score", None)
-    if not isinstance(score, str) or score not in VALIDATION_SCORES:
-        raise UserError(f"tune.score must be a score on validation data, {_listed(VALIDATION_SCORES)}, got {_shown(score)}")
+    score, own_scores = tune.pop("score", None), study.config.better
+    allowed = validation_scores(own_scores)
+    if not isinstance(score, str) or score not in allowed:
+        raise UserError(f"tune.score must be a score on validation data, {_listed(allowed)}, got {_shown(score)}")
+    better = own_scores.get(score.removeprefix("valid_"))
     try:
         (seeds,) = _axes(study, {"seed": tune.pop("seed", [])}).values()
         tables = _tables(study, axes[REGULARIZER], tune)
@@ -122,17 +124,17 @@ def _tuning(study: Study, axes: Axes, own: Collection[str], tune: dict[str, Any]
         if all(name in tuned for tuned in tables.values()):
             raise UserError(f"{name} must stand either in tune or outside it, not in both")
     contenders = contenders_of(study, axes, tables, seeds[0])
-    _check_recorded("tune.score", score, VALIDATION_SCORES, contenders)
+    _check_recorded("tune.score", score, allowed, contenders)
     if gate is None:
-        return Tuning(score, seeds, tuple(axes["seed"]), contenders)
+        return Tuning(score, seeds, tuple(axes["seed"]), contenders, better=better)
     primary = gate.pop("score", None)
     if gate:
         raise UserError(f"gate must have a score and nothing else, got {_shown(next(iter(gate)))}")
-    _check_recorded("gate.score", primary, SCORES, contenders)
+    _check_recorded("gate.score", primary, (*own_scores, *SCORES), contenders)
     pairs = gate_pairs_of(contenders)
     if not pairs:
         raise UserError("gate needs Dropout and no noise among the contenders, with all other settings equal")
-    return Tuning(score, seeds, tuple(axes["seed"]), contenders, primary, pairs)
+    return Tuning(score, seeds, tuple(axes["seed"]), contenders, primary, pairs, better)
 
 
 def _tables(study: Study, regularizers: Sequence[str], tune: dict[str, Any]) -> dict[str, Axes]:

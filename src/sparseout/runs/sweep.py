@@ -20,11 +20,12 @@ from sparseout.records.tables import rich_table
 from sparseout.runs.executors import SweepOptions, run_all
 from sparseout.runs.known import known_records, take_over
 from sparseout.runs.options import RunOptions
-from sparseout.runs.progress import RunBar, SweepBar, duration, print_left_out, training_bar
+from sparseout.runs.progress import RunBars, SweepBar, duration, print_left_out, training_bar
 from sparseout.runs.run import Failure, SweepEvent, failure_of
 from sparseout.training.config import Config
 from sparseout.training.folders import CHECKPOINT, StudyFolder
 from sparseout.training.memory import check_memory
+from sparseout.training.run_progress import RunProgress
 from sparseout.training.study import Study
 
 SHARE = 0.005  # largest fraction of the time that the sweep may spend on rewriting results.jsonl
@@ -140,14 +141,19 @@ def _run_incomplete(
     failures = []
     write_results = Throttled(folder.write_results, SHARE)
     with training_bar(console) as bar:
-        run_bar = RunBar(bar, study.items)
-        with contextlib.closing(run_all(study, incomplete, options, sweep, run_bar.step)) as events:  # type: ignore[type-var]
+        run_bars = RunBars(bar, study.items, several=sweep.jobs > 1)
+
+        def on_progress(config: Config, progress: RunProgress) -> None:
+            run_bars.update(config, progress)
+            sweep_bar.update(run_bars.runs_done)
+
+        with contextlib.closing(run_all(study, incomplete, options, sweep, on_progress)) as events:  # type: ignore[type-var]
             sweep_bar = SweepBar(bar, console, len(configs), len(configs) - len(incomplete) - len(unusable))
             for failure in unusable:
-                sweep_bar.show(SweepEvent(0, ended=failure.config, failure=failure))
+                sweep_bar.show(SweepEvent(0, ended=failure.config, failure=failure), runs_done=0)
             for event in events:
-                run_bar.show(event)
-                sweep_bar.show(event)
+                run_bars.show(event)
+                sweep_bar.show(event, run_bars.runs_done)
                 if event.failure:
                     failures.append(event.failure)
                 if event.ended and options.is_first_process():

@@ -148,6 +148,6 @@ STUDY = Study(
     AutoencoderLearner,
     evaluate,
     test_batches,
-    items="images",
+    items="pixels",
     presets={"quick": {"q": (1.0, 1.5, 2.0, 2.5, 3.0), "seed": (0, 1, 2)}},
 )

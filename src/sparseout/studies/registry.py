@@ -11,8 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sparseout.errors import UserError
 from sparseout.records.identity import RESULT_FIELDS
+from sparseout.records.scores import Better
 from sparseout.studies import autoencoder, image, language
 from sparseout.studies.glm import study as glm
+from sparseout.training.config import Config
 from sparseout.training.study import Study, check_decorated
 from sparseout.user_code import describe, import_module
 
@@ -85,6 +87,8 @@ def _check(study: Study) -> None:
         hints = get_type_hints(config)
     except (NameError, TypeError) as error:
         raise UserError(f"{config.__name__} has a type that Python does not know: {error}") from error
+    for score, better in config.better.items():
+        _check_score(config, score, better)
     for field in dataclasses.fields(config):
         _check_setting(field.name, hints[field.name], field.default)
     if not study.presets:
@@ -97,6 +101,17 @@ def _check(study: Study) -> None:
         config()
     except (TypeError, ValueError) as error:
         raise UserError(f"the defaults of {config.__name__} must be a run: {describe(error)}") from error
+
+
+def _check_score(config: type[Config], name: Any, better: Any) -> None:
+    """Raise `UserError` if a score of the study cannot be a result in a record."""
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]{0,31}", name):
+        raise UserError(f"{config.__name__}.better must name scores in lower-case letters, digits and _, got {name!r}")
+    settings = {field.name for field in dataclasses.fields(config)}
+    if name == "loss" or name.startswith("valid_") or {name, f"valid_{name}"} & (RESERVED | settings):
+        raise UserError(f"{config.__name__}.better must not have {name!r}, which has another meaning in a record")
+    if better not in get_args(Better):
+        raise UserError(f"{config.__name__}.better must say of {name!r} which is better, 'higher' or 'lower', got {better!r}")
 
 
 def _check_setting(name: str, hint: Any, default: Any) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -24,6 +25,7 @@ from sparseout.checks import (
 )
 from sparseout.records.identity import folder_of, omitted_defaults, run_of, unused_settings
 from sparseout.records.methods import METHODS, Regularizer
+from sparseout.records.scores import Better
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,6 +76,8 @@ class Config:
 
     study: ClassVar[str]
     source: ClassVar[str] = ""  # of a study of the user: module:OBJECT, the name that imports it; empty for a built-in study
+
+    better: ClassVar[Mapping[str, Better]] = {}  # scores of the study's own: is "higher" or "lower" better?
 
     q: float = 2.0
     p: float = 0.5

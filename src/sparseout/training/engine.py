@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from sparseout.records.schema import LARGEST, Record
 from sparseout.training.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from sparseout.training.folders import CHECKPOINT, WEIGHTS, RunFolder
 from sparseout.training.learner import Learner
+from sparseout.training.run_progress import OnProgress, Reporter
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -64,13 +65,13 @@ class Engine:
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.tensorboard = tensorboard
 
-    def train(self, learner: Learner, folder: RunFolder, show: Callable[[int, float, int], None]) -> Record:
+    def train(self, learner: Learner, folder: RunFolder, on_progress: OnProgress) -> Record:
         """Train a run to its end, from its last checkpoint if it has one, and write its weights and its summary.
 
         Args:
             learner: the run before its first step.
             folder: the run's files; only the first process writes them.
-            show: called after each step with the epoch, the completed fraction of it, and the number of items in the step.
+            on_progress: called with the progress of the run after a step, at most every half second.
 
         Returns:
             The results of the run.
@@ -80,12 +81,14 @@ class Engine:
         self._clock = time.perf_counter()
         learner.attach_target()
         at, steps = self._resume(learner, folder)
+        reporter = Reporter(learner, on_progress)
         with self._events(folder) as events:
             while at.epoch <= learner.config.epochs:
                 if not at.step:
                     steps = learner.start_epoch(at.epoch)
-                self._train_epoch(learner, folder, at, steps, show)
+                self._train_epoch(learner, folder, at, steps, reporter)
                 metrics = {"train_loss": at.loss / at.items if at.items else None, **learner.broadcast(learner.evaluate())}
+                reporter.evaluated(metrics)
                 if learner.target_run:
                     metrics[learner.target_run.dial] = learner.target_run.value
                 self._end_epoch(learner, folder, at, metrics, events)
@@ -100,9 +103,7 @@ class Engine:
             folder.write_summary(results, at.seconds, at.trained_by)
         return dict(results)
 
-    def _train_epoch(
-        self, learner: Learner, folder: RunFolder, at: Position, steps: int, show: Callable[[int, float, int], None]
-    ) -> None:
+    def _train_epoch(self, learner: Learner, folder: RunFolder, at: Position, steps: int, reporter: Reporter) -> None:
         """Train the remaining steps of the epoch."""
         losses: list[Tensor] = []
         learner.network.train()
@@ -113,7 +114,7 @@ class Engine:
             losses.append(loss)
             at.items += items
             at.step = step + 1
-            show(at.epoch, at.step / steps, items)
+            reporter.step(at.epoch, at.step, steps, loss, items)
             if self._is_due(learner, step, saved):
                 self._collect(losses, at)
                 self._save(learner, folder, at)

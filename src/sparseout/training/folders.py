@@ -19,10 +19,10 @@ from sparseout.records.files import (
     remove_stale_parts,
     write_atomic,
 )
-from sparseout.records.identity import RESULT_FIELDS, folder_of, run_of, settings_of
+from sparseout.records.identity import folder_of, run_of, settings_of
 from sparseout.records.json_lines import lines, to_json
 from sparseout.records.provenance import dated
-from sparseout.records.schema import Epoch, Failure, Marker, Record, read, read_settings, read_summary
+from sparseout.records.schema import Epoch, Failure, Marker, Record, check_results, read, read_settings, read_summary
 from sparseout.training.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -247,28 +247,21 @@ class RunFolder:
         Raises:
             UserError: a result is missing, has another type, or is none that a record has.
         """
-        config = self.config.to_dict()
+        config, better = self.config.to_dict(), self.config.better
         summary = {
             "study": config.pop("study"),
             "run": self.config.run,
             **config,
             **results,
+            **({"scores": dict(better)} if better else {}),
             "seconds": round(seconds, 3),
             "provenance": {**trained_by[-1], **dated(self.config.command), "trained_by": list(trained_by)},
         }
-        _check_results(results)
+        check_results(results, better)
         content = to_json(summary).encode()
         read_summary(content, "the results of the run")
         write_atomic(self.path / SUMMARY, content)
         return summary
-
-
-def _check_results(results: Record) -> None:
-    """Raise `UserError` for a result that a reader would take for a setting."""
-    unknown = [name for name in results if name not in RESULT_FIELDS]
-    if unknown:
-        allowed = ", ".join(name for name in RESULT_FIELDS if name not in ("control", "seconds", "provenance"))
-        raise UserError(f"the results of the run must be among {allowed}, got {unknown[0]!r}")
 
 
 def read_study(path: Location) -> str:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
 
 from sparseout.errors import UserError
 from sparseout.records.schema import Record
 from sparseout.training.config import Config
-from sparseout.training.evaluation import measuring
 from sparseout.training.learner import Loss
+from sparseout.training.loss_evaluation import Evaluation, LossFunction, ScoreFunction, collated, regularised_layers
 from sparseout.training.study import Study, check_decorated
 from sparseout.training.supervised import Scores, SupervisedLearner, named_results
 
-LossFunction = Callable[[Any, Any], Tensor | Mapping[str, Tensor]]
-SCORES = ("loss", "accuracy")
 EMPTY = TensorDataset(torch.empty(0))
 
 
@@ -60,6 +58,7 @@ def supervised_study(
     loss: LossFunction,
     optimizer: Callable[[Any, nn.Module], torch.optim.Optimizer],
     *,
+    scores: ScoreFunction | None = None,
     items: str = "items",
     test_batch_size: int = 100,
     presets: Mapping[str, Mapping[str, Any]] = {"default": {}},
@@ -77,8 +76,12 @@ def supervised_study(
         load: loads a configuration's data from a folder, the value of `--data-dir`, or from its usual source if that is None.
         model: builds the untrained network for a configuration and its data. The network's `regularised_layers` are the names of
             the layers with its regularizer, which `regularizer_layer` makes.
-        loss: the mean loss of a batch, a scalar; or a mapping with `loss` and `accuracy`, each a mean over the batch.
+        loss: the mean loss of a batch, a scalar; or a mapping with `loss`, and perhaps `accuracy` and scores of your own, each a
+            mean over the batch.
         optimizer: makes the optimizer for a configuration and its network.
+        scores: for scores of your own that are no means over items, such as F1: a function of the network and an iterable of all
+            batches of a part of the data, which returns a mapping of numbers. The network is in evaluation mode. The attribute
+            `better` of the configuration names all scores of your own, each with `"higher"` or `"lower"`, whichever is better.
         items: plural name of the training items, for the progress bar.
         test_batch_size: number of items per forward pass of an evaluation.
         presets: changes to the configuration's defaults, by the preset's name; a tuple of values makes an axis.
@@ -91,11 +94,13 @@ def supervised_study(
         if name not in (field.name for field in dataclasses.fields(config)):
             raise UserError(f"{config.__name__} must have a setting {name}")
 
+    evaluation = Evaluation(loss, scores, tuple(config.better), test_batch_size)
+
     def learner(settings: Any, data: Data, network: nn.Module, accelerator: Accelerator) -> LossLearner:
-        return LossLearner(settings, data, network, optimizer(settings, network), accelerator, loss, test_batch_size)
+        return LossLearner(settings, data, network, optimizer(settings, network), accelerator, evaluation)
 
     def evaluate(network: nn.Module, data: Data) -> Record:
-        return named_results(*scores(loss, network, data.test, test_batch_size, profile=True))
+        return named_results(*evaluation.scores(network, data.test, profile=True))
 
     return Study(
         config,
@@ -114,8 +119,7 @@ class LossLearner(SupervisedLearner):
 
     Args:
         config, data, network, optimizer, accelerator: as in `SupervisedLearner`.
-        loss_function: the loss, as in `supervised_study`.
-        test_batch_size: number of items per forward pass of an evaluation.
+        evaluation: how the network is scored, with the loss.
     """
 
     def __init__(
@@ -125,8 +129,7 @@ class LossLearner(SupervisedLearner):
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
-        loss_function: LossFunction,
-        test_batch_size: int,
+        evaluation: Evaluation,
     ) -> None:
         regularised_layers(network)
         train = len(cast(Sized, data.train))
@@ -137,8 +140,7 @@ class LossLearner(SupervisedLearner):
                 f"batch_size must leave each batch an item for each of the {processes} processes, got {config.batch_size}"
             )
         super().__init__(config, data, network, optimizer, accelerator)
-        self.loss_function = loss_function
-        self.test_batch_size = test_batch_size
+        self.evaluation = evaluation
 
     def learning_rate(self, epoch: int) -> float | None:
         rate: Callable[[int], float] | None = getattr(self.config, "learning_rate", None)
@@ -150,58 +152,21 @@ class LossLearner(SupervisedLearner):
         with torch.random.fork_rng([]):  # the draws of a data set
             torch.default_generator.manual_seed(self.config.seed_of("items", self.epoch, step, self.accelerator.process_index))
             batch = collated(self.data.train, shard)
-        mean = _named(self.loss_function(self.model, send_to_device(batch, self.device)))["loss"]
+        mean = self.evaluation.means(self.model, send_to_device(batch, self.device))["loss"]
         return Loss(mean * len(shard), len(items))
 
     def scores(self, part: Any, profile: bool = False) -> tuple[Scores, Record]:
-        return scores(self.loss_function, self.network, part, self.test_batch_size, profile)
+        return self.evaluation.scores(self.network, part, profile)
 
     def clean_batches(self) -> list[Any]:
         # The input of a Sparseout layer is clean in training too.
         if self.config.regularizer == "sparseout":
             return []
         part = self.data.valid if len(self.data.valid) else self.data.train
-        return [send_to_device(collated(part, torch.arange(min(len(part), self.test_batch_size))), self.device)]
+        return [send_to_device(collated(part, torch.arange(min(len(part), self.evaluation.batch_size))), self.device)]
 
     def evaluated_forward(self, inputs: Any) -> Any:
-        return self.loss_function(self.network, inputs)
-
-
-@torch.no_grad()
-def scores(loss: LossFunction, network: nn.Module, part: Any, size: int, profile: bool) -> tuple[Scores, Record]:
-    """Return the mean scores of a network on all items of `part`, in batches of `size`, and the sparsity of its layers."""
-    network.eval()
-    device = next(network.parameters()).device
-    totals: Scores = {}
-    with measuring(network, regularised_layers(network), profile) as measures:
-        for rows in torch.arange(len(part)).split(size):
-            for name, mean in _named(loss(network, send_to_device(collated(part, rows), device))).items():
-                totals[name] = totals.get(name, 0.0) + mean.item() * len(rows)
-    return {name: total / len(part) for name, total in totals.items()}, measures.results()
-
-
-def collated(part: Any, rows: Tensor) -> Any:
-    """Return the items `rows` of a data set as one batch."""
-    if type(part) is TensorDataset:
-        return tuple(tensor[rows] for tensor in part.tensors)
-    return default_collate([part[row] for row in rows.tolist()])
-
-
-def regularised_layers(network: nn.Module) -> Sequence[str]:
-    """Return the names of a network's regularised layers.
-
-    Raises:
-        UserError: the network does not name them, or has no such layers.
-    """
-    names = getattr(network, "regularised_layers", ())
-    kind = type(network).__name__
-    if not names or isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{kind}.regularised_layers must be a tuple of the names of its layers with a regularizer, got {names!r}")
-    known = dict(network.named_modules())
-    for name in names:
-        if name not in known:
-            raise UserError(f"{kind}.regularised_layers must name layers of the network, got {name!r}")
-    return tuple(names)
+        return self.evaluation.loss(self.network, inputs)
 
 
 def _checked(load: Callable[[Any, Path | None], Data], config: Any, data_dir: Path | None) -> Data:
@@ -210,21 +175,3 @@ def _checked(load: Callable[[Any, Path | None], Data], config: Any, data_dir: Pa
     if not isinstance(data, Data):
         raise UserError(f"load must return a sparseout.training.Data, got an object of type {type(data).__name__}")
     return data
-
-
-def _named(found: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the scores that a loss function returned, after checking their names and shapes."""
-    named = {"loss": found} if isinstance(found, Tensor) else found
-    if not isinstance(named, Mapping) or "loss" not in named or not set(named) <= {*SCORES}:
-        got = list(named) if isinstance(named, Mapping) else type(named).__name__
-        raise UserError(f"the loss function must return a tensor, or a mapping with 'loss' and perhaps 'accuracy', got {got}")
-    for name, value in named.items():
-        if not isinstance(value, Tensor) or value.dim():
-            raise UserError(
-                f"the loss function must return a mean, a tensor without dimensions, as {name!r}, got {_shape(value)}"
-            )
-    return named
-
-
-def _shape(value: Any) -> str:
-    return f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

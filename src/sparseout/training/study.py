@@ -31,7 +31,7 @@ class Study:
         learner: builds a `Learner`, which the engine trains.
         evaluate: returns the results of a network on the test data.
         test_batches: returns the inputs of the test data.
-        items: plural name of the training examples, for the progress bar.
+        items: plural name of what the training loss is a mean over, for the progress bar.
         presets: changes to the configuration's defaults, by the preset's name; a tuple of values makes an axis.
     """
 

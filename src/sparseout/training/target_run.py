@@ -55,12 +55,17 @@ class TargetRun:
         self.target.step()
         if sampled:
             self._values.append(self.value)
-            self._measured.append(self.target.report()[MEAN].measured)
+            self._measured.append(self.measured)
 
     @property
     def value(self) -> float:
         """The current value of the dial."""
         return self.target.report()[MEAN].value
+
+    @property
+    def measured(self) -> float:
+        """The smoothed mean sparsity of the layers, as the target measures it; NaN before the first measurement."""
+        return self.target.report()[MEAN].measured
 
     def results(self, found: Mapping[str, Any]) -> Record:
         """Return the record's `control`, for a run with the results `found`."""
