@@ -7,11 +7,14 @@ SPARSEOUT := $(VENV)/bin/sparseout
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/native/*.[ch])
 # Two processes with a thread each: the tensors of the tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# The pins of every Python from 3.10 on, on every system.
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --no-annotate \
+	--custom-compile-command 'make constraints' $(UPGRADE)
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-library test-slow test-oldest test-newest bench bench-inference sdist wheels wheels-portable docs \
-	release-check format clean \
+	release-check constraints format clean \
 	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
 	study-glm
 
@@ -100,7 +103,7 @@ sdist: $(VENV)/.release  ## build the sdist in dist/
 	$(VENV)/bin/python -m build --sdist
 
 wheels: sdist  ## build the sdist, and from it the wheel for this machine, in dist/, as PyPI takes them
-	$(VENV)/bin/pip wheel --no-deps --wheel-dir build/wheels dist/*.tar.gz
+	$(VENV)/bin/pip wheel --no-deps --build-constraint constraints.txt --wheel-dir build/wheels dist/*.tar.gz
 	if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl; \
 	else cp build/wheels/*.whl dist; fi
 
@@ -114,6 +117,10 @@ docs: $(VENV)/.dev $(VENV)/.docs  ## build the site in build/site and check its 
 release-check: $(VENV)/.dev $(VENV)/.release  ## run all checks of a release, and print a table; TAG=v1.2.3 also compares the tag
 	$(VENV)/bin/python tests/release/check.py $(if $(TAG),--tag "$(TAG)") $(CHECKS)
 
+constraints: $(VENV)/.release  ## pin what is new in pyproject.toml; UPGRADE=--upgrade raises all pins but those in [tool.uv]
+	$(COMPILE) --all-extras --group release -o constraints.txt pyproject.toml
+	echo 'torch==2.6.0' | $(COMPILE) --no-config --extra test -o constraints-oldest.txt pyproject.toml -
+
 format: $(VENV)/.dev  ## apply ruff's fixes and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
@@ -123,11 +130,11 @@ clean:  ## remove the environments and the builds
 
 # An environment has a stamp for each extra that is installed in it.
 $(VENV)/.%: pyproject.toml constraints.txt $(KERNEL) | $(VENV)/bin/pip
-	$(VENV)/bin/pip install -c constraints.txt -e '.[$*]'
+	$(VENV)/bin/pip install -c constraints.txt --build-constraint constraints.txt -e '.[$*]'
 	touch $@
 
-$(VENV)/.release: pyproject.toml | $(VENV)/bin/pip
-	$(VENV)/bin/pip install --group release
+$(VENV)/.release: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install -c constraints.txt --group release
 	touch $@
 
 $(OLDEST)/.%: pyproject.toml constraints-oldest.txt $(KERNEL) | $(OLDEST)/bin/pip
@@ -140,4 +147,4 @@ $(NEWEST)/.%: pyproject.toml $(KERNEL) | $(NEWEST)/bin/pip
 
 $(VENV)/bin/pip $(OLDEST)/bin/pip $(NEWEST)/bin/pip: %/bin/pip:
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --upgrade pip
+	$*/bin/python -m pip install --upgrade -c constraints.txt pip
