@@ -13,10 +13,10 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-slow test-oldest test-newest bench bench-inference sdist wheels wheels-portable docs \
+.PHONY: help demo test test-library test-slow test-oldest test-newest sdist wheels wheels-portable docs \
 	release-check constraints format clean \
 	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
-	study-glm
+	study-glm bench bench-op bench-awd-lstm bench-target bench-probe bench-methods bench-glm bench-inference
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -87,15 +87,51 @@ study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a fe
 	$(SPARSEOUT) theorem --out runs/theorem
 	cp runs/theorem/*.jsonl runs/theorem/*.png runs/theorem/provenance.json results/glm
 
-bench: $(VENV)/.studies  ## run the README's benchmark, ten minutes on an idle machine
-	$(SPARSEOUT) bench --out runs/bench
-	rm -rf results/bench
-	cp -r runs/bench results/bench
+# Measure a part of the benchmark in runs/bench/NAME: $(call measure,NAME,ITS FLAGS,OPTIONS)
+define measure
+	$(SPARSEOUT) bench $(filter-out $(2),--sizes --models --targets --probes --methods --samples --inference) $(3) \
+		--out runs/bench/$(1)
+endef
 
-bench-inference: $(VENV)/.studies  ## run the benchmark of layers that skip zeros, one minute on an idle machine
-	OMP_NUM_THREADS=1 $(SPARSEOUT) bench --sizes --models --targets --probes --methods --samples --out runs/bench-inference
-	cp runs/bench-inference/inference.csv runs/bench-inference/inference.png results/bench
-	cp runs/bench-inference/provenance.json results/bench/inference-provenance.json
+# Replace files of results/bench, and the provenance of each CSV file among them: $(call publish,NAME,FILES)
+define publish
+	mkdir -p results/bench
+	cp $(addprefix runs/bench/$(1)/,$(2)) results/bench
+	for part in $(basename $(filter %.csv,$(2))); do cp runs/bench/$(1)/provenance.json results/bench/$$part-provenance.json; done
+endef
+
+bench:  ## make results/bench anew, with each of the parts below, a quarter of an hour on an idle machine
+	for part in op awd-lstm target probe methods glm inference; do $(MAKE) bench-$$part || exit 1; done
+
+bench-op: $(VENV)/.studies  ## measure the op and training steps anew, ten minutes on an idle machine
+	$(call measure,op,--sizes --models,--models autoencoder mlp lstm wide_resnet)
+	$(call publish,op,op.csv steps.csv bench.png)
+
+bench-awd-lstm: $(VENV)/.studies  ## measure the training step of the AWD-LSTM anew, two minutes
+	$(call measure,awd_lstm,--models,--models awd_lstm --seconds 110)
+	mv runs/bench/awd_lstm/steps.csv runs/bench/awd_lstm/awd_lstm.csv
+	$(call publish,awd_lstm,awd_lstm.csv)
+
+bench-target: $(VENV)/.studies  ## measure the cost of a sparsity target anew, five minutes
+	$(call measure,target,--targets,--seconds 60)
+	$(call publish,target,target.csv)
+
+bench-probe: $(VENV)/.studies  ## measure the cost of a probe anew, half a minute
+	$(call measure,probe,--probes,--seconds 16)
+	$(call publish,probe,probe.csv)
+
+bench-methods: $(VENV)/.studies  ## measure what each method adds to a training step anew, half a minute
+	$(call measure,methods,--methods,)
+	$(call publish,methods,methods.csv methods.png)
+	$(VENV)/bin/python tests/studies/test_published_method_costs.py
+
+bench-glm: $(VENV)/.studies  ## measure the fits of generalized linear models anew, half a minute
+	$(call measure,glm,--samples,--seconds 20)
+	$(call publish,glm,glm.csv)
+
+bench-inference: $(VENV)/.studies  ## measure layers that skip zeros anew, one minute
+	OMP_NUM_THREADS=1 $(call measure,inference,--inference,)
+	$(call publish,inference,inference.csv inference.png)
 	$(VENV)/bin/python tests/studies/test_published_inference.py
 
 sdist: $(VENV)/.release  ## build the sdist in dist/
