@@ -55,7 +55,7 @@ def test_the_site_builds_without_a_warning(site):
     [
         ("SparsityTarget", "target.html"),
         ("swap_dropout", "in-your-model.html"),
-        ("hoyer", "measures.html"),
+        ("hoyer", "api/sparseout.metrics.html"),
         ("accelerate", "studies.html"),
     ],
 )
