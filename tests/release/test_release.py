@@ -44,6 +44,8 @@ def test_another_tag_or_citation_is_a_problem(tmp_path, monkeypatch):
 def test_a_check_that_fails_is_in_the_table_with_its_output(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "LOGS", tmp_path / "logs")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "a-1.2-py3-none-any.whl").write_bytes(b"0" * 250_000)
     monkeypatch.setattr(check, "version", lambda: "1.2")
     monkeypatch.setattr(check, "CHECKS", {"good": "true", "bad": "echo why; false"})
     monkeypatch.setattr("sys.argv", ["check.py"])
@@ -51,6 +53,7 @@ def test_a_check_that_fails_is_in_the_table_with_its_output(tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert re.search(r"^good +passed +\d+\.\d$", out, re.MULTILINE)
     assert re.search(r"^bad +FAILED +\d+\.\d$", out, re.MULTILINE)
+    assert "\na-1.2-py3-none-any.whl: 0.25 MB\n" in out
     assert out.endswith("logs/bad.log:\nwhy\n")
     monkeypatch.setattr("sys.argv", ["check.py", "good"])
     assert check.main() == 0
