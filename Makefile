@@ -7,13 +7,16 @@ SPARSEOUT := $(VENV)/bin/sparseout
 KERNEL := CMakeLists.txt $(wildcard src/sparseout/native/*.[ch])
 # Two processes with a thread each: the tensors of the tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# The pins of every Python from 3.10 on, on every system.
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --no-annotate \
+	--custom-compile-command 'make constraints' $(UPGRADE)
 ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ignore src/sparseout/$(part))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-slow test-oldest test-newest bench bench-inference sdist wheels wheels-portable docs \
-	release-check format clean \
+.PHONY: help demo test test-library test-slow test-oldest test-newest sdist wheels wheels-portable docs \
+	release-check constraints format clean \
 	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
-	study-glm
+	study-glm bench bench-op bench-awd-lstm bench-target bench-probe bench-methods bench-glm bench-inference
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -84,15 +87,51 @@ study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a fe
 	$(SPARSEOUT) theorem --out runs/theorem
 	cp runs/theorem/*.jsonl runs/theorem/*.png runs/theorem/provenance.json results/glm
 
-bench: $(VENV)/.studies  ## run the README's benchmark, ten minutes on an idle machine
-	$(SPARSEOUT) bench --out runs/bench
-	rm -rf results/bench
-	cp -r runs/bench results/bench
+# Measure a part of the benchmark in runs/bench/NAME: $(call measure,NAME,ITS FLAGS,OPTIONS)
+define measure
+	$(SPARSEOUT) bench $(filter-out $(2),--sizes --models --targets --probes --methods --samples --inference) $(3) \
+		--out runs/bench/$(1)
+endef
 
-bench-inference: $(VENV)/.studies  ## run the benchmark of layers that skip zeros, one minute on an idle machine
-	OMP_NUM_THREADS=1 $(SPARSEOUT) bench --sizes --models --targets --probes --methods --samples --out runs/bench-inference
-	cp runs/bench-inference/inference.csv runs/bench-inference/inference.png results/bench
-	cp runs/bench-inference/provenance.json results/bench/inference-provenance.json
+# Replace files of results/bench, and the provenance of each CSV file among them: $(call publish,NAME,FILES)
+define publish
+	mkdir -p results/bench
+	cp $(addprefix runs/bench/$(1)/,$(2)) results/bench
+	for part in $(basename $(filter %.csv,$(2))); do cp runs/bench/$(1)/provenance.json results/bench/$$part-provenance.json; done
+endef
+
+bench:  ## make results/bench anew, with each of the parts below, a quarter of an hour on an idle machine
+	for part in op awd-lstm target probe methods glm inference; do $(MAKE) bench-$$part || exit 1; done
+
+bench-op: $(VENV)/.studies  ## measure the op and training steps anew, ten minutes on an idle machine
+	$(call measure,op,--sizes --models,--models autoencoder mlp lstm wide_resnet)
+	$(call publish,op,op.csv steps.csv bench.png)
+
+bench-awd-lstm: $(VENV)/.studies  ## measure the training step of the AWD-LSTM anew, two minutes
+	$(call measure,awd_lstm,--models,--models awd_lstm --seconds 110)
+	mv runs/bench/awd_lstm/steps.csv runs/bench/awd_lstm/awd_lstm.csv
+	$(call publish,awd_lstm,awd_lstm.csv)
+
+bench-target: $(VENV)/.studies  ## measure the cost of a sparsity target anew, five minutes
+	$(call measure,target,--targets,--seconds 60)
+	$(call publish,target,target.csv)
+
+bench-probe: $(VENV)/.studies  ## measure the cost of a probe anew, half a minute
+	$(call measure,probe,--probes,--seconds 16)
+	$(call publish,probe,probe.csv)
+
+bench-methods: $(VENV)/.studies  ## measure what each method adds to a training step anew, half a minute
+	$(call measure,methods,--methods,)
+	$(call publish,methods,methods.csv methods.png)
+	$(VENV)/bin/python tests/studies/test_published_method_costs.py
+
+bench-glm: $(VENV)/.studies  ## measure the fits of generalized linear models anew, half a minute
+	$(call measure,glm,--samples,--seconds 20)
+	$(call publish,glm,glm.csv)
+
+bench-inference: $(VENV)/.studies  ## measure layers that skip zeros anew, one minute
+	OMP_NUM_THREADS=1 $(call measure,inference,--inference,)
+	$(call publish,inference,inference.csv inference.png)
 	$(VENV)/bin/python tests/studies/test_published_inference.py
 
 sdist: $(VENV)/.release  ## build the sdist in dist/
@@ -100,7 +139,7 @@ sdist: $(VENV)/.release  ## build the sdist in dist/
 	$(VENV)/bin/python -m build --sdist
 
 wheels: sdist  ## build the sdist, and from it the wheel for this machine, in dist/, as PyPI takes them
-	$(VENV)/bin/pip wheel --no-deps --wheel-dir build/wheels dist/*.tar.gz
+	$(VENV)/bin/pip wheel --no-deps --build-constraint constraints.txt --wheel-dir build/wheels dist/*.tar.gz
 	if [ "$$(uname)" = Linux ]; then PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl; \
 	else cp build/wheels/*.whl dist; fi
 
@@ -114,6 +153,10 @@ docs: $(VENV)/.dev $(VENV)/.docs  ## build the site in build/site and check its 
 release-check: $(VENV)/.dev $(VENV)/.release  ## run all checks of a release, and print a table; TAG=v1.2.3 also compares the tag
 	$(VENV)/bin/python tests/release/check.py $(if $(TAG),--tag "$(TAG)") $(CHECKS)
 
+constraints: $(VENV)/.release  ## pin what is new in pyproject.toml; UPGRADE=--upgrade raises all pins but those in [tool.uv]
+	$(COMPILE) --all-extras --group release -o constraints.txt pyproject.toml
+	echo 'torch==2.6.0' | $(COMPILE) --no-config --extra test -o constraints-oldest.txt pyproject.toml -
+
 format: $(VENV)/.dev  ## apply ruff's fixes and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
@@ -123,11 +166,11 @@ clean:  ## remove the environments and the builds
 
 # An environment has a stamp for each extra that is installed in it.
 $(VENV)/.%: pyproject.toml constraints.txt $(KERNEL) | $(VENV)/bin/pip
-	$(VENV)/bin/pip install -c constraints.txt -e '.[$*]'
+	$(VENV)/bin/pip install -c constraints.txt --build-constraint constraints.txt -e '.[$*]'
 	touch $@
 
-$(VENV)/.release: pyproject.toml | $(VENV)/bin/pip
-	$(VENV)/bin/pip install --group release
+$(VENV)/.release: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install -c constraints.txt --group release
 	touch $@
 
 $(OLDEST)/.%: pyproject.toml constraints-oldest.txt $(KERNEL) | $(OLDEST)/bin/pip
@@ -140,4 +183,4 @@ $(NEWEST)/.%: pyproject.toml $(KERNEL) | $(NEWEST)/bin/pip
 
 $(VENV)/bin/pip $(OLDEST)/bin/pip $(NEWEST)/bin/pip: %/bin/pip:
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --upgrade pip
+	$*/bin/python -m pip install --upgrade -c constraints.txt pip

@@ -126,7 +126,7 @@ def test_a_tolerance_costs_zeros_its_scaling():
 
 def test_the_documented_table_is_the_tested_one():
     page = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
-    header, _, *rows = re.findall(r"^\|(.+)\|$", page, re.M)[: len(MET) + 2]
+    header, _, *rows = re.findall(r"^\|(.+)\|$", page[page.index("| measure |") :], re.M)[: len(MET) + 2]
     assert [cell.strip() for cell in header.split("|")] == ["measure", *CRITERIA]
     documented = {}
     for row in rows:

@@ -1,4 +1,5 @@
-"""What `make release-check` runs: every check of a release, and a table with the result and the seconds of each.
+"""What `make release-check` runs: every check of a release, and a table with the result and the seconds of each, then the
+files in dist/ with their tags and sizes.
 
 Checks that are named on the command line run alone. The output of each check is in `build/release-check/NAME.log`.
 """
@@ -83,6 +84,9 @@ def main() -> int:
         print(f"{name:16}{'passed' if passed else 'FAILED':10}{time.perf_counter() - start:8.1f}", flush=True)
         if not passed:
             failed.append(name)
+    for file in sorted((ROOT / "dist").glob("*")):
+        print(f"\n{file.name}: {file.stat().st_size / 1e6:.2f} MB", end="")
+    print()
     for name in failed:
         log = LOGS / f"{name}.log"
         print(f"\n{log.relative_to(ROOT)}:", *log.read_text().splitlines()[-15:], sep="\n")

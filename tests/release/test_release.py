@@ -5,6 +5,8 @@ from pathlib import Path
 
 import check
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import sparseout
 
@@ -42,6 +44,8 @@ def test_another_tag_or_citation_is_a_problem(tmp_path, monkeypatch):
 def test_a_check_that_fails_is_in_the_table_with_its_output(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "LOGS", tmp_path / "logs")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "a-1.2-py3-none-any.whl").write_bytes(b"0" * 250_000)
     monkeypatch.setattr(check, "version", lambda: "1.2")
     monkeypatch.setattr(check, "CHECKS", {"good": "true", "bad": "echo why; false"})
     monkeypatch.setattr("sys.argv", ["check.py"])
@@ -49,6 +53,7 @@ def test_a_check_that_fails_is_in_the_table_with_its_output(tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert re.search(r"^good +passed +\d+\.\d$", out, re.MULTILINE)
     assert re.search(r"^bad +FAILED +\d+\.\d$", out, re.MULTILINE)
+    assert "\na-1.2-py3-none-any.whl: 0.25 MB\n" in out
     assert out.endswith("logs/bad.log:\nwhy\n")
     monkeypatch.setattr("sys.argv", ["check.py", "good"])
     assert check.main() == 0
@@ -83,7 +88,30 @@ def test_the_targets_are_phony():
     assert set(phony) == TARGETS
 
 
-def test_pip_and_uv_have_the_same_constraints():
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    listed = re.search(r"^constraint-dependencies = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    assert re.findall(r'"(.+?)"', listed) == pins
+def pins(name):
+    """Return the requirements of a file of constraints by the name of the package; one package may have a pin for each Python."""
+    found = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            assert re.fullmatch(r"==[^*]+", str(requirement.specifier)), line
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def names(requirements):
+    """Return the names of the packages that are required."""
+    return {canonicalize_name(Requirement(each).name) for each in requirements} - {"sparseout"}
+
+
+def test_what_make_installs_is_pinned():
+    tomllib = pytest.importorskip("tomllib")
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, extras = content["project"], content["project"]["optional-dependencies"]
+    pinned, oldest = pins("constraints.txt"), pins("constraints-oldest.txt")
+    assert names(sum(extras.values(), project["dependencies"] + content["dependency-groups"]["release"])) <= set(pinned)
+    assert names(project["dependencies"] + extras["test"]) <= set(oldest)
+    for chosen in map(Requirement, content["tool"]["uv"]["constraint-dependencies"]):
+        assert [pin.specifier for pin in pinned[chosen.name]] == [chosen.specifier]
+    lowest = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}["torch"]
+    assert [str(pin.specifier) for pin in oldest["torch"]] == [str(lowest).replace(">=", "==") + ".0"]
