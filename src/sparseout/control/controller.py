@@ -32,6 +32,7 @@ class Controller:
     If the output idles at `high`, a search comes first. There the error says nothing about how far the output is from its first
     effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its range per sample, until
     the trend rises. It then goes back by what it moved during the delay of the running means, and the control above takes over.
+    It does so too where the target is reached more than a step away from `high`.
 
     Attributes:
         output: the value to apply.
@@ -50,7 +51,7 @@ class Controller:
         since_sign_change: samples since `error_sign` changed.
         one_sided: consecutive samples since the last rise of the gain with a persistent error and the output off its bounds.
         at_bound: consecutive samples in which a bound kept the output from the setpoint.
-        searches: whether `h` has not responded to the output since it last was at `high`.
+        searches: whether `h` has neither responded to the output nor reached its setpoint since the output last was at `high`.
         calm: the lowest trend since the search began; 1, above all trends, before.
     """
 
@@ -153,6 +154,9 @@ class Controller:
             self.searches, self.calm = True, 1.0
         # The trend of the first samples is that of a network that leaves its initial weights.
         if not self.searches or self.samples <= MIN_HORIZON:
+            return 0.0
+        if error >= -DEADBAND and self.output < self.high - 1:  # the number has an effect where it began
+            self.searches = False
             return 0.0
         speed = (self.high - self.low) / SEARCH_SAMPLES
         reach = SEARCH_HORIZONS * self.horizon
