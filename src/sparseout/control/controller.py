@@ -29,7 +29,7 @@ class Controller:
     gain halves if the error changes its sign within three horizons, as in an oscillation. It grows by half if the error keeps
     its sign for one and a half horizons and is predicted to keep it.
 
-    If the output idles at `high`, a search comes first. There the error says nothing about how far the output is from its first
+    If the output is at `high` and idles there, a search comes first. There the error says nothing about how far the output is from its first
     effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its range per sample, until
     the trend rises. It then goes back by what it moved during the delay of the running means, and the control above takes over.
     It does so too where the target is reached more than a step away from `high`.
@@ -51,7 +51,7 @@ class Controller:
         since_sign_change: samples since `error_sign` changed.
         one_sided: consecutive samples since the last rise of the gain with a persistent error and the output off its bounds.
         at_bound: consecutive samples in which a bound kept the output from the setpoint.
-        searches: whether `h` has neither responded to the output nor reached its setpoint since the output last was at `high`.
+        searches: whether `h` has neither responded to the output nor reached its setpoint since the output was at `high`.
         calm: the lowest trend since the search began; 1, above all trends, before.
     """
 
@@ -73,7 +73,7 @@ class Controller:
     since_sign_change: int = 0
     one_sided: int = 0
     at_bound: int = 0
-    searches: bool = True
+    searches: bool = False
     calm: float = 1.0
 
     def observe(self, measured: float | None) -> bool:
