@@ -29,7 +29,7 @@ class Controller:
     gain halves if the error changes its sign within three horizons, as in an oscillation. It grows by half if the error keeps
     its sign for one and a half horizons and is predicted to keep it.
 
-    If the output is at `high` and idles there, a search comes first. The error does not tell how far the output is from its first
+    If the output idles at `high`, a search comes first, and again after each return to `high`. The error does not tell how far the output is from its first
     effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its range per sample, until the
     trend rises. It then goes back by what it moved during the delay of the running means, and the control above takes over. It
     does so too where the setpoint is reached more than a step away from `high`.
@@ -73,7 +73,7 @@ class Controller:
     since_sign_change: int = 0
     one_sided: int = 0
     at_bound: int = 0
-    searches: bool = False
+    searches: bool = True
     calm: float = 1.0
 
     def observe(self, measured: float | None) -> bool:
@@ -149,11 +149,15 @@ class Controller:
         return self.smoothed + (1 / self.smoothing - 1) * self.trend
 
     def _search(self, error: float, change: float) -> float:
-        """Return what a search adds to the `change` of the output: the rest to its speed, or at its end the way back."""
+        """Return what a search adds to the `change` of the output: the rest to its speed, or at its end the way back.
+
+        The first samples do not lower the output, because their trend is that of a network that leaves its initial weights.
+        """
         if self.output >= self.high:
             self.searches, self.calm = True, 1.0
-        # The trend of the first samples is that of a network that leaves its initial weights.
-        if not self.searches or self.samples <= MIN_HORIZON:
+        if self.searches and self.samples <= MIN_HORIZON:
+            return max(0.0, -change)
+        if not self.searches:
             return 0.0
         if error >= -DEADBAND and self.output < self.high - 1:  # the number has an effect where it began
             self.searches = False
@@ -166,7 +170,7 @@ class Controller:
             self.searches, self.gain = False, START_GAIN
             return 2 * (1 / self.smoothing - 1) * speed
         is_far = error < -DEADBAND and error + reach * self.trend < 0
-        return min(0.0, -speed - change) if is_far else 0.0
+        return -speed - change if is_far else 0.0
 
     def _widen_range(self) -> None:
         self.lowest, self.highest = min(self.smoothed, self.lowest), max(self.smoothed, self.highest)  # NaN comes second
