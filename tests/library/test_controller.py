@@ -182,7 +182,7 @@ class Idle:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    plant=st.builds(Idle, edge=st.floats(0, 12), slope=st.floats(0.08, 0.2), lag=st.floats(2, 30), noise=st.floats(0, 0.005)),
+    plant=st.builds(Idle, edge=st.floats(2, 12), slope=st.floats(0.08, 0.2), lag=st.floats(2, 30), noise=st.floats(0, 0.005)),
     rise=st.floats(0.04, 0.4),
 )
 def test_a_number_without_effect_at_first_is_found_in_the_first_half_without_a_large_overshoot(plant, rise):

@@ -29,10 +29,10 @@ class Controller:
     gain halves if the error changes its sign within three horizons, as in an oscillation. It grows by half if the error keeps
     its sign for one and a half horizons and is predicted to keep it.
 
-    If the output idles at `high`, a search comes first, and again after each return to `high`. The error does not tell how far the output is from its first
-    effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its range per sample, until the
-    trend rises. It then goes back by what it moved during the delay of the running means, and the control above takes over. It
-    does so too where the setpoint is reached more than a step away from `high`.
+    If the output idles at `high`, a search comes first, and again after each return to `high`. The error does not tell how far
+    the output is from its first effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its
+    range per sample, until the trend rises. It then goes back by what it moved during the delay of the running means, and the
+    control above takes over. It does so too where the setpoint is reached more than a step away from `high`.
 
     Attributes:
         output: the value to apply.
