@@ -18,7 +18,8 @@ class Dial(NamedTuple):
         scale: `"linear"`, or `"log"` for a positive number that matters by its order of magnitude.
         step: the change of the number, in decades on a log scale, that changes Hoyer sparseness by roughly 0.15. A controller
             adapts to the true response, so the order of magnitude is enough.
-        neutral: the number during a warm-up. Default: the bound at which activations are densest.
+        neutral: the number during a warm-up. Default: the bound at which activations are densest. A dial without `neutral` is
+            expected to have no effect near that bound, and a controller that starts there first searches for its effect.
 
     >>> strength = Dial("strength", 1e-6, 100.0, sparser="up", scale="log", step=0.5)
     >>> strength.position(0.01), strength.value(4.0)
@@ -42,6 +43,11 @@ class Dial(NamedTuple):
     def warmup_value(self) -> float:
         """The number during a warm-up."""
         return (self.low if self.sparser == "up" else self.high) if self.neutral is None else self.neutral
+
+    @property
+    def idles(self) -> bool:
+        """Whether the number has no effect near the bound at which activations are densest."""
+        return self.neutral is None
 
     def value(self, position: float) -> float:
         """Return the number at `position`, the inverse of `position(value)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 
@@ -154,3 +155,68 @@ def test_a_shift_leaves_the_drift_as_it_is():
     assert (controller.drift, controller.trend) == (pytest.approx(drift), trend)
     assert controller.lag_corrected == pytest.approx(before + 0.05)
     assert controller.lag_corrected == pytest.approx(0.35 + 0.1 * math.log(SAMPLES - 1), abs=0.001)
+
+
+@dataclasses.dataclass
+class Idle:
+    """`lag dh/dt = 0.4 + slope * max(0, edge - q) - h`: above `edge`, the `q` of this plant has no effect.
+
+    The range of `q` is that of a penalty's strength, and it starts at the end without effect.
+    """
+
+    edge: float
+    slope: float
+    lag: float
+    noise: float
+
+    def run(self, rise: float, samples: int = 200) -> tuple[list[float], Controller]:
+        """Return the path of `h` toward `0.4 + rise`, and the controller."""
+        draws, controller, h, path = random.Random(0), Controller(13.0, -7.0, 13.0, idles=True), 0.4, []
+        for _ in range(samples):
+            h += (min(0.98, 0.4 + self.slope * max(0.0, self.edge - controller.output)) - h) / self.lag
+            path.append(h)
+            controller.observe(h + draws.gauss(0, self.noise))
+            controller.update(0.4 + rise)
+        return path, controller
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    plant=st.builds(Idle, edge=st.floats(2, 12), slope=st.floats(0.08, 0.2), lag=st.floats(2, 30), noise=st.floats(0, 0.005)),
+    rise=st.floats(0.04, 0.4),
+)
+def test_a_number_without_effect_at_first_is_found_in_the_first_half_without_a_large_overshoot(plant, rise):
+    path, _ = plant.run(rise)
+    assert max(abs(h - 0.4 - rise) for h in path[len(path) // 2 :]) < 0.02
+    assert max(path) - 0.4 - rise < 0.04
+
+
+def test_a_search_moves_at_constant_speed_and_steps_back_at_its_end():
+    controller, outputs = Controller(60.0, 0.0, 60.0, idles=True), []
+    for sample in range(40):
+        controller.observe(0.4 if sample < 30 else 0.44)
+        controller.update(0.45)
+        outputs.append(controller.output)
+    moves = [after - before for before, after in itertools.pairwise(outputs)]
+    assert moves[12:29] == pytest.approx([-1.0] * 17)
+    assert moves[29] > 3.0
+    assert (controller.searches, controller.gain) == (False, 2.0)
+
+
+def test_a_search_begins_again_at_the_bound_without_effect():
+    controller = Controller(20.0, 0.0, 60.0, idles=True, searches=False)
+    for _ in range(200):
+        controller.observe(0.5)
+        controller.update(0.3)
+    assert (controller.output, controller.searches) == (60.0, True)
+
+
+def test_a_number_with_an_effect_everywhere_is_not_searched_for():
+    paths = []
+    for searches in (True, False):
+        controller = Controller(60.0, 0.0, 60.0, searches=searches)
+        for _ in range(40):
+            controller.observe(0.4)
+            controller.update(0.45)
+        paths.append(controller.output)
+    assert paths[0] == paths[1]

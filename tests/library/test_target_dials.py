@@ -26,8 +26,9 @@ class Training:
 
     data = torch.tensor(datasets.load_digits().data / 16, dtype=torch.float32)
 
-    def __init__(self, layer):
+    def __init__(self, layer, size=1.0):
         torch.manual_seed(0)
+        self.size = size  # factor of the loss
         self.model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), layer, nn.Linear(128, 64))
         self.optimizer = torch.optim.Adam(self.model.parameters(), 3e-3, fused=True)
         self.penalised = isinstance(layer, regularizers.Penalty)
@@ -36,7 +37,7 @@ class Training:
     def run(self, target, steps):
         for _ in range(steps):
             batch = self.data[self.steps % 16 :: 16]
-            loss = F.binary_cross_entropy_with_logits(self.model(batch), batch)
+            loss = self.size * F.binary_cross_entropy_with_logits(self.model(batch), batch)
             loss = loss + sparseout.penalty(self.model) if self.penalised else loss
             self.optimizer.zero_grad()
             loss.backward()
@@ -59,6 +60,21 @@ def test_a_target_is_reached_by_the_dial_of_any_layer(name):
     assert entry.state == "reached"
     assert entry.name == training.model[2].dial.name
     assert training.hoyer() == pytest.approx(0.7, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["L1", "HoyerSquare"])
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_a_strength_is_found_whatever_the_size_of_the_loss(name, size):
+    """The strength that a target needs is proportional to the loss, and starts at 1e-8."""
+    training = Training(getattr(regularizers, name)(1e-8), size)
+    target = SparsityTarget(training.model, 0.6, every=4)
+    measured = []
+    for _ in range(20):
+        training.run(target, 40)
+        measured.append(target.report().layers[0].measured)
+    assert max(measured) < 0.65  # a unit that a penalty switched off may not come back
+    assert target.report().reached
+    assert training.hoyer() == pytest.approx(0.6, abs=0.03)
 
 
 def test_a_dial_of_ones_own_is_enough():

@@ -12,7 +12,10 @@ SWING_HORIZONS = 3  # an error that changes its sign sooner lowers the gain
 PATIENCE_HORIZONS = 1.5  # an error that keeps its sign for longer raises the gain
 DEADBAND = 0.005  # smaller errors leave the gain alone
 LARGE_ERROR = 0.1  # predicted errors above this count as present ones
-GAIN_BOUNDS = (0.5, 8.0)
+START_GAIN, GAIN_BOUNDS = 2.0, (0.5, 8.0)
+SEARCH_SAMPLES = 60  # in which a search crosses the range of the output
+SEARCH_HORIZONS = 2  # a search ends if the response closes the error within this many horizons
+RESPONSE_BOUNDS = (0.003, 0.008)  # of the change of the trend, per sample, that counts as a response
 MIN_SAMPLES_AT_BOUND = 100  # before a setpoint counts as out of reach
 
 
@@ -26,9 +29,15 @@ class Controller:
     gain halves if the error changes its sign within three horizons, as in an oscillation. It grows by half if the error keeps
     its sign for one and a half horizons and is predicted to keep it.
 
+    If the output idles at `high`, a search comes first, and again after each return to `high`. The error does not tell how far
+    the output is from its first effect, which may be many steps away. So the output falls at constant speed, a sixtieth of its
+    range per sample, until the trend rises. It then goes back by what it moved during the delay of the running means, and the
+    control above takes over. It does so too where the setpoint is reached more than a step away from `high`.
+
     Attributes:
         output: the value to apply.
         low, high: bounds of `output`.
+        idles: whether an output at or near `high` has no effect, as a penalty of almost no strength.
         samples: number of finite measurements.
         finite: whether the last measurement was finite.
         missing: number of consecutive samples without a measurement.
@@ -42,11 +51,14 @@ class Controller:
         since_sign_change: samples since `error_sign` changed.
         one_sided: consecutive samples since the last rise of the gain with a persistent error and the output off its bounds.
         at_bound: consecutive samples in which a bound kept the output from the setpoint.
+        searches: whether `h` has neither responded to the output nor reached its setpoint since the output was at `high`.
+        calm: the lowest trend since the search began; 1, above all trends, before.
     """
 
     output: float
     low: float
     high: float
+    idles: bool = False
     samples: int = 0
     finite: bool = True
     missing: int = 0
@@ -56,11 +68,13 @@ class Controller:
     trend: float = 0.0
     long_mean: float = math.nan
     drift: float = 0.0
-    gain: float = 2.0
+    gain: float = START_GAIN
     error_sign: int = 0
     since_sign_change: int = 0
     one_sided: int = 0
     at_bound: int = 0
+    searches: bool = True
+    calm: float = 1.0
 
     def observe(self, measured: float | None) -> bool:
         """Record a sample without changing the output, and return whether it is a finite number.
@@ -108,6 +122,8 @@ class Controller:
         predicted = error + self.horizon * self.trend
         self._adapt_gain(error, predicted)
         wanted = self.output + self.gain / (SLOPE * self.horizon) * predicted
+        if self.idles:
+            wanted += self._search(error, wanted - self.output)
         self.output = min(self.high, max(self.low, wanted))
         blocked = (wanted < self.low and self.smoothed < setpoint) or (wanted > self.high and self.smoothed > setpoint)
         self.at_bound = self.at_bound + 1 if blocked else 0
@@ -131,6 +147,30 @@ class Controller:
     def lag_corrected(self) -> float:
         """The smoothed value, extrapolated over the lag of its smoothing."""
         return self.smoothed + (1 / self.smoothing - 1) * self.trend
+
+    def _search(self, error: float, change: float) -> float:
+        """Return what a search adds to the `change` of the output: the rest to its speed, or at its end the way back.
+
+        The first samples do not lower the output, because their trend is that of a network that leaves its initial weights.
+        """
+        if self.output >= self.high:
+            self.searches, self.calm = True, 1.0
+        if self.searches and self.samples <= MIN_HORIZON:
+            return max(0.0, -change)
+        if not self.searches:
+            return 0.0
+        if error >= -DEADBAND and self.output < self.high - 1:  # the number has an effect where it began
+            self.searches = False
+            return 0.0
+        speed = (self.high - self.low) / SEARCH_SAMPLES
+        reach = SEARCH_HORIZONS * self.horizon
+        self.calm = min(self.calm, self.trend)
+        smallest, largest = RESPONSE_BOUNDS
+        if self.trend - self.calm > min(largest, max(smallest, -error / reach)):
+            self.searches, self.gain = False, START_GAIN
+            return 2 * (1 / self.smoothing - 1) * speed
+        is_far = error < -DEADBAND and error + reach * self.trend < 0
+        return -speed - change if is_far else 0.0
 
     def _widen_range(self) -> None:
         self.lowest, self.highest = min(self.smoothed, self.lowest), max(self.smoothed, self.highest)  # NaN comes second

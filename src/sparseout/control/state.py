@@ -16,7 +16,7 @@ from sparseout.dial import Dial
 
 MAX_NUMBER = 1e6  # magnitude of a saved number: far above all real values, far below overflow
 MAX_COUNT = 2**53
-_FROM_SETTINGS = ("low", "high")  # fields of a controller that the settings determine
+_FROM_SETTINGS = ("low", "high", "idles")  # fields of a controller that the settings and the dial determine
 
 
 @dataclasses.dataclass
@@ -203,10 +203,13 @@ def _controller(field: _Field, settings: Settings, dial: Dial) -> Controller:
         output=items["output"].number(low, high),
         low=low,
         high=high,
+        idles=dial.idles,
         finite=items["finite"].boolean(),
         error_sign=error_sign,
         gain=items["gain"].number(*GAIN_BOUNDS),
         trend=items["trend"].number(),
+        searches=items["searches"].boolean(),
+        calm=items["calm"].number(),
         drift=items["drift"].number(),
         smoothed=items["smoothed"].running_mean(counts["samples"]),
         long_mean=items["long_mean"].running_mean(counts["samples"]),

@@ -309,7 +309,7 @@ class SparsityTarget(Reporting):
         low, high = self._settings.number_bounds(dial)
         number = dial.warmup_value if self._settings.warmup else getattr(module, dial.name)
         position = dial.position(min(max(number, low), high))
-        return Controller(position, *self._settings.output_bounds(dial))
+        return Controller(position, *self._settings.output_bounds(dial), dial.idles)
 
     def _module(self, name: str) -> Any:
         """Return the layer of that name. For the mean, return the first layer, because all layers have the same number."""

@@ -35,7 +35,8 @@ class Penalty(nn.Module, abc.ABC):
         TypeError, ValueError: an argument is of the wrong type or out of its range.
     """
 
-    dial: ClassVar[Dial] = Dial("strength", 1e-8, 1e4, sparser="up", scale="log", step=0.2)
+    # In the MNIST autoencoder, 0.7 decades of L1 and of transformed L1 raise Hoyer sparseness by 0.15, and 0.5 of Hoyer-Square.
+    dial: ClassVar[Dial] = Dial("strength", 1e-8, 1e4, sparser="up", scale="log", step=0.6)
 
     def __init__(self, strength: float, dim: int = -1) -> None:
         super().__init__()
