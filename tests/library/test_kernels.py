@@ -1,5 +1,6 @@
 """The compiled kernel equals the reference: the same mask bit for bit, and values within rounding, for any number of threads."""
 
+import ctypes
 import functools
 
 import pytest
@@ -117,6 +118,16 @@ def test_half_precision_rounds_as_torch_does(dtype, scale):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     every = every[every.isfinite()]
     assert torch.equal(cpu.forward(every, 9, Settings(1 - scale, 2.0)), reference.forward(every, 9, Settings(1 - scale, 2.0)))
+
+
+def test_the_words_of_an_index_beyond_2_to_the_34():
+    x, y = torch.ones(2, 100), torch.empty(2, 100)
+    layout = (ctypes.c_int64 * 11)(2, 2, 100, 0, 0, 100, 1, 100, 1, 5 * 2**34, 1)  # dimensions, sizes, strides, steps of the index
+    prepared = cpu._prepared(torch.float32, 0.5, 2.0, 1.0, cpu.used)
+    library.LIBRARY.sparseout_run(prepared, None, x.data_ptr(), y.data_ptr(), 200, layout, 3, 0.0, 1.0, 1)
+    words = reference.philox([torch.arange(32), torch.tensor([[0], [5]]), 0, 0], [3, 0])
+    words = torch.stack([torch.broadcast_to(word, (2, 32)).reshape(2, 4, 8) for word in words], dim=2).reshape(2, 128)
+    assert torch.equal(y != 0, words[:, :100] >= 2**31)
 
 
 def test_the_public_op_uses_the_kernel_where_it_can():

@@ -26,18 +26,18 @@ typedef struct {
 INLINE uint32_t word_of(uint64_t index, recent_blocks* recent, const settings* s) {
   uint64_t block = index / BLOCK;
   if (block - recent->first >= recent->count) {
-    recent->first = block, recent->count = AT_ONCE;
-    random_blocks(block, AT_ONCE, s, recent->words);
+    recent->first = block / AT_ONCE * AT_ONCE, recent->count = AT_ONCE;
+    random_blocks(recent->first, AT_ONCE, s, recent->words);
   }
   return recent->words[index - recent->first * BLOCK];
 }
 
 // The words index to index + count - 1.
 INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t* out) {
-  uint32_t blocks[TILE + BLOCK * (AT_ONCE + 1)] ALIGNED;
-  uint64_t first = index / BLOCK, last = (index + (uint64_t)count - 1) / BLOCK;
+  uint32_t blocks[TILE + BLOCK * 2 * AT_ONCE] ALIGNED;
+  uint64_t first = index / BLOCK / AT_ONCE * AT_ONCE, last = (index + (uint64_t)count - 1) / BLOCK;
   random_blocks(first, (int)(last - first) + 1, s, blocks);
-  memcpy(out, blocks + index % BLOCK, (size_t)count * 4);
+  memcpy(out, blocks + (index - first * BLOCK), (size_t)count * 4);
 }
 
 static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, int columns, recent_blocks* recent, const settings* s,
