@@ -122,7 +122,9 @@ def test_half_precision_rounds_as_torch_does(dtype, scale):
 
 def test_the_words_of_an_index_beyond_2_to_the_34():
     x, y = torch.ones(2, 100), torch.empty(2, 100)
-    layout = (ctypes.c_int64 * 11)(2, 2, 100, 0, 0, 100, 1, 100, 1, 5 * 2**34, 1)  # dimensions, sizes, strides, steps of the index
+    layout = (ctypes.c_int64 * 11)(
+        2, 2, 100, 0, 0, 100, 1, 100, 1, 5 * 2**34, 1
+    )  # dimensions, sizes, strides, steps of the index
     prepared = cpu._prepared(torch.float32, 0.5, 2.0, 1.0, cpu.used)
     library.LIBRARY.sparseout_run(prepared, None, x.data_ptr(), y.data_ptr(), 200, layout, 3, 0.0, 1.0, 1)
     words = reference.philox([torch.arange(32), torch.tensor([[0], [5]]), 0, 0], [3, 0])

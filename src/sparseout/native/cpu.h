@@ -5,22 +5,25 @@ enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GENERAL = 100, MAX_DIMS = 64 };
 enum { CHUNK = 256, TILE = 1024 };  // elements per batch of words and powers; elements per copy of a strided tensor
 
-// The tables of power.h for x^a. Each has 8 entries, written twice.
+// The tables of power.h for x^a. AVX-512 looks up one of 16 entries, and AVX2 one of 8, which are written twice.
 typedef struct {
-  float reciprocal[16];       // 1 / c for the centre c of each eighth of [1, 2)
+  float reciprocal[16];       // 1 / c for the centre c of each part of [1, 2)
   float middle[16];           // c^a
-  float small[16], large[16], largest[16];  // 2^(a e) for three digits of e
+  float small[16], large[16], largest[16];  // 2^(a e) for the digits of e: three of 3 bits for 8 entries, two of 4 bits for 16
   float series[6];            // coefficients of (1 + r)^a in powers of r
   uint32_t first, range;      // the bits of x for which no product leaves the range of float: first to first + range
 } power_tables;
 
+// What depends on p and q alone is prepared once; each call adds the key, the noise and its scale to a copy.
 typedef struct {
+  int dtype, instruction_set;
   uint32_t key[7][2];  // Philox's key in each round
   uint32_t threshold;  // an element is dropped if its word is below this
   int all_dropped;     // the threshold is 2^32
   int multiplicative;  // y = x * noise
   int path;            // k if the exponent is k / 4, else GENERAL
   double scale;        // 1 / (1 - p)
+  double ratio;        // p / (1 - p)
   double up, down;     // p / (1 - p) and -1, in the forward pass times the coefficient
   double exponent, high, low;  // q / 2 or (q - 2) / 2, also as the sum high + low, with few bits in high
   double eps, coefficient;

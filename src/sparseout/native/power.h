@@ -2,8 +2,8 @@
 #include <math.h>
 
 #if defined(__AVX2__)
-// A vector instruction looks up one of 8 numbers. With x = c (1 + r) 2^e and 8 values of c, x^a = c^a (1 + r)^a 2^(a e): the
-// first factor is from a table, the second is the binomial series, and the third is from a table for each of three digits of e.
+// A vector instruction looks up one of 8 or 16 numbers. With x = c (1 + r) 2^e and as many values of c, x^a = c^a (1 + r)^a 2^(a e):
+// the first factor is from a table, the second is the binomial series, and the third is from a table for each digit of e.
 #include <immintrin.h>
 
 #if defined(__AVX512F__)
@@ -15,6 +15,7 @@ typedef __m512i integers;
 #define FLOATS(x) _mm512_castsi512_ps(x)
 #define AND _mm512_and_si512
 #define OR _mm512_or_si512
+enum { DIGIT = 4, DEGREE = 4 };  // bits of an index of the tables; degree of the series
 #else
 typedef __m256 floats;
 typedef __m256i integers;
@@ -24,6 +25,7 @@ typedef __m256i integers;
 #define FLOATS(x) _mm256_castsi256_ps(x)
 #define AND _mm256_and_si256
 #define OR _mm256_or_si256
+enum { DIGIT = 3, DEGREE = 5 };
 #endif
 
 enum { WIDTH = sizeof(floats) / 4 };
@@ -44,17 +46,17 @@ INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
 
 INLINE floats power_floats(floats x, floats eps, const power_tables* t, double exponent) {
   floats one = VECTOR(set1_ps)(1.0f), v = VECTOR(add_ps)(FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff))), eps);
-  integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 20);
+  integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 23 - DIGIT);
   floats m = FLOATS(OR(AND(bits, VECTOR(set1_epi32)(0x007fffff)), BITS(one)));  // in [1, 2)
   floats c = LOOK_UP(VECTOR(loadu_ps)(t->middle), digits);
   floats r = VECTOR(fmsub_ps)(m, LOOK_UP(VECTOR(loadu_ps)(t->reciprocal), digits), one);
-  floats sum = VECTOR(set1_ps)(t->series[5]);
-  for (int k = 4; k > 0; --k) sum = VECTOR(fmadd_ps)(sum, r, VECTOR(set1_ps)(t->series[k]));
+  floats sum = VECTOR(set1_ps)(t->series[DEGREE]);
+  for (int k = DEGREE - 1; k > 0; --k) sum = VECTOR(fmadd_ps)(sum, r, VECTOR(set1_ps)(t->series[k]));
   floats y = VECTOR(fmadd_ps)(VECTOR(mul_ps)(c, r), sum, c);
   floats small = LOOK_UP(VECTOR(loadu_ps)(t->small), VECTOR(srli_epi32)(bits, 23));
-  floats large = LOOK_UP(VECTOR(loadu_ps)(t->large), VECTOR(srli_epi32)(bits, 26));
-  floats largest = LOOK_UP(VECTOR(loadu_ps)(t->largest), VECTOR(srli_epi32)(bits, 29));
-  y = VECTOR(mul_ps)(VECTOR(mul_ps)(y, VECTOR(mul_ps)(small, large)), largest);
+  floats large = LOOK_UP(VECTOR(loadu_ps)(t->large), VECTOR(srli_epi32)(bits, 23 + DIGIT));
+  y = VECTOR(mul_ps)(y, VECTOR(mul_ps)(small, large));
+  if (DIGIT == 3) y = VECTOR(mul_ps)(y, LOOK_UP(VECTOR(loadu_ps)(t->largest), VECTOR(srli_epi32)(bits, 29)));
   unsigned rest = outside(bits, &y, t);
   if (__builtin_expect(rest, 0)) {
     float from[WIDTH], to[WIDTH];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
@@ -45,31 +46,34 @@ def _run(
     coefficient: float,
 ) -> None:
     assert LIBRARY is not None
-    p, q, shared_dims = settings.p, settings.q, settings.shared_dims
     contiguous = (
         output.is_contiguous()
         and (grad is None or grad.is_contiguous())
         and (input is None or input.is_contiguous())
-        and not shared_dims
+        and not settings.shared_dims
     )
     LIBRARY.sparseout_run(
-        _KINDS[output.dtype],
+        _prepared(output.dtype, settings.p, settings.q, exponent, used),
         None if grad is None else grad.data_ptr(),
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
-        None if contiguous else _layout(grad, input, output, shared_dims),
-        output.dim(),
+        None if contiguous else _layout(grad, input, output, settings.shared_dims),
         seed & 0xFFFFFFFFFFFFFFFF,
-        round(p * 2**32),
-        reference.is_multiplicative(p, q),
-        p,
-        exponent,
         eps,
         coefficient,
         torch.get_num_threads(),
-        used,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(dtype: torch.dtype, p: float, q: float, exponent: float, instruction_set: int) -> ctypes.Array[ctypes.c_char]:
+    """Return the settings of one pass as compiled code reads them, with its tables for powers."""
+    assert LIBRARY is not None
+    settings = ctypes.create_string_buffer(LIBRARY.sparseout_settings_size())
+    multiplicative = reference.is_multiplicative(p, q)
+    LIBRARY.sparseout_prepare(settings, _KINDS[dtype], round(p * 2**32), multiplicative, p, exponent, instruction_set)
+    return settings
 
 
 def _layout(
@@ -82,4 +86,4 @@ def _layout(
         if dim not in shared_dims:
             steps[dim], step = step, step * shape[dim]
     strides = [(0,) * dims if tensor is None else tensor.stride() for tensor in (grad, input)]
-    return (ctypes.c_int64 * (5 * dims))(*shape, *strides[0], *strides[1], *output.stride(), *steps)
+    return (ctypes.c_int64 * (1 + 5 * dims))(dims, *shape, *strides[0], *strides[1], *output.stride(), *steps)
