@@ -45,6 +45,11 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     library.sparseout_basic_sums.argtypes = (_int, _pointer, _int64, _int64, _int, _pointer)
     library.sparseout_moments.argtypes = (_int, _pointer, _int64, _int64, _pointer)
     library.sparseout_moments.restype = None
+    library.sparseout_running_rms.argtypes = (
+        *(_int, _pointer, _int64, _int64),  # whether float64, sample, its count and step
+        *(_pointer, _number, _int),  # value, momentum, whether it learns
+    )
+    library.sparseout_running_rms.restype = _number
     library.sparseout_matched_scale.argtypes = (
         *(_int, _pointer, _int64, _int64),  # whether float64, sample, its count and step
         *(_pointer, _pointer, _pointer, _number, _int),  # value, moments, weights, momentum, whether it learns
