@@ -14,7 +14,7 @@ typedef struct {
   uint32_t first, range;      // the bits of x for which no product leaves the range of float: first to first + range
 } power_tables;
 
-// What depends on p and q alone is prepared once; each call adds the key, the noise and its scale to a copy.
+// What depends on p, q and the gradient is prepared once; each call adds the key, the noise and what depends on its scale to a copy.
 typedef struct {
   int dtype, instruction_set;
   uint32_t key[7][2];  // Philox's key in each round
@@ -24,9 +24,11 @@ typedef struct {
   int path;            // k if the exponent is k / 4, else GENERAL
   double scale;        // 1 / (1 - p)
   double ratio;        // p / (1 - p)
+  double q, factor;    // the coefficient is factor scale^(1 - q/2)
   double up, down;     // p / (1 - p) and -1, in the forward pass times the coefficient
   double exponent, high, low;  // q / 2 or (q - 2) / 2, also as the sum high + low, with few bits in high
   double eps, coefficient;
+  uint64_t first, range;  // the bits of a double x whose power is computed by polynomials: first to first + range
   power_tables tables;
 } settings;
 

@@ -60,38 +60,52 @@ static void prepare_power(settings* s) {
   memcpy(&t->range, &last, sizeof last);
   t->range -= t->first;
   if (size > 3.6) t->first = UINT32_MAX, t->range = 0;
+  double highest = exp2(fmin(1021, 1020 / size)), lowest = 1 / highest;
+  memcpy(&s->first, &lowest, sizeof lowest);
+  memcpy(&s->range, &highest, sizeof highest);
+  s->range -= s->first;
+  if (size > 4) s->first = UINT64_MAX, s->range = 0;  // the error grows with |a|
 }
 
-EXPORT size_t sparseout_settings_size(void) { return sizeof(settings); }
+// The bytes that sparseout_prepare writes.
+EXPORT size_t sparseout_settings_size(void) { return 2 * sizeof(settings); }
 
-// Writes the settings of all calls with this dtype, p and exponent.
-// threshold: round(p 2^32), up to 2^32. exponent: q / 2 forward, (q - 2) / 2 backward.
-EXPORT void sparseout_prepare(settings* s, int dtype, uint64_t threshold, int multiplicative, double p, double exponent,
+// Writes the settings of all forward passes with this dtype, p and q, and after them those of all backward passes.
+// threshold: round(p 2^32), up to 2^32. factor: 1 for the detached gradient and q / 2 for the exact one.
+EXPORT void sparseout_prepare(settings* s, int dtype, uint64_t threshold, int multiplicative, double p, double q, double factor,
                               int instruction_set) {
   int wide = dtype == FLOAT64;
-  *s = (settings){.dtype = dtype, .instruction_set = instruction_set, .threshold = (uint32_t)threshold};
-  s->multiplicative = multiplicative, s->exponent = exponent;
-  if (threshold > UINT32_MAX) s->all_dropped = 1, s->threshold = 1;
-  s->scale = p < 1 ? (wide ? 1 / (1 - p) : (double)(1.0f / (float)(1 - p))) : 1;
-  s->ratio = p < 1 ? p / (1 - p) : 0;
-  double quarters = 4 * exponent;
-  s->path = quarters == floor(quarters) && quarters >= -4 && quarters <= 8 ? (int)quarters : GENERAL;
-  // The tables are faster than a fourth root or a reciprocal.
-  if (!wide && instruction_set > 0 && (s->path < 0 || s->path % 2)) s->path = GENERAL;
-  if (s->path == GENERAL && !multiplicative) prepare_power(s);
+  for (int backward = 0; backward < 2; ++backward, ++s) {
+    *s = (settings){.dtype = dtype, .instruction_set = instruction_set, .threshold = (uint32_t)threshold, .q = q};
+    s->multiplicative = multiplicative, s->factor = backward ? factor : 1, s->exponent = backward ? (q - 2) / 2 : q / 2;
+    if (threshold > UINT32_MAX) s->all_dropped = 1, s->threshold = 1;
+    s->scale = p < 1 ? (wide ? 1 / (1 - p) : (double)(1.0f / (float)(1 - p))) : 1;
+    s->ratio = p < 1 ? p / (1 - p) : 0;
+    double quarters = 4 * s->exponent;
+    s->path = quarters == floor(quarters) && quarters >= -4 && quarters <= 8 ? (int)quarters : GENERAL;
+    // The tables are faster than a fourth root or a reciprocal.
+    if (!wide && instruction_set > 0 && (s->path < 0 || s->path % 2)) s->path = GENERAL;
+    if (s->path == GENERAL && !multiplicative) prepare_power(s);
+  }
 }
 
-static settings of_call(const settings* prepared, int is_forward, uint64_t seed, double eps, double coefficient) {
-  settings s = *prepared;
+static double clamped(double x, double low, double high) { return fmin(fmax(x, low), high); }
+
+// s |x/s|^(q/2) = c |x|^(q/2) and (|x|/s + eps)^((q-2)/2) = c (|x| + s eps)^((q-2)/2) with c = s^(1 - q/2): see op/scale.py.
+static settings of_call(const settings* prepared, int is_forward, uint64_t seed, double scale, double eps) {
+  settings s = prepared[is_forward ? 0 : 1];
   for (uint32_t round = 0; round < 7; ++round) {
     s.key[round][0] = (uint32_t)seed + round * 0x9E3779B9u;
     s.key[round][1] = (uint32_t)(seed >> 32) + round * 0xBB67AE85u;
   }
   int wide = s.dtype == FLOAT64;
-  double smallest = wide ? DBL_MIN : FLT_MIN, largest = wide ? DBL_MAX : FLT_MAX, factor = is_forward ? coefficient : 1;
+  double smallest = wide ? DBL_MIN : FLT_MIN, largest = wide ? DBL_MAX : FLT_MAX;
+  double c = scale == 1 ? 1 : clamped(pow(scale, 1 - s.q / 2), smallest, largest), coefficient = fmin(s.factor * c, largest);
+  s.eps = scale == 1 ? eps : clamped(eps * scale, smallest, largest), s.coefficient = coefficient;
+  if (!is_forward && coefficient < smallest) s.path = 0;  // the product with an infinite power would be infinite or NaN
   // Neither 0 nor infinite, since the product with an infinite power, or with a power that is 0, would be NaN.
-  s.up = s.all_dropped ? 0 : fmin(fmax(s.ratio * factor, smallest), largest);
-  s.down = -factor, s.eps = eps, s.coefficient = coefficient;
+  s.up = s.all_dropped ? 0 : clamped(s.ratio * (is_forward ? coefficient : 1), smallest, largest);
+  s.down = is_forward ? -coefficient : -1;
   return s;
 }
 
@@ -147,14 +161,14 @@ EXPORT void sparseout_advise(void* output, size_t bytes) {
 #endif
 }
 
-// grad is null in the forward pass. layout is null if all tensors are contiguous. coefficient: the factor of the power.
+// prepared: of both passes. grad is null in the forward pass. layout is null if all tensors are contiguous.
 EXPORT void sparseout_run(const settings* prepared, const void* grad, const void* input, void* output, int64_t count,
-                          const int64_t* layout, uint64_t seed, double eps, double coefficient, int threads) {
+                          const int64_t* layout, uint64_t seed, double scale, double eps, int threads) {
   if (count == 0) return;
   int dtype = prepared->dtype;
   tensors t = {.dtype = dtype, .grad = grad, .input = input, .output = output, .count = count};
   if (layout) lay_out(&t, layout);
-  settings s = of_call(prepared, grad == NULL, seed, eps, coefficient);
+  settings s = of_call(prepared, grad == NULL, seed, scale, eps);
   range_function* run = chosen(s.instruction_set);
   sparseout_advise(output, (size_t)count * (dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2));
   int64_t items = layout ? count_tiles(&t) : count, step = layout ? 1 : CHUNK, shares = (count + GRAIN - 1) / GRAIN;

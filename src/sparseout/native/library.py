@@ -34,12 +34,12 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     except OSError as error:
         return None, f"the compiled kernel cannot be loaded: {error}"
     library.sparseout_settings_size.restype = _size
-    # settings, dtype, threshold, whether y = x * noise, p, exponent, instruction set
-    library.sparseout_prepare.argtypes = (_pointer, _int, _uint64, _int, _number, _number, _int)
+    # settings, dtype, threshold, whether y = x * noise, p, q, factor of the gradient's power, instruction set
+    library.sparseout_prepare.argtypes = (_pointer, _int, _uint64, _int, _number, _number, _number, _int)
     library.sparseout_prepare.restype = None
     library.sparseout_run.argtypes = (
         *(_pointer, _pointer, _pointer, _pointer, _int64, _pointer),  # settings, grad, input, output, count, layout
-        *(_uint64, _number, _number, _int),  # seed, eps, coefficient, threads
+        *(_uint64, _number, _number, _int),  # seed, scale, eps, threads
     )
     library.sparseout_run.restype = None
     library.sparseout_basic_sums.argtypes = (_int, _pointer, _int64, _int64, _int, _pointer)

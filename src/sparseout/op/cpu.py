@@ -8,9 +8,9 @@ import functools
 import torch
 from torch import Tensor
 
+from sparseout.checks import Gradient
 from sparseout.native.library import AVAILABLE, LIBRARY
 from sparseout.op import reference
-from sparseout.op.scale import absorb
 from sparseout.op.settings import Settings
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -21,59 +21,48 @@ used = len(AVAILABLE) - 1  # index of the instruction set that calls use; tests 
 def forward(input: Tensor, seed: int, settings: Settings, output: Tensor | None = None) -> Tensor:
     """Compute `reference.forward` on the CPU, into `output` if it is given; that may be `input`."""
     output = torch.empty_like(input) if output is None else output
-    coefficient, _ = absorb(1.0, 0.0, settings, input.dtype)
-    _run(None, input, output, seed, settings, settings.q / 2, 0.0, coefficient)
+    _run(None, input, output, seed, settings)
     return output
 
 
 def backward(grad: Tensor, input: Tensor | None, seed: int, settings: Settings) -> Tensor:
     """Compute `reference.backward` on the CPU."""
     output = torch.empty_like(grad)
-    coefficient, eps = absorb(reference.gradient_coefficient(settings), settings.eps, settings, grad.dtype)
-    exponent = reference.gradient_exponent(settings.q, coefficient, grad.dtype)
-    _run(grad, input, output, seed, settings, exponent, eps, coefficient)
+    _run(grad, input, output, seed, settings)
     return output
 
 
-def _run(
-    grad: Tensor | None,
-    input: Tensor | None,
-    output: Tensor,
-    seed: int,
-    settings: Settings,
-    exponent: float,
-    eps: float,
-    coefficient: float,
-) -> None:
+def _run(grad: Tensor | None, input: Tensor | None, output: Tensor, seed: int, settings: Settings) -> None:
     assert LIBRARY is not None
+    p, q, scale, gradient, eps, shared_dims = settings
     contiguous = (
         output.is_contiguous()
         and (grad is None or grad.is_contiguous())
         and (input is None or input.is_contiguous())
-        and not settings.shared_dims
+        and not shared_dims
     )
     LIBRARY.sparseout_run(
-        _prepared(output.dtype, settings.p, settings.q, exponent, used),
+        _prepared(output.dtype, p, q, gradient, used),
         None if grad is None else grad.data_ptr(),
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
-        None if contiguous else _layout(grad, input, output, settings.shared_dims),
+        None if contiguous else _layout(grad, input, output, shared_dims),
         seed & 0xFFFFFFFFFFFFFFFF,
+        float(scale),
         eps,
-        coefficient,
         torch.get_num_threads(),
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _prepared(dtype: torch.dtype, p: float, q: float, exponent: float, instruction_set: int) -> ctypes.Array[ctypes.c_char]:
-    """Return the settings of one pass as compiled code reads them, with its tables for powers."""
+def _prepared(dtype: torch.dtype, p: float, q: float, gradient: Gradient, instruction_set: int) -> ctypes.Array[ctypes.c_char]:
+    """Return the settings of both passes as compiled code reads them, with their tables for powers."""
     assert LIBRARY is not None
-    settings = ctypes.create_string_buffer(LIBRARY.sparseout_settings_size())
-    multiplicative = reference.is_multiplicative(p, q)
-    LIBRARY.sparseout_prepare(settings, _KINDS[dtype], round(p * 2**32), multiplicative, p, exponent, instruction_set)
-    return settings
+    prepared = ctypes.create_string_buffer(LIBRARY.sparseout_settings_size())
+    multiplicative, factor = reference.is_multiplicative(p, q), q / 2 if gradient == "exact" else 1.0
+    LIBRARY.sparseout_prepare(prepared, _KINDS[dtype], round(p * 2**32), multiplicative, p, q, factor, instruction_set)
+    return prepared
 
 
 def _layout(
