@@ -3,7 +3,7 @@
 
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GENERAL = 100, MAX_DIMS = 64 };
-enum { CHUNK = 256, TILE = 1024 };  // elements per batch of words and powers; elements per copy of a strided tensor
+enum { CHUNK = 256, TILE = 1024, WORDS = 16384 };  // elements per batch of words and powers, per copied tile, and per tile at most
 
 // The tables of power.h for x^a. AVX-512 looks up one of 16 entries, and AVX2 one of 8, which are written twice.
 typedef struct {
@@ -46,6 +46,7 @@ typedef struct {
   int ndim;                  // 0 if all tensors are contiguous and the index counts the elements, else at least 2
   dimension dims[MAX_DIMS];  // rows and columns of a tile lie along the last two; the last one is innermost in the index
   int64_t rows, columns;     // of one tile
+  int dense_columns;         // a column of a tile is dense in all tensors, as channels_last ones are
 } tensors;
 
 // Items begin to end: elements of contiguous tensors (begin is a multiple of CHUNK), else tiles.

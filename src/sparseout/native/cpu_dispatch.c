@@ -11,6 +11,7 @@
 #endif
 
 enum { GRAIN = 16384 };  // fewer elements are not worth another thread; a multiple of CHUNK
+enum { RUN = 256 };      // elements along the dense dimension of a tile whose words are transposed
 
 INSTRUCTION_SETS(range_function, sparseout)
 
@@ -138,6 +139,12 @@ static void lay_out(tensors* t, const int64_t* layout) {
   dimension rows = t->dims[densest];
   memmove(&t->dims[densest], &t->dims[densest + 1], (size_t)(n - 2 - densest) * sizeof rows);
   t->dims[n - 2] = rows, t->ndim = n;
+  t->dense_columns = columns.output != 1 && rows.output == 1 && (!t->grad || rows.grad == 1) && (!t->input || rows.input == 1);
+  if (t->dense_columns) {  // long runs of words, and of elements
+    t->rows = rows.size < RUN ? rows.size : RUN;
+    t->columns = columns.size < WORDS / t->rows ? columns.size : WORDS / t->rows;
+    return;
+  }
   int64_t wide = columns.output == 1 ? TILE : TILE / 16;
   t->columns = columns.size < wide ? columns.size : wide;
   t->rows = rows.size < TILE / t->columns ? rows.size : TILE / t->columns;
