@@ -1,7 +1,10 @@
 """The compiled kernel equals the reference: the same mask bit for bit, and values within rounding, for any number of threads."""
 
+import ctypes
 import functools
+import math
 
+import numpy
 import pytest
 import torch
 from forked import in_both
@@ -89,6 +92,28 @@ def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q):
     assert ((cpu.backward(torch.ones_like(x), x, 3, settings) - grad).abs() <= 6 * ulp * largest).all()
 
 
+@pytest.mark.parametrize("q", [0.3, 0.7, 1.1, 1.7, 1.9, 2.2, 2.7, 3.3, 4.4, 6.1, 7.9])
+def test_any_exponent_errs_by_at_most_3_ulp_in_float64(q):
+    x = torch.cat([torch.logspace(-75, 75, 20_001, dtype=torch.float64), values(10_000, torch.float64), torch.zeros(3).double()])
+    noise = numpy.where(reference.keep_mask(x.shape, 0.5, seed=3), 1, -1)
+    ulp, settings, size = torch.finfo(torch.float64).eps, Settings(0.5, q), numpy.abs(x.numpy().astype(numpy.longdouble))
+    power, factor = size ** (q / 2), (x.abs() + 1e-6).numpy().astype(numpy.longdouble) ** ((q - 2) / 2)
+    error = numpy.abs(cpu.forward(x, 3, settings).numpy() - numpy.sign(x.numpy()) * (size + power * noise))
+    assert (error <= 3 * ulp * numpy.maximum(size, power)).all()
+    error = numpy.abs(cpu.backward(torch.ones_like(x), x, 3, settings).numpy() - (1 + factor * noise))
+    assert (error <= 3 * ulp * numpy.maximum(1, factor)).all()
+
+
+@pytest.mark.parametrize("q", [0.3, 1.7, 3.3])
+def test_extreme_numbers_have_the_references_powers_in_float64(q):
+    x = torch.tensor([0.0, -0.0, 5e-324, 1e-310, -1e-305, 1e300, -1e302, math.inf, -math.inf, math.nan, 1.0], dtype=torch.float64)
+    for scale in (1.0, 1e-5):
+        settings = Settings(0.5, q, scale)
+        torch.testing.assert_close(
+            cpu.forward(x, 3, settings), reference.forward(x, 3, settings), rtol=1e-14, atol=0, equal_nan=True
+        )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("q", [1.0, 1.7, 2.0])
 def test_the_mask_is_the_same_on_any_number_of_threads(dtype, q):
@@ -117,6 +142,18 @@ def test_half_precision_rounds_as_torch_does(dtype, scale):
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     every = every[every.isfinite()]
     assert torch.equal(cpu.forward(every, 9, Settings(1 - scale, 2.0)), reference.forward(every, 9, Settings(1 - scale, 2.0)))
+
+
+def test_the_words_of_an_index_beyond_2_to_the_34():
+    x, y = torch.ones(2, 100), torch.empty(2, 100)
+    layout = (ctypes.c_int64 * 11)(
+        2, 2, 100, 0, 0, 100, 1, 100, 1, 5 * 2**34, 1
+    )  # dimensions, sizes, strides, steps of the index
+    prepared = cpu._prepared(torch.float32, 0.5, 2.0, "detached", cpu.used)
+    library.LIBRARY.sparseout_run(prepared, None, x.data_ptr(), y.data_ptr(), 200, layout, 3, 1.0, 1e-6, 1)
+    words = reference.philox([torch.arange(32), torch.tensor([[0], [5]]), 0, 0], [3, 0])
+    words = torch.stack([torch.broadcast_to(word, (2, 32)).reshape(2, 4, 8) for word in words], dim=2).reshape(2, 128)
+    assert torch.equal(y != 0, words[:, :100] >= 2**31)
 
 
 def test_the_public_op_uses_the_kernel_where_it_can():

@@ -93,6 +93,22 @@ def test_shared_dims_share_in_every_layout(dims):
         assert torch.equal(cpu.forward(laid, 6, Settings(0.5, 1.5, shared_dims=dims)) > 4, kept)
 
 
+@kernel_alone
+@pytest.mark.parametrize("used", range(len(library.AVAILABLE)))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_channels_that_are_last_in_memory(used, dtype, monkeypatch):
+    monkeypatch.setattr(cpu, "used", used)
+    x = torch.randn(2, 301, 11, 35, dtype=torch.float64).to(dtype)
+    laid = x.to(memory_format=torch.channels_last)
+    for q in (1.0, 1.7, 2.0):
+        for settings in (Settings(0.4, q), Settings(1.0, q)):
+            torch.testing.assert_close(
+                cpu.forward(laid, 7, settings), cpu.forward(x, 7, settings), rtol=RTOL[dtype], atol=RTOL[dtype]
+            )
+            ours, contiguous = (cpu.backward(grad, grad, 7, settings) for grad in (laid, x))
+            torch.testing.assert_close(ours, contiguous, rtol=RTOL[dtype], atol=50 * RTOL[dtype])
+
+
 def test_an_output_has_the_layout_of_its_input():
     x = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
     y = sparseout.sparseout(x, 0.5, 1.5)

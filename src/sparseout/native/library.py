@@ -33,23 +33,23 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f"the compiled kernel cannot be loaded: {error}"
+    library.sparseout_settings_size.restype = _size
+    # settings, dtype, threshold, whether y = x * noise, p, q, factor of the gradient's power, instruction set
+    library.sparseout_prepare.argtypes = (_pointer, _int, _uint64, _int, _number, _number, _number, _int)
+    library.sparseout_prepare.restype = None
     library.sparseout_run.argtypes = (
-        *(_int, _pointer, _pointer, _pointer, _int64, _pointer, _int),  # dtype, grad, input, output, count, layout, dimensions
-        *(
-            _uint64,
-            _uint64,
-            _int,
-            _number,
-            _number,
-            _number,
-            _number,
-        ),  # seed, threshold, is product, p, exponent, eps, coefficient
-        *(_int, _int),  # threads, instruction set
+        *(_pointer, _pointer, _pointer, _pointer, _int64, _pointer),  # settings, grad, input, output, count, layout
+        *(_uint64, _number, _number, _int),  # seed, scale, eps, threads
     )
     library.sparseout_run.restype = None
     library.sparseout_basic_sums.argtypes = (_int, _pointer, _int64, _int64, _int, _pointer)
     library.sparseout_moments.argtypes = (_int, _pointer, _int64, _int64, _pointer)
     library.sparseout_moments.restype = None
+    library.sparseout_running_rms.argtypes = (
+        *(_int, _pointer, _int64, _int64),  # whether float64, sample, its count and step
+        *(_pointer, _number, _int),  # value, momentum, whether it learns
+    )
+    library.sparseout_running_rms.restype = _number
     library.sparseout_matched_scale.argtypes = (
         *(_int, _pointer, _int64, _int64),  # whether float64, sample, its count and step
         *(_pointer, _pointer, _pointer, _number, _int),  # value, moments, weights, momentum, whether it learns

@@ -1,4 +1,5 @@
 // The moments of a sample of activations at the norms of op/moments.py, and their running means: `update` there is the oracle.
+// The running root mean square alone is that of op/running_rms.py.
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
@@ -65,11 +66,26 @@ FAST static void add_powers(const float* block, int64_t count, double* sums) {
 
 static inline int is_scale(double number) { return number > 0 && number <= FLT_MAX; }
 
+static double root_mean_square(int is_double, const void* x, int64_t count, int64_t step) {
+  double squares = is_double ? squares_float64(x, count, step) : squares_float32(x, count, step);
+  return count > 0 ? sqrt(squares / (double)count) : 0;
+}
+
+static double moved(double old, double size, double momentum) { return hypot(sqrt(1 - momentum) * old, sqrt(momentum) * size); }
+
+// Returns the scale of a call, and moves the running root mean square to that of the sample if `learns`.
+EXPORT double sparseout_running_rms(int is_double, const void* x, int64_t count, int64_t step, float* value, double momentum,
+                                    int learns) {
+  double old = *value, size = root_mean_square(is_double, x, count, step);
+  int known = is_scale(old), counts = is_scale(size);
+  if (counts && learns) *value = (float)(known ? moved(old, size, momentum) : size);
+  return known ? old : counts ? (float)size : 1;
+}
+
 // Writes mean |x/r|^k for each norm k, where r^2 = mean x^2, but r itself for k = 2, and zeros if r is not positive and finite.
 EXPORT void sparseout_moments(int is_double, const void* x, int64_t count, int64_t step, double* moments) {
   for (int i = 0; i < NORMS; ++i) moments[i] = 0;
-  double squares = is_double ? squares_float64(x, count, step) : squares_float32(x, count, step);
-  double size = count > 0 ? sqrt(squares / (double)count) : 0;
+  double size = root_mean_square(is_double, x, count, step);
   moments[TWO] = size;
   if (!is_scale(size)) return;
   moments[TWO] = 0;
@@ -109,7 +125,7 @@ EXPORT double sparseout_matched_scale(int is_double, const void* x, int64_t coun
   if (complete || size > 0) scale *= shape_factor(complete ? before : batch, weights);
   scale = (float)scale;  // as the operator returns it, for a call that is computed again
   if (!(size > 0 && learns)) return scale;
-  double after = known ? hypot(sqrt(1 - momentum) * old, sqrt(momentum) * size) : size;
+  double after = known ? moved(old, size, momentum) : size;
   *value = (float)after;
   for (int i = 0; i < NORMS; ++i)
     moments[i] = (float)(complete ? (1 - momentum) * before[i] * pow(old / after, norms[i]) +

@@ -2,8 +2,8 @@
 #include <math.h>
 
 #if defined(__AVX2__)
-// A vector instruction looks up one of 8 numbers. With x = c (1 + r) 2^e and 8 values of c, x^a = c^a (1 + r)^a 2^(a e): the
-// first factor is from a table, the second is the binomial series, and the third is from a table for each of three digits of e.
+// A vector instruction looks up one of 8 or 16 numbers. With x = c (1 + r) 2^e and as many values of c, x^a = c^a (1 + r)^a 2^(a e):
+// the first factor is from a table, the second is the binomial series, and the third is from a table for each digit of e.
 #include <immintrin.h>
 
 #if defined(__AVX512F__)
@@ -15,6 +15,7 @@ typedef __m512i integers;
 #define FLOATS(x) _mm512_castsi512_ps(x)
 #define AND _mm512_and_si512
 #define OR _mm512_or_si512
+enum { DIGIT = 4, DEGREE = 4 };  // bits of an index of the tables; degree of the series
 #else
 typedef __m256 floats;
 typedef __m256i integers;
@@ -24,6 +25,7 @@ typedef __m256i integers;
 #define FLOATS(x) _mm256_castsi256_ps(x)
 #define AND _mm256_and_si256
 #define OR _mm256_or_si256
+enum { DIGIT = 3, DEGREE = 5 };
 #endif
 
 enum { WIDTH = sizeof(floats) / 4 };
@@ -44,17 +46,17 @@ INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
 
 INLINE floats power_floats(floats x, floats eps, const power_tables* t, double exponent) {
   floats one = VECTOR(set1_ps)(1.0f), v = VECTOR(add_ps)(FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff))), eps);
-  integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 20);
+  integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 23 - DIGIT);
   floats m = FLOATS(OR(AND(bits, VECTOR(set1_epi32)(0x007fffff)), BITS(one)));  // in [1, 2)
   floats c = LOOK_UP(VECTOR(loadu_ps)(t->middle), digits);
   floats r = VECTOR(fmsub_ps)(m, LOOK_UP(VECTOR(loadu_ps)(t->reciprocal), digits), one);
-  floats sum = VECTOR(set1_ps)(t->series[5]);
-  for (int k = 4; k > 0; --k) sum = VECTOR(fmadd_ps)(sum, r, VECTOR(set1_ps)(t->series[k]));
+  floats sum = VECTOR(set1_ps)(t->series[DEGREE]);
+  for (int k = DEGREE - 1; k > 0; --k) sum = VECTOR(fmadd_ps)(sum, r, VECTOR(set1_ps)(t->series[k]));
   floats y = VECTOR(fmadd_ps)(VECTOR(mul_ps)(c, r), sum, c);
   floats small = LOOK_UP(VECTOR(loadu_ps)(t->small), VECTOR(srli_epi32)(bits, 23));
-  floats large = LOOK_UP(VECTOR(loadu_ps)(t->large), VECTOR(srli_epi32)(bits, 26));
-  floats largest = LOOK_UP(VECTOR(loadu_ps)(t->largest), VECTOR(srli_epi32)(bits, 29));
-  y = VECTOR(mul_ps)(VECTOR(mul_ps)(y, VECTOR(mul_ps)(small, large)), largest);
+  floats large = LOOK_UP(VECTOR(loadu_ps)(t->large), VECTOR(srli_epi32)(bits, 23 + DIGIT));
+  y = VECTOR(mul_ps)(y, VECTOR(mul_ps)(small, large));
+  if (DIGIT == 3) y = VECTOR(mul_ps)(y, LOOK_UP(VECTOR(loadu_ps)(t->largest), VECTOR(srli_epi32)(bits, 29)));
   unsigned rest = outside(bits, &y, t);
   if (__builtin_expect(rest, 0)) {
     float from[WIDTH], to[WIDTH];
@@ -116,9 +118,65 @@ static void powers_float(const float* x, float eps, float* power, int count, con
 }
 #endif
 
+#if defined(__AVX2__)
+typedef double doubles __attribute__((vector_size(sizeof(lanes))));
+
+INLINE doubles polynomial(doubles x, const double* coefficients, int degree) {
+  doubles sum = x * coefficients[degree] + coefficients[degree - 1];
+  for (int k = degree - 2; k >= 0; --k) sum = sum * x + coefficients[k];
+  return sum;
+}
+
+// 2^(a log2 x) by polynomials fitted to rounding. log2 x = e + log2 m with m in [sqrt 1/2, sqrt 2), and high e is exact.
+INLINE doubles power_doubles(doubles x, const settings* s) {
+  static const double log2_m[8] = {0x1.71547652b82fep+1, 0x1.ec709dc3a047dp-1, 0x1.2776c50ee39a4p-1, 0x1.a61762d699b46p-2,
+                                   0x1.484afb77d8797p-2, 0x1.0ca160eda205bp-2, 0x1.c46df723fd2ebp-3, 0x1.b594042f590e9p-3};
+  static const double exp2_r[12] = {0x1p+0,                0x1.62e42fefa39efp-1,  0x1.ebfbdff82c5afp-3,  0x1.c6b08d704a0c6p-5,
+                                    0x1.3b2ab6fb9f026p-7,  0x1.5d87fe78a3ef9p-10, 0x1.4309131178d73p-13, 0x1.ffcbfc6de821dp-17,
+                                    0x1.62bfc20435122p-20, 0x1.b524eb29e2f30p-24, 0x1.e623e6f24eb1cp-28, 0x1.e9ed48b35dbf1p-32};
+  const uint64_t one = 0x3ff0000000000000, root = 0x3fe6a09e667f3bcd, large = 0x4330000000000000;  // 1, sqrt 1/2 and 2^52
+  const double nearest = 0x1.8p52;  // a sum with it is rounded to an integer, which its low bits hold
+  lanes bits = (lanes)x, biased = (bits - root + one) >> 52;  // e + 1023
+  doubles e = (doubles)(biased | large) - (0x1p52 + 1023), m = (doubles)(bits - (biased << 52) + one), z = (m - 1) / (m + 1);
+  doubles log2m = z * polynomial(z * z, log2_m, 7), whole = s->high * e, part = s->exponent * log2m + s->low * e;
+  doubles sum = whole + part + nearest, r = (whole - (sum - nearest)) + part;
+  return polynomial(r, exp2_r, 11) * (doubles)(((lanes)sum << 52) + one);
+}
+
+#if defined(__AVX512F__)
+#define ANY(mask) (_mm512_test_epi64_mask((__m512i)(mask), (__m512i)(mask)) != 0)
+#else
+#define ANY(mask) (!_mm256_testz_si256((__m256i)(mask), (__m256i)(mask)))
+#endif
+
+// (|x| + eps)^a. The few numbers whose power may leave the range, or is not precise, go to pow.
+INLINE void powers_of_lanes(const double* x, double eps, double* power, const settings* s) {
+  doubles size;
+  memcpy(&size, x, sizeof size);
+  size = (doubles)((lanes)size & INT64_MAX) + eps;
+  lanes outside = (lanes)((lanes)size - s->first > s->range), rest = outside & (lanes)size;
+  doubles y = (doubles)((lanes)power_doubles(size, s) & ~outside);
+  memcpy(power, &y, sizeof y);
+  if (__builtin_expect(ANY(rest), 0))
+    for (int lane = 0; lane < LANES; ++lane)
+      if (rest[lane]) power[lane] = pow(size[lane], s->exponent);
+}
+
+static void powers_double(const double* x, double eps, double* power, int count, const settings* s) {
+  int whole = count / LANES * LANES;
+  for (int i = 0; i < whole; i += LANES) powers_of_lanes(x + i, eps, power + i, s);
+  if (whole < count) {
+    double last[LANES] = {0};
+    memcpy(last, x + whole, (size_t)(count - whole) * sizeof *x);
+    powers_of_lanes(last, eps, last, s);
+    memcpy(power + whole, last, (size_t)(count - whole) * sizeof *x);
+  }
+}
+#else
 static void powers_double(const double* x, double eps, double* power, int count, const settings* s) {
   for (int i = 0; i < count; ++i) {
     double size = fabs(x[i]) + eps;
     power[i] = size == 0 ? 0 : pow(size, s->exponent);
   }
 }
+#endif

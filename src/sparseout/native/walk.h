@@ -1,5 +1,6 @@
 // Visits the elements in a cache-friendly order: by chunks if all tensors are contiguous, else by tiles. The rows of a tile lie
 // along the innermost dimension of the index, so words come in runs, and their number makes full use of each cache line.
+// If the columns of a tile are dense in memory instead, the words are transposed, not the elements.
 
 static const int64_t BYTES[] = {4, 8, 2, 2};
 
@@ -26,24 +27,24 @@ typedef struct {
 INLINE uint32_t word_of(uint64_t index, recent_blocks* recent, const settings* s) {
   uint64_t block = index / BLOCK;
   if (block - recent->first >= recent->count) {
-    recent->first = block, recent->count = AT_ONCE;
-    random_blocks(block, AT_ONCE, s, recent->words);
+    recent->first = block / AT_ONCE * AT_ONCE, recent->count = AT_ONCE;
+    random_blocks(recent->first, AT_ONCE, s, recent->words);
   }
   return recent->words[index - recent->first * BLOCK];
 }
 
 // The words index to index + count - 1.
 INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t* out) {
-  uint32_t blocks[TILE + BLOCK * (AT_ONCE + 1)] ALIGNED;
-  uint64_t first = index / BLOCK, last = (index + (uint64_t)count - 1) / BLOCK;
+  uint32_t blocks[WORDS + BLOCK * 2 * AT_ONCE] ALIGNED;
+  uint64_t first = index / BLOCK / AT_ONCE * AT_ONCE, last = (index + (uint64_t)count - 1) / BLOCK;
   random_blocks(first, (int)(last - first) + 1, s, blocks);
-  memcpy(out, blocks + index % BLOCK, (size_t)count * 4);
+  memcpy(out, blocks + (index - first * BLOCK), (size_t)count * 4);
 }
 
 static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, int columns, recent_blocks* recent, const settings* s,
                        uint32_t* out) {
   if (s->all_dropped)
-    memset(out, 0, TILE * sizeof *out);
+    memset(out, 0, WORDS * sizeof *out);
   else if (column == 1 && (row == columns || rows == 1))
     run_of_words(index, rows * columns, s, out);
   else
@@ -84,8 +85,30 @@ COPIES(uint16_t)
 COPIES(uint32_t)
 COPIES(uint64_t)
 
+static void transpose(const uint32_t* from, int rows, int columns, uint32_t* to) {
+  int r = 0, whole = 0;
+#if defined(__SSE2__)
+  whole = columns / 4 * 4;
+  for (; r < rows / 4 * 4; r += 4)
+    for (int c = 0; c < whole; c += 4) {
+      __m128i row[4], low[2], high[2];
+      for (int i = 0; i < 4; ++i) row[i] = _mm_loadu_si128((const __m128i*)(from + (r + i) * columns + c));
+      for (int i = 0; i < 2; ++i) {
+        low[i] = _mm_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+        high[i] = _mm_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+      }
+      _mm_storeu_si128((__m128i*)(to + c * rows + r), _mm_unpacklo_epi64(low[0], low[1]));
+      _mm_storeu_si128((__m128i*)(to + (c + 1) * rows + r), _mm_unpackhi_epi64(low[0], low[1]));
+      _mm_storeu_si128((__m128i*)(to + (c + 2) * rows + r), _mm_unpacklo_epi64(high[0], high[1]));
+      _mm_storeu_si128((__m128i*)(to + (c + 3) * rows + r), _mm_unpackhi_epi64(high[0], high[1]));
+    }
+#endif
+  for (int i = 0; i < rows; ++i)
+    for (int c = i < r ? whole : 0; c < columns; ++c) to[c * rows + i] = from[i * columns + c];
+}
+
 static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const settings* s) {
-  uint32_t words[TILE] ALIGNED;
+  uint32_t words[WORDS] ALIGNED, transposed[WORDS] ALIGNED;
   recent_blocks recent = {.count = 0};
   const dimension *u = &t->dims[t->ndim - 2], *v = &t->dims[t->ndim - 1];
   int64_t across = (v->size + t->columns - 1) / t->columns, down = (u->size + t->rows - 1) / t->rows;
@@ -104,7 +127,14 @@ static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const setti
     tile_words((uint64_t)index, u->index, v->index, rows, columns, &recent, s, words);
     const void *from_g = at(t->grad, g, t->dtype), *from_x = at(t->input, x, t->dtype);
     void* to = (void*)at(t->output, y, t->dtype);
-    if (runs)
+    if (t->dense_columns) {
+      transpose(words, rows, columns, transposed);
+      int joined = (!t->grad || v->grad == rows) && (!t->input || v->input == rows) && v->output == rows;
+      int at_once = joined ? columns : 1;
+      for (int c = 0; c < columns; c += at_once)
+        chunks(t->dtype, at(from_g, c * v->grad, t->dtype), at(from_x, c * v->input, t->dtype),
+               (void*)at(to, c * v->output, t->dtype), transposed + c * rows, rows * at_once, s);
+    } else if (runs)
       for (int r = 0; r < rows; ++r)
         chunks(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
                (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
 
+from sparseout.checks import Gradient
 from sparseout.native.library import AVAILABLE, LIBRARY
 from sparseout.op import reference
-from sparseout.op.scale import absorb
 from sparseout.op.settings import Settings
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -20,32 +21,20 @@ used = len(AVAILABLE) - 1  # index of the instruction set that calls use; tests 
 def forward(input: Tensor, seed: int, settings: Settings, output: Tensor | None = None) -> Tensor:
     """Compute `reference.forward` on the CPU, into `output` if it is given; that may be `input`."""
     output = torch.empty_like(input) if output is None else output
-    coefficient, _ = absorb(1.0, 0.0, settings, input.dtype)
-    _run(None, input, output, seed, settings, settings.q / 2, 0.0, coefficient)
+    _run(None, input, output, seed, settings)
     return output
 
 
 def backward(grad: Tensor, input: Tensor | None, seed: int, settings: Settings) -> Tensor:
     """Compute `reference.backward` on the CPU."""
     output = torch.empty_like(grad)
-    coefficient, eps = absorb(reference.gradient_coefficient(settings), settings.eps, settings, grad.dtype)
-    exponent = reference.gradient_exponent(settings.q, coefficient, grad.dtype)
-    _run(grad, input, output, seed, settings, exponent, eps, coefficient)
+    _run(grad, input, output, seed, settings)
     return output
 
 
-def _run(
-    grad: Tensor | None,
-    input: Tensor | None,
-    output: Tensor,
-    seed: int,
-    settings: Settings,
-    exponent: float,
-    eps: float,
-    coefficient: float,
-) -> None:
+def _run(grad: Tensor | None, input: Tensor | None, output: Tensor, seed: int, settings: Settings) -> None:
     assert LIBRARY is not None
-    p, q, shared_dims = settings.p, settings.q, settings.shared_dims
+    p, q, scale, gradient, eps, shared_dims = settings
     contiguous = (
         output.is_contiguous()
         and (grad is None or grad.is_contiguous())
@@ -53,23 +42,27 @@ def _run(
         and not shared_dims
     )
     LIBRARY.sparseout_run(
-        _KINDS[output.dtype],
+        _prepared(output.dtype, p, q, gradient, used),
         None if grad is None else grad.data_ptr(),
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
         None if contiguous else _layout(grad, input, output, shared_dims),
-        output.dim(),
         seed & 0xFFFFFFFFFFFFFFFF,
-        round(p * 2**32),
-        reference.is_multiplicative(p, q),
-        p,
-        exponent,
+        float(scale),
         eps,
-        coefficient,
         torch.get_num_threads(),
-        used,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(dtype: torch.dtype, p: float, q: float, gradient: Gradient, instruction_set: int) -> ctypes.Array[ctypes.c_char]:
+    """Return the settings of both passes as compiled code reads them, with their tables for powers."""
+    assert LIBRARY is not None
+    prepared = ctypes.create_string_buffer(LIBRARY.sparseout_settings_size())
+    multiplicative, factor = reference.is_multiplicative(p, q), q / 2 if gradient == "exact" else 1.0
+    LIBRARY.sparseout_prepare(prepared, _KINDS[dtype], round(p * 2**32), multiplicative, p, q, factor, instruction_set)
+    return prepared
 
 
 def _layout(
@@ -82,4 +75,4 @@ def _layout(
         if dim not in shared_dims:
             steps[dim], step = step, step * shape[dim]
     strides = [(0,) * dims if tensor is None else tensor.stride() for tensor in (grad, input)]
-    return (ctypes.c_int64 * (5 * dims))(*shape, *strides[0], *strides[1], *output.stride(), *steps)
+    return (ctypes.c_int64 * (1 + 5 * dims))(dims, *shape, *strides[0], *strides[1], *output.stride(), *steps)

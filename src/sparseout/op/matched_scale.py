@@ -11,7 +11,7 @@ from sparseout.native.library import LIBRARY
 from sparseout.op import dtensor
 from sparseout.op.custom_ops import as_tensor
 from sparseout.op.moments import NORMS, TWO, compiled_weights, is_scale, moments_of, shape_factor, update, with_size
-from sparseout.op.running_rms import MOMENTUM, check_state, recalled, remember, sample
+from sparseout.op.running_rms import MOMENTUM, check_state, is_readable, recalled, remember, sample, sample_in_memory
 from sparseout.op.settings import Number
 from sparseout.torch_internals import (
     is_fake,
@@ -45,7 +45,7 @@ class MatchedScale(NamedTuple):
         """Return the scale of a call and update the state; a 0-d tensor on a GPU and in compiled graphs, without waiting."""
         state = self
         if isinstance(seed, int):
-            if not (is_in_backward_pass() or may_be_recomputed()) and self._is_readable():
+            if not (is_in_backward_pass() or may_be_recomputed()) and is_readable(self.value) and is_readable(self.moments):
                 return self._number(input, q)
             seed = torch.tensor([seed], device="cpu")
         elif dtensor.is_dtensor(input):
@@ -66,19 +66,15 @@ class MatchedScale(NamedTuple):
         scale: Tensor = torch.ops.sparseout.matched_scale(batch, *self, as_tensor(q), seed, torch.is_grad_enabled())
         return scale
 
-    def _is_readable(self) -> bool:
-        """Return whether compiled code can update the state."""
-        return self.value.dtype == self.moments.dtype == torch.float32 and self.moments.is_contiguous()
-
     def _number(self, input: Tensor, q: float) -> float:
         """Return the scale of a call on the CPU that is computed once, by compiled code."""
         assert LIBRARY is not None
-        some = sample(input.detach())
+        some, count, step = sample_in_memory(input)
         scale: float = LIBRARY.sparseout_matched_scale(
             some.dtype == torch.float64,
             some.data_ptr(),
-            some.shape[0],
-            some.stride(0),
+            count,
+            step,
             self.value.data_ptr(),
             self.moments.data_ptr(),
             compiled_weights(q),

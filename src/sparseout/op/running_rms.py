@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparseout.checks import check_input, check_seed
-from sparseout.op import dtensor
+from sparseout.native.library import LIBRARY
+from sparseout.op import backends, dtensor
 from sparseout.op.moments import is_scale
 from sparseout.torch_internals import (
     is_fake,
@@ -26,7 +26,6 @@ from sparseout.torch_internals import (
 MOMENTUM = 0.1  # weight of a batch's mean square, as in BatchNorm
 REMEMBERED = 1024  # calls of a layer whose scale a checkpoint can find again
 
-_OLD, _NEW = math.sqrt(1 - MOMENTUM), math.sqrt(MOMENTUM)
 _SAMPLE = 4096  # approximate number of elements in a sample
 
 
@@ -51,8 +50,8 @@ class RunningRMS(NamedTuple):
         """Return the scale of a call and update the value; a 0-d tensor on a GPU and in compiled graphs, without waiting."""
         state = self
         if isinstance(seed, int):
-            if not (is_in_backward_pass() or may_be_recomputed()):
-                return self._number(input)
+            if not (is_in_backward_pass() or may_be_recomputed()) and is_readable(self.value):
+                return self._number(input, torch.is_grad_enabled())
             seed = torch.tensor([seed], device="cpu")
         elif dtensor.is_dtensor(input):
             input = _rms_of_shards(input)
@@ -64,19 +63,32 @@ class RunningRMS(NamedTuple):
         scale: Tensor = torch.ops.sparseout.running_rms(input.detach(), *state, seed, torch.is_grad_enabled())
         return scale
 
-    def _number(self, input: Tensor) -> float:
-        """Return the scale of a call on the CPU that is computed once, in fewer operations."""
-        largest = torch.finfo(self.value.dtype).max
-        before = self.value.item()
-        if not 0 < before <= largest:
-            before = 0.0
-        some = sample(input.detach())
-        batch = math.sqrt(some.dot(some).item() / max(len(some), 1))
-        if not 0 < batch <= largest:
-            batch = 0.0
-        if batch and torch.is_grad_enabled():
-            self.value.fill_(math.hypot(_OLD * before, _NEW * batch) if before else batch)
-        return before or batch or 1.0
+    def _number(self, input: Tensor, learns: bool) -> float:
+        """Return the scale of a call on the CPU and update the value, by compiled code."""
+        assert LIBRARY is not None
+        some, count, step = sample_in_memory(input)
+        scale: float = LIBRARY.sparseout_running_rms(
+            some.dtype == torch.float64, some.data_ptr(), count, step, self.value.data_ptr(), MOMENTUM, learns
+        )
+        return scale
+
+    def _operations(self, input: Tensor, learns: bool) -> Tensor:
+        """Compute `_number` in operations of torch, without waiting for a GPU."""
+        some = sample(input)
+        squares = some.dot(some)
+        batch = (squares if squares.device.type == "mps" else squares.double()).div(max(len(some), 1)).sqrt()
+        counts = (batch > 0) & (batch <= torch.finfo(self.value.dtype).max)
+        known, before = is_scale(self.value), self.value.to(batch.dtype)
+        scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(self.value.dtype)
+        if learns:
+            after = torch.where(known, torch.hypot(before * (1 - MOMENTUM) ** 0.5, batch * MOMENTUM**0.5), batch)
+            self.value.copy_(torch.where(counts, after, before))
+        return scale
+
+
+def is_readable(state: Tensor) -> bool:
+    """Return whether compiled code can update a tensor of the running scale."""
+    return state.dtype == torch.float32 and state.is_contiguous()
 
 
 def no_recent_calls(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -93,10 +105,24 @@ def sample(input: Tensor) -> Tensor:
     """
     if not input.is_contiguous():
         input = input.permute(sorted(range(input.dim()), key=input.stride, reverse=True)).contiguous()
-    # An odd step visits every unit of rows whose length is a power of two.
-    step = input.numel() // _SAMPLE | 1
+    step = _step(input.numel())
     some = input.as_strided((-(-input.numel() // step),), (step,))
     return some.float() if some.dtype.itemsize == 2 else some
+
+
+def sample_in_memory(input: Tensor) -> tuple[Tensor, int, int]:
+    """Return a tensor, a count and a step: `sample(input)` is that many elements of the tensor's memory, from its first one."""
+    if input.is_contiguous() and input.dtype.itemsize > 2:
+        count = input.numel()
+        step = _step(count)
+        return input, -(-count // step), step
+    some = sample(input.detach())
+    return some, len(some), some.stride(0)
+
+
+def _step(count: int) -> int:
+    """Return the distance between the elements of a sample; an odd one visits every unit of rows of a power of two."""
+    return count // _SAMPLE | 1
 
 
 def _rms_of_shards(input: Tensor) -> Tensor:
@@ -142,17 +168,13 @@ torch.library.define(
 @torch.library.impl("sparseout::running_rms", "CompositeExplicitAutograd")
 def _running_rms(input: Tensor, value: Tensor, seeds: Tensor, scales: Tensor, seed: Tensor, learns: bool) -> Tensor:
     check_state(input, value, seed)
-    some = sample(input)
-    squares = some.dot(some)
-    batch = (squares if squares.device.type == "mps" else squares.double()).div(max(len(some), 1)).sqrt()  # as `_number` computes
-    counts = (batch > 0) & (batch <= torch.finfo(value.dtype).max)
-    known, before = is_scale(value), value.to(batch.dtype)
-    scale = torch.where(known, before, torch.where(counts, batch, 1.0)).to(value.dtype)
+    state, learns = RunningRMS(value, seeds, scales), learns or is_in_autograd_function()
+    if input.is_cpu and backends.choose(input) == "cpu" and is_readable(value):
+        scale = torch.full_like(value, state._number(input, learns and not is_in_backward_pass()))
+    else:
+        scale = state._operations(input, learns and not is_in_backward_pass())
     if is_in_backward_pass():
         return recalled(scale, seed, seeds, scales)
-    if learns or is_in_autograd_function():
-        after = torch.where(known, torch.hypot(before * _OLD, batch * _NEW), batch)
-        value.copy_(torch.where(counts, after, before))
     remember(scale, seed, seeds, scales)
     return scale
 

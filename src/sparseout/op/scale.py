@@ -8,6 +8,8 @@ import torch
 
 from sparseout.op.settings import Settings
 
+_LIMITS_32, _LIMITS_64 = ((limits.tiny, limits.max) for limits in map(torch.finfo, (torch.float32, torch.float64)))
+
 
 def absorb(coefficient: float, eps: float, settings: Settings, dtype: torch.dtype) -> tuple[float, float]:
     """Return `coefficient c` and `s eps` with `c = s^(1 - q/2)`, each clamped to the normal numbers of the arithmetic of `dtype`.
@@ -21,10 +23,10 @@ def absorb(coefficient: float, eps: float, settings: Settings, dtype: torch.dtyp
     if settings.scale == 1 and coefficient <= 1:  # all calls without a scale, but for the exact gradient above q = 2
         return coefficient, eps
     scale, q = float(settings.scale), settings.q
-    limits = torch.finfo(torch.promote_types(dtype, torch.float32))
+    smallest, largest = _LIMITS_64 if dtype == torch.float64 else _LIMITS_32
     if scale == 1:
-        return min(coefficient, limits.max), eps
+        return min(coefficient, largest), eps
     digits = (1 - q / 2) * math.log2(scale)
     c = scale ** (1 - q / 2) if abs(digits) < 1000 else 2.0 ** math.copysign(1000, digits)  # a power of Python's may raise
-    c, eps = (min(max(number, limits.tiny), limits.max) for number in (c, eps * scale))
-    return min(coefficient * c, limits.max), eps
+    c, eps = min(max(c, smallest), largest), min(max(eps * scale, smallest), largest)
+    return min(coefficient * c, largest), eps
