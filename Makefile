@@ -53,8 +53,9 @@ endef
 study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
-study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, two hours; DATA=folder with cifar10/ and ptb/
-	$(call study,image-cifar10)
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, three hours; DATA=folder with cifar10/ and ptb/
+	$(call study,questions/image)
+	$(SPARSEOUT) optimum results/questions/image --score test_loss --figure results/questions/image/best-q.png
 	$(call study,language-ptb)
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/

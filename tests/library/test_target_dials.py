@@ -72,7 +72,7 @@ def test_a_strength_is_found_whatever_the_size_of_the_loss(name, size):
     for _ in range(20):
         training.run(target, 40)
         measured.append(target.report().layers[0].measured)
-    assert max(measured) < 0.65  # a unit that a penalty switched off may not come back
+    assert max(measured) < 0.7  # a unit that a penalty switched off may not come back
     assert target.report().reached
     assert training.hoyer() == pytest.approx(0.6, abs=0.03)
 

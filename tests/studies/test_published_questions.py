@@ -1,0 +1,82 @@
+"""The tables of docs/results-paper.md for the studies in `results/questions`, and what the page says about the best q.
+
+`python tests/studies/test_published_questions.py` writes the tables into the page again after new runs.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from page_tables import markdown, split
+
+from sparseout.cli.main import main
+from sparseout.records.choice import tuned_settings
+from sparseout.records.methods import METHODS
+from sparseout.report.settings import group_by_setting
+from sparseout.report.statistics import compare_with_dropout, estimate
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results-paper.md"
+FOLDER = ROOT / "results" / "questions"
+STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/results.jsonl"))
+Q = {1.0, 1.5, 2.0, 2.5, 3.0}
+
+
+def records_of(study):
+    return [json.loads(line) for line in (FOLDER / study / "results.jsonl").read_text().splitlines()]
+
+
+def choice_of(study):
+    return json.loads((FOLDER / study / "choice.json").read_text())
+
+
+def table(study):
+    """A row for each contender: the chosen p, means with 95 % intervals, and the difference from Sparseout with q = 2."""
+    groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
+    compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
+    other = {"image": "accuracy", "language": "perplexity"}[study]
+    yield ["", "`p`", "test loss", other, "Hoyer sparseness", "test loss, difference from Dropout"]
+    for group in groups:
+        label = f"q = {group.x:g}" if group.axis else METHODS[group.regularizer].title
+        cells = [interval(estimate(group.per_seed(measure))) for measure in ("test_loss", other, "hoyer")]
+        difference = "reference" if group.x == 2 else interval(compared[label].difference, "+")
+        yield [f"`{label}`" if group.axis else label, str(group.values.get("p", "")), *cells, difference]
+
+
+def interval(found, sign=""):
+    return f"{found.mean:{sign}.4g} ({found.low:{sign}.3g} to {found.high:{sign}.3g})"
+
+
+def parts(study):
+    return split(PAGE, f"results/questions/{study}", "end")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_page_has_the_table(study):
+    assert parts(study)[1] == markdown([*table(study)])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("score", ["test_loss", "accuracy"])
+def test_the_page_has_the_best_q(study, score, capsys):
+    if score not in records_of(study)[0]:
+        pytest.skip(f"the study has no {score}")
+    assert main(["optimum", str(FOLDER / study), "--score", score]) == 0
+    sentence = capsys.readouterr().out.partition(": ")[2].partition(";")[0]
+    assert sentence in " ".join(PAGE.read_text().split())
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_five_seeds_of_each_contender_and_every_choice_inside_its_grid(study):
+    seeds = {}
+    for record in records_of(study):
+        seeds.setdefault((record["regularizer"], record.get("q")), set()).add(record["seed"])
+    assert seeds.keys() == {("dropout", None), ("none", None), *(("sparseout", q) for q in Q)}
+    assert set(map(frozenset, seeds.values())) == {frozenset(range(5))}
+    assert not any(contender["edges"] for contender in choice_of(study)["contenders"])
+
+
+if __name__ == "__main__":
+    for study in STUDIES:
+        before, _, after = parts(study)
+        PAGE.write_text(before + markdown([*table(study)]) + after)
