@@ -97,8 +97,12 @@ def test_every_case_fits_its_screen(name, width, scheme, visit, folder):
         assert any(isinstance(value, (int, float)) for trace in traces for value in trace)
 
 
-def test_a_page_of_400_layers_is_small_and_opens_at_once(browser, folder):
+def test_a_page_of_400_layers_is_small(folder):
     assert (folder / "many.html").stat().st_size < SIZE
+
+
+@pytest.mark.slow  # a time: tests beside it would add to it
+def test_a_page_of_400_layers_opens_at_once(browser, folder):
     context = browser.new_context()
     page = context.new_page()
     session = context.new_cdp_session(page)
