@@ -1,4 +1,4 @@
-"""Each file of `results/bench` has its provenance, and `make bench` makes all of them anew, part by part."""
+"""Each file of `results/bench` has its provenance, and `make bench` repeats every measurement, one part after another."""
 
 import json
 import re

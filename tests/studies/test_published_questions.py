@@ -14,6 +14,7 @@ from sparseout.records.choice import tuned_settings
 from sparseout.records.methods import METHODS
 from sparseout.report.settings import group_by_setting
 from sparseout.report.statistics import compare_with_dropout, estimate
+from sparseout.training.folders import read_lines
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results-paper.md"
@@ -23,7 +24,7 @@ Q = {1.0, 1.5, 2.0, 2.5, 3.0}
 
 
 def records_of(study):
-    return [json.loads(line) for line in (FOLDER / study / "results.jsonl").read_text().splitlines()]
+    return read_lines(FOLDER / study / "results.jsonl")
 
 
 def choice_of(study):

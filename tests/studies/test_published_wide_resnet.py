@@ -3,15 +3,16 @@
 `python tests/studies/test_published_wide_resnet.py` writes it into the page again after new runs.
 """
 
-import json
 import statistics
 from pathlib import Path
 
 from page_tables import markdown, split
 
+from sparseout.training.folders import read_lines
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results-wide-resnet.md"
-RECORDS = [json.loads(line) for line in (ROOT / "results" / "wide-resnet" / "results.jsonl").read_text().splitlines()]
+RECORDS = read_lines(ROOT / "results" / "wide-resnet" / "results.jsonl")
 PLACEMENTS = ("after-conv1", "before-conv2")
 MEASURES = {"rms": ("RMS", 2), "hoyer": ("Hoyer", 3), "accuracy": ("accuracy", 3)}
 

@@ -61,10 +61,11 @@ def optimum(
         references = _references(kept, name, tuned)
         panels.append(Panel(_task(used[0]), title_of(name), q, scores, best, references))
         console.print(f"{folder}: {sentence(best, title_of(name))}", soft_wrap=True)
-        if chosen := ", ".join(sorted(tuned & {*varying_names(group_by_setting(used))})):
-            console.print(f"{folder}: {chosen} was tuned for each q.", soft_wrap=True)
-        if varied := varying_names(group_by_setting(used, tuned)):
-            console.print(f"{folder}: runs with different q also differ in {', '.join(varied)}.", soft_wrap=True)
+        varied = varying_names(group_by_setting(used))
+        if chosen := sorted(tuned.intersection(varied)):
+            console.print(f"{folder}: {', '.join(chosen)} was tuned for each q.", soft_wrap=True)
+        if others := [name for name in varied if name not in tuned]:
+            console.print(f"{folder}: runs with different q also differ in {', '.join(others)}.", soft_wrap=True)
     if len(found) == 2:
         console.print(_difference_sentence(folders, found), soft_wrap=True)
     if figure:
