@@ -61,7 +61,6 @@ def run_table():
     return rows
 
 
-ABSENT = "These measurements are not published yet.\n"
 FIGURES = {
     LAYERS: "Speed of a layer of 4096 x 4096 that skips zeros, for batch 1 and 8, relative to the best of torch",
     RUNS: "Test score, speed and size of two networks against the fraction of zeros, for several methods",
@@ -70,9 +69,7 @@ TABLES = {LAYERS: layer_table, RUNS: run_table}
 
 
 def block(name):
-    """The figure and the table of a file of records, or a sentence if there is no such file."""
-    if not (ROOT / name).exists():
-        return ABSENT
+    """The figure and the table of a file of records."""
     figure = Path(name).with_suffix(".png").as_posix()
     return f"![{FIGURES[name]}](../{figure})\n\n{markdown(TABLES[name]())}"
 
@@ -87,14 +84,11 @@ def test_a_table_has_the_numbers_of_its_records(comment):
 
 
 def test_the_records_have_their_provenance():
-    records = (ROOT / RUNS).read_text().splitlines() if (ROOT / RUNS).exists() else []
-    for record in map(json.loads, records):
+    for record in map(json.loads, (ROOT / RUNS).read_text().splitlines()):
         assert record["provenance"]["command"].startswith("python examples/cash_in.py")
         assert record["provenance"]["threads"] == 1
-    own = ROOT / "results" / "bench" / "inference-provenance.json"
-    if (ROOT / LAYERS).exists():
-        found = json.loads((own if own.exists() else own.with_name("provenance.json")).read_text())
-        assert found["command"].startswith("sparseout bench")
+    found = json.loads((ROOT / "results" / "bench" / "inference-provenance.json").read_text())
+    assert found["command"].startswith("sparseout bench")
 
 
 if __name__ == "__main__":
