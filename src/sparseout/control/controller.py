@@ -155,22 +155,27 @@ class Controller:
         """
         if self.output >= self.high:
             self.searches, self.calm = True, 1.0
-        if self.searches and self.samples <= MIN_HORIZON:
-            return max(0.0, -change)
         if not self.searches:
             return 0.0
-        if error >= -DEADBAND and self.output < self.high - 1:  # the number has an effect where it began
+        if self.samples <= MIN_HORIZON:
+            return max(0.0, -change)
+        if error >= -DEADBAND and self.output < self.high - 1:  # the output has an effect where the search began
             self.searches = False
             return 0.0
-        speed = (self.high - self.low) / SEARCH_SAMPLES
-        reach = SEARCH_HORIZONS * self.horizon
         self.calm = min(self.calm, self.trend)
-        smallest, largest = RESPONSE_BOUNDS
-        if self.trend - self.calm > min(largest, max(smallest, -error / reach)):
+        reach = SEARCH_HORIZONS * self.horizon
+        speed = (self.high - self.low) / SEARCH_SAMPLES
+        if self._responds_now(enough=-error / reach):
             self.searches, self.gain = False, START_GAIN
-            return 2 * (1 / self.smoothing - 1) * speed
+            delay = 2 * (1 / self.smoothing - 1)  # samples: of `smoothed`, and of the running mean of its changes
+            return delay * speed
         is_far = error < -DEADBAND and error + reach * self.trend < 0
         return -speed - change if is_far else 0.0
+
+    def _responds_now(self, enough: float) -> bool:
+        """Whether the trend has risen since the search began, by `enough` per sample within the bounds of a response."""
+        smallest, largest = RESPONSE_BOUNDS
+        return self.trend - self.calm > min(largest, max(smallest, enough))
 
     def _widen_range(self) -> None:
         self.lowest, self.highest = min(self.smoothed, self.lowest), max(self.smoothed, self.highest)  # NaN comes second
