@@ -1,5 +1,6 @@
 """Runs as tasks of a Ray cluster of two nodes on this machine; one node is killed."""
 
+import itertools
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from sparseout.cli.main import main
 from sparseout.errors import UserError
-from sparseout.runs.executors import SweepOptions
+from sparseout.runs.executors import SweepOptions, run_all
 from sparseout.runs.options import RunOptions
 from sparseout.runs.sweep import execute
 from sparseout.studies.autoencoder import STUDY
@@ -88,6 +89,23 @@ def test_a_run_that_fails_is_reported_and_not_tried_again(cluster, tmp_path):
     assert [record["run"] for record in records] == [configs[1].run]
     assert "checkpoint.safetensors cannot be resumed from" in failure.reason
     assert f"--out {tmp_path}" in failure.command
+
+
+def test_the_progress_within_a_run_arrives(cluster, tmp_path):
+    configs = STUDY.grid({"q": (1.0, 2.0), "hidden_size": (16,), "epochs": (60,)})
+    log = []
+
+    def on_progress(*report):
+        log.append(report)
+
+    for event in run_all(STUDY, configs, RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), on_progress):
+        log += [(event.started, "starts")] * bool(event.started) + [(event.ended, "ends")] * bool(event.ended)
+    for config in configs:
+        first, *reports, last = (what for which, what in log if which == config)
+        assert (first, last) == ("starts", "ends")
+        assert all(before.epochs_done <= after.epochs_done for before, after in itertools.pairwise(reports))
+        assert reports
+        assert all(report.epochs == 60 and report.loss > 0 for report in reports)
 
 
 def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):

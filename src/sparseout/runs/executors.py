@@ -84,7 +84,7 @@ def run_all(
         configs: the runs.
         options: their data, device and output folder.
         sweep: how to execute them.
-        on_progress: called with a run of this machine and its progress, at most every half second for each run.
+        on_progress: called with a run in progress and its latest progress, at most every half second for each run.
 
     Raises:
         UserError: these runs cannot be executed in this way.
@@ -100,7 +100,7 @@ def run_all(
         return in_processes(configs, options, sweep.jobs, on_progress)
     from sparseout.runs.ray import on_ray
 
-    return on_ray(configs, options, sweep.ray)
+    return on_ray(configs, options, sweep.ray, on_progress)
 
 
 def one_by_one(study: Study, configs: Sequence[Config], options: RunOptions, on_progress: OnRunProgress) -> Iterator[SweepEvent]:

@@ -57,7 +57,7 @@ def print_left_out(reasons: Iterable[str]) -> None:
 
 
 class RunBars:
-    """A bar for each run in progress on this machine: its epochs and steps, its latest loss and sparsity, and the time left.
+    """A bar for each run in progress: its epochs and steps, its latest loss and sparsity, and the time left.
 
     Args:
         bar: a `training_bar`.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,22 @@ from sparseout.runs.run import SweepEvent, failure_of, record_failure, run_one
 from sparseout.studies.registry import find_study
 from sparseout.training.config import Config
 from sparseout.training.folders import RunFolder
+from sparseout.training.run_progress import RunProgress
 
 RETRIES = 5  # restarts of a run whose worker was lost; a run that raised an exception would raise it again
-INTERVAL = 1.0  # seconds between two updates of the number of runs in progress
+INTERVAL = 1.0  # seconds between two updates of the runs in progress
 
 
-def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iterator[SweepEvent]:
+def on_ray(
+    configs: Sequence[Config], options: RunOptions, address: str, on_progress: Callable[[Config, RunProgress], None]
+) -> Iterator[SweepEvent]:
     """Execute the runs on the cluster at `address`. Each run gets one CPU per thread, and a GPU if it uses one.
+
+    Args:
+        configs: the runs.
+        options: their data, device and output folder.
+        address: the cluster.
+        on_progress: called with a run in progress and its latest progress, about once a second for each run.
 
     Raises:
         UserError: ray is not installed, there is no cluster at the address, or no machine has room for a run.
@@ -42,7 +52,8 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--ray: there is no cluster at {address!r} ({reason}): `ray start --head` starts one") from error
-    pending = {}
+    pending: dict[Any, Config] = {}
+    started: set[str] = set()
     try:
         room = ray.cluster_resources()
         gpus = int(options.device == "cuda" or (options.device == "auto" and room.get("GPU", 0) > 0))
@@ -53,13 +64,19 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
         # A worker has another working directory.
         out = options.out.absolute() if isinstance(options.out, Path) else options.out
         absolute = dataclasses.replace(options, out=out, data_dir=options.data_dir and options.data_dir.absolute())
+        latest = ray.remote(LatestProgress).options(num_cpus=0, max_restarts=-1).remote()
         task = ray.remote(_run_named)
         for config in configs:
             sized = task.options(name=config.folder, num_cpus=config.threads, num_gpus=gpus, max_retries=RETRIES)
             name, settings = config.source or config.study, dataclasses.asdict(config)
-            pending[sized.remote(name, settings, absolute, os.getcwd())] = config
+            pending[sized.remote(name, settings, absolute, os.getcwd(), latest)] = config
         while pending:
             ended, _ = ray.wait(list(pending), timeout=INTERVAL)
+            for config, progress in _in_progress(latest, pending.values()):
+                if config.run not in started:
+                    started.add(config.run)
+                    yield SweepEvent(_running(len(pending), config), started=config)
+                on_progress(config, progress)
             for reference in ended:
                 config = pending.pop(reference)
                 try:
@@ -81,12 +98,44 @@ def on_ray(configs: Sequence[Config], options: RunOptions, address: str) -> Iter
             ray.shutdown()
 
 
-def _run_named(name: str, settings: dict[str, Any], options: RunOptions, folder: str) -> str | None:
-    """Train the run with these settings of the study `name`, imported from `folder`. Return why it failed, or None."""
+class LatestProgress:
+    """An actor that keeps the latest progress of each run. Workers report to it, and the sweep takes from it."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, RunProgress] = {}
+
+    def report(self, run: str, progress: RunProgress) -> None:
+        """Keep the progress of a run."""
+        self._reports[run] = progress
+
+    def take(self) -> dict[str, RunProgress]:
+        """Return the progress of the runs that reported since the last call."""
+        reports, self._reports = self._reports, {}
+        return reports
+
+
+def _run_named(name: str, settings: dict[str, Any], options: RunOptions, folder: str, latest: Any) -> str | None:
+    """Train the run with these settings of the study `name`, imported from `folder`. Return why it failed, or None.
+
+    `latest` is the handle of the `LatestProgress`, to which it reports.
+    """
     sys.path.insert(0, folder)  # a worker starts in another folder
     study = find_study(name)
-    failure = run_one(study, study.config(**settings), options)
+    config = study.config(**settings)
+    failure = run_one(study, config, options, lambda progress: latest.report.remote(config.run, progress))
     return failure.reason if failure else None
+
+
+def _in_progress(latest: Any, pending: Iterable[Config]) -> Iterator[tuple[Config, RunProgress]]:
+    """Yield the pending runs that reported, with their progress. Without an answer, as while its machine is lost, yield none."""
+    import ray
+
+    reports: dict[str, RunProgress] = {}
+    with contextlib.suppress(ray.exceptions.RayError):
+        reports = ray.get(latest.take.remote(), timeout=INTERVAL)
+    for config in list(pending):
+        if config.run in reports:
+            yield config, reports[config.run]
 
 
 def _running(pending: int, config: Config) -> int:

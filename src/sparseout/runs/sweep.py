@@ -141,7 +141,7 @@ def _run_incomplete(
     failures = []
     write_results = Throttled(folder.write_results, SHARE)
     with training_bar(console) as bar:
-        run_bars = RunBars(bar, study.items, several=sweep.jobs > 1)
+        run_bars = RunBars(bar, study.items, several=sweep.jobs > 1 or sweep.ray is not None)
 
         def on_progress(config: Config, progress: RunProgress) -> None:
             run_bars.update(config, progress)
