@@ -184,8 +184,8 @@ def test_the_progress_counts_every_step(settings, trained, monkeypatch):
         yield advance
 
     monkeypatch.setattr("sparseout.control.finder.counting", counting)
-    points = find(trained, points=1, steps=3, **settings).points
-    assert counts == [("steps of find_q", 3 * len(points), 3 * len(points))]
+    holds = len(find(trained, points=1, steps=3, **settings).points) + 1  # and the way back
+    assert counts == [("steps of find_q", 3 * holds, 3 * holds)]
 
 
 def test_p_moves_beyond_the_bounds_of_q(trained):
@@ -263,3 +263,26 @@ def test_bad_arguments_are_refused(change, error, message):
 def test_a_loss_that_does_not_call_the_copy_is_refused(trained):
     with pytest.raises(ValueError, match=re.escape("loss must call the model that it is given, but none of the layers ran")):
         find_q(trained, DATA.split(64), lambda model, batch: loss(trained, batch), points=1, steps=2)
+
+
+def test_a_network_that_comes_back(trained):
+    found = find(trained, points=1, bounds=(1.0, 4.0))
+    assert found.returned.value == 4.0
+    assert found.comes_back
+    assert "comes back" not in str(found)
+
+
+def test_a_network_that_learns_no_more_does_not_come_back(trained):
+    calls = itertools.count()
+
+    def loss_of_two_points(model, batch):
+        # 40 steps and two measurements of four batches at q = 2, and as many at the lower bound
+        return loss(model, batch) * (next(calls) < 2 * (40 + 8))
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, 1.0)
+
+    found = find_q(trained, DATA.split(64), loss_of_two_points, optimizer=sgd, points=1, steps=40)
+    assert found.returned.mean == found.points[0].mean > found.points[1].mean
+    assert not found.comes_back
+    assert f"after q = 0.3, 40 steps at q = 4 leave {found.returned.mean:.3f}" in str(found)

@@ -66,7 +66,7 @@ def wide_resnet():
     def optimizer(parameters):
         return torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
-    return Network(image.model(config, data), list(pairs), loss, optimizer, (150, 60, 300), (1.0, 4.0))
+    return Network(image.model(config, data), list(pairs), loss, optimizer, (150, 60, 1200), (1.0, 4.0))
 
 
 class ClippedSGD(torch.optim.SGD):
@@ -89,7 +89,7 @@ def lstm():
         return ClippedSGD(parameters, 30.0)
 
     batches = [(columns[i : i + 35], columns[i + 1 : i + 36]) for i in starts]
-    return Network(language.model(config, corpus), batches, loss, optimizer, (500, 80, 300), (1.0, 4.0))
+    return Network(language.model(config, corpus), batches, loss, optimizer, (500, 80, 1200), (1.0, 4.0))
 
 
 def train(network, model, steps, target=None):

@@ -53,7 +53,8 @@ def find_q(
     A copy of `model` trains `steps` steps with `q = 2`. From there, one copy of it trains at each of `points` values of `q` down
     to the lower bound, and another up to the upper bound, `steps` steps at each. Sparsity and loss are measured in evaluation
     mode, without noise, on the first four batches of `loader`, after half of the steps of a point and at its end. All layers have
-    the same `q`, as with `SparsityTarget(mean=True)`.
+    the same `q`, as with `SparsityTarget(mean=True)`. The copy at the lower bound then trains as many steps at the upper bound:
+    the text says so if its sparsity does not come back.
 
     The range is what was seen, from where the training of `model` is now, and no promise beyond that. Early in its training, a
     network becomes sparser by itself. So train it with `q = 2` for a while first, as in the warm-up of a target.
@@ -107,7 +108,9 @@ def find_q(
             raise ValueError(f"loader must have at least one batch, got an empty {type(loader).__name__}")
         dial: Dial = next(iter(modules.values())).dial
         neutral, sides = _outputs(settings, dial, points)
-        advance = stack.enter_context(counting("steps of find_q", steps * (1 + sum(map(len, sides)))))
+        sparse, dense = sides
+        holds = 1 + len(sparse) + len(dense) + bool(sparse)
+        advance = stack.enter_context(counting("steps of find_q", steps * holds))
         task = _Task(loader, clean, loss, steps, settings, tuple(modules), initial_p(modules, p_bounds), advance)
         copied = copy.deepcopy(uncompiled(model))
         if not copied.training:
@@ -121,8 +124,11 @@ def find_q(
                 found[output] = training.hold(output)
                 if not found[output].is_finite:
                     break
+            if side is sparse:
+                ended = bool(side) and found[min(found)].is_finite
+                returned = training.hold([neutral, *dense][-1]) if ended else None
     ordered = sorted(found)
-    return FoundRange(dial.name, measure, tuple(map(found.__getitem__, ordered)), ordered.index(neutral), steps)
+    return FoundRange(dial.name, measure, tuple(map(found.__getitem__, ordered)), ordered.index(neutral), steps, returned)
 
 
 class _Task(NamedTuple):

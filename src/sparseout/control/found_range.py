@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTLED = 0.01  # largest change of the sparsity of a settled point in the second half of its steps
+RETURNED = 0.5  # fraction of the way back from the sparsest point below which the text warns that sparsity stays
 LEARNING = 0.1  # fraction by which the loss may fall at the first point before the text warns of it
 BLUE, RED, GREY = "#2183b3", "#d1495b", "#808080"
 
@@ -79,6 +80,8 @@ class FoundRange:
         points: the points, from the sparsest end to the densest.
         first: index of the point at which training began, where the layers act least.
         steps: number of steps at each point.
+        returned: the end of the training at the densest value that follows the one at the sparsest; None if the sparsest one is
+            the first or is not finite.
     """
 
     name: str
@@ -86,6 +89,7 @@ class FoundRange:
     points: tuple[Point, ...]
     first: int
     steps: int
+    returned: Point | None = None
 
     @property
     def range(self) -> Range | None:
@@ -107,6 +111,17 @@ class FoundRange:
         """The lowest and the highest number of the points in the range: `bounds` for `SparsityTarget`; None without a range."""
         values = [self.points[i].value for i in self._counted(None)]
         return (min(values), max(values)) if values and min(values) < max(values) else None
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether the sparsity went at least half of the way back to that of the first point after the sparsest one.
+
+        If not, a target that overshoots may stay above its sparsity, as in a network that fits its data and hardly learns.
+        """
+        if self.returned is None:
+            return True
+        sparsest, start = self.points[0].mean, self.points[self.first].mean
+        return sparsest - self.returned.mean >= RETURNED * (sparsest - start)
 
     def _counted(self, layer: str | None) -> list[int]:
         """Return the indices of the points that count, for the mean or for one layer."""
@@ -171,6 +186,11 @@ class FoundRange:
             remarks.append(
                 f"the model was still learning where it began, at {self._text(start)}: in half of the steps its loss went "
                 f"from {start.loss_before:.4g} to {start.loss:.4g}, its sparsity by {_mean(start.moved):+.3f}; so may the range"
+            )
+        if self.returned and not self.comes_back:
+            remarks.append(
+                f"the sparsity comes back slowly: after {self._text(self.points[0])}, {self.steps} steps at "
+                f"{self._text(self.returned)} leave {self.returned.mean:.3f}, so a target that overshoots may stay too sparse"
             )
         return remarks
 
