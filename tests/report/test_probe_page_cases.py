@@ -208,3 +208,12 @@ def test_samples_stop_at_the_budget_of_a_page(tmp_path):
 def test_samples_that_were_not_recorded(visit, tmp_path):
     write_probe(summary_of(2, samples=0), tmp_path / "page.html")
     assert "Probe(model, samples=3) records them" in visit(tmp_path / "page.html").locator("#samples-title").inner_text()
+
+
+def test_a_layer_without_values_has_no_empty_figure(visit, folder):
+    page = visit(folder / "dead.html", viewport={"width": 390, "height": 900})
+    assert page.locator("#histogram-note").inner_text().endswith("No value is finite and other than zero.")
+    figure = page.locator("figure:has(#curve)")
+    assert not figure.is_visible()
+    page.locator("#layer").select_option(label="blocks.3.activation")
+    assert figure.is_visible()

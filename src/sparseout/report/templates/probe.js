@@ -238,6 +238,7 @@ function ofLayer() {
     alt: `Fraction of the values of ${layer.name} below each threshold.`,
   });
   document.getElementById("curve-title").textContent = `${layer.name}: fraction of values below a threshold`;
+  document.getElementById("curve").closest("figure").hidden = !traces.length; // the note of the histogram says why
 }
 
 function overTime() {
