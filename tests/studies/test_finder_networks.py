@@ -137,7 +137,10 @@ def test_targets_in_the_range_are_reached_and_others_end_in_the_report(make):
 
     for fraction in (0.1, 0.5, 0.9):
         wanted = low + fraction * (high - low)
-        report, sparsity = reports(wanted)
+        with warnings.catch_warnings():
+            if not found.comes_back:  # a target that overshoots is out of reach for a while
+                warnings.simplefilter("ignore")
+            report, sparsity = reports(wanted)
         print(f"target {wanted:.3f}: {report}; clean {sparsity:.3f}")
         assert sparsity == pytest.approx(wanted, abs=0.02)
         assert report.reached
