@@ -37,7 +37,8 @@ function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...la
   const div = document.getElementById(id);
   div.setAttribute("aria-label", alt);
   div.hidden = false;
-  const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true };
+  // Margins grow with the labels, so Plotly need not measure each label to hide those that overflow.
+  const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true, ticklabeloverflow: "allow" };
   const axis = ({ title, ...rest }) => ({ ...grid, ...rest, ...(title && { title: { text: plain(title), standoff: 8 } }) });
   Plotly.react(
     div,
@@ -101,7 +102,7 @@ function heatmap(id, columns, { names, rows, text, changes = false, click }) {
   const longest = Math.max(...names.map((name) => name.length));
   const top = 15 + longest * (narrow() ? 5.5 : 5.5);
   const step = Math.ceil(rows.length / MOST_LABELS);
-  draw(id, [trace, neutral], {
+  draw(id, constant.flat().some(isNumber) ? [trace, neutral] : [trace], {
     x: { tickvals: trace.x, ticktext: names.map(plain), tickangle: narrow() ? -90 : -50, side: "top", showgrid: false, tickfont },
     y: { tickvals: trace.y.filter((j) => j % step === 0), ticktext: rows.filter((_, j) => j % step === 0), autorange: "reversed", showgrid: false },
     height: top + 60 + rows.length * (rows.length > 100 ? 8 : rows.length > 60 ? 14 : 20),
