@@ -5,8 +5,8 @@ import json
 import signal
 import subprocess
 import sys
-import types
 import time
+import types
 from pathlib import Path
 
 import pytest
