@@ -107,8 +107,7 @@ def find_q(
         if not clean:
             raise ValueError(f"loader must have at least one batch, got an empty {type(loader).__name__}")
         dial: Dial = next(iter(modules.values())).dial
-        neutral, sides = _outputs(settings, dial, points)
-        sparse, dense = sides
+        neutral, (sparse, dense) = _outputs(settings, dial, points)
         holds = 1 + len(sparse) + len(dense) + bool(sparse)
         advance = stack.enter_context(counting("steps of find_q", steps * holds))
         task = _Task(loader, clean, loss, steps, settings, tuple(modules), initial_p(modules, p_bounds), advance)
@@ -118,15 +117,19 @@ def find_q(
         parameters = [each for each in copied.parameters() if each.requires_grad]
         start = _Training(copied, optimizer(parameters) if optimizer else torch.optim.Adam(parameters, 1e-3), task)
         found = {neutral: start.hold(neutral)}
-        for side in sides:
+
+        def follow(side: list[float]) -> _Training:
             training = start.branch()
             for output in side:
                 found[output] = training.hold(output)
                 if not found[output].is_finite:
                     break
-            if side is sparse:
-                ended = bool(side) and found[min(found)].is_finite
-                returned = training.hold([neutral, *dense][-1]) if ended else None
+            return training
+
+        training = follow(sparse)
+        is_sparser = bool(sparse) and found[min(found)].is_finite
+        returned = training.hold([neutral, *dense][-1]) if is_sparser else None
+        follow(dense)
     ordered = sorted(found)
     return FoundRange(dial.name, measure, tuple(map(found.__getitem__, ordered)), ordered.index(neutral), steps, returned)
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -26,14 +26,12 @@ from sparseout.checks import check_integer
 from sparseout.errors import UserError
 from sparseout.records.files import remove_stale_parts
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import Failure, SweepEvent, failure_of, record_failure, run_one
+from sparseout.runs.run import Failure, OnRunProgress, SweepEvent, failure_of, record_failure, run_one
 from sparseout.studies.registry import STUDIES
 from sparseout.training.config import Config
 from sparseout.training.folders import RunFolder
 from sparseout.training.run_progress import RunProgress
 from sparseout.training.study import Study
-
-OnRunProgress = Callable[[Config, RunProgress], None]
 
 ADDRESS = re.compile(r"(ray://)?[^/\s]+:\d{1,5}")  # of a Ray cluster
 MAX_JOBS = 1024

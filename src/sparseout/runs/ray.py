@@ -8,13 +8,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparseout.errors import UserError
 from sparseout.runs.options import RunOptions
-from sparseout.runs.run import SweepEvent, failure_of, record_failure, run_one
+from sparseout.runs.run import OnRunProgress, SweepEvent, failure_of, record_failure, run_one
 from sparseout.studies.registry import find_study
 from sparseout.training.config import Config
 from sparseout.training.folders import RunFolder
@@ -24,9 +24,7 @@ RETRIES = 5  # restarts of a run whose worker was lost; a run that raised an exc
 INTERVAL = 1.0  # seconds between two updates of the runs in progress
 
 
-def on_ray(
-    configs: Sequence[Config], options: RunOptions, address: str, on_progress: Callable[[Config, RunProgress], None]
-) -> Iterator[SweepEvent]:
+def on_ray(configs: Sequence[Config], options: RunOptions, address: str, on_progress: OnRunProgress) -> Iterator[SweepEvent]:
     """Execute the runs on the cluster at `address`. Each run gets one CPU per thread, and a GPU if it uses one.
 
     Args:
@@ -133,7 +131,7 @@ def _in_progress(latest: Any, pending: Iterable[Config]) -> Iterator[tuple[Confi
     reports: dict[str, RunProgress] = {}
     with contextlib.suppress(ray.exceptions.RayError):
         reports = ray.get(latest.take.remote(), timeout=INTERVAL)
-    for config in list(pending):
+    for config in pending:
         if config.run in reports:
             yield config, reports[config.run]
 

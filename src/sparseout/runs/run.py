@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,8 +15,10 @@ from sparseout.runs.options import RunOptions
 from sparseout.training.config import Config
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
-from sparseout.training.run_progress import OnProgress
+from sparseout.training.run_progress import OnProgress, RunProgress
 from sparseout.training.study import Study
+
+OnRunProgress = Callable[[Config, RunProgress], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,7 @@ function heatmap(id, columns, { names, rows, text, changes = false, click }) {
   };
   const tickfont = { size: narrow() ? 9 : 12 };
   const longest = Math.max(...names.map((name) => name.length));
-  const top = 15 + longest * (narrow() ? 5.5 : 5.5);
+  const top = 15 + longest * 5.5;
   const step = Math.ceil(rows.length / MOST_LABELS);
   draw(id, constant.flat().some(isNumber) ? [trace, neutral] : [trace], {
     x: { tickvals: trace.x, ticktext: names.map(plain), tickangle: narrow() ? -90 : -50, side: "top", showgrid: false, tickfont },
