@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import math
 import random
 import re
 
@@ -286,3 +287,14 @@ def test_a_network_that_learns_no_more_does_not_come_back(trained):
     assert found.returned.mean == found.points[0].mean > found.points[1].mean
     assert not found.comes_back
     assert f"after q = 0.3, 40 steps at q = 4 leave {found.returned.mean:.3f}" in str(found)
+
+
+def test_a_network_that_breaks_on_the_way_back(trained):
+    calls = itertools.count()
+
+    def loss_of_two_points(model, batch):
+        return loss(model, batch) * (1 if next(calls) < 2 * (40 + 8) else math.nan)
+
+    found = find_q(trained, DATA.split(64), loss_of_two_points, points=1, steps=40)
+    assert not found.comes_back
+    assert "does not come back: after q = 0.3, 40 steps at q = 4 give a loss or a sparsity that is not finite" in str(found)

@@ -188,9 +188,12 @@ class FoundRange:
                 f"from {start.loss_before:.4g} to {start.loss:.4g}, its sparsity by {_mean(start.moved):+.3f}; so may the range"
             )
         if self.returned and not self.comes_back:
+            way_back = f"after {self._text(self.points[0])}, {self.steps} steps at {self._text(self.returned)}"
             remarks.append(
-                f"the sparsity comes back slowly: after {self._text(self.points[0])}, {self.steps} steps at "
-                f"{self._text(self.returned)} leave {self.returned.mean:.3f}, so a target that overshoots may stay too sparse"
+                f"the sparsity comes back slowly: {way_back} leave {self.returned.mean:.3f}, so a target that overshoots may "
+                "stay too sparse"
+                if self.returned.is_finite
+                else f"the model does not come back: {way_back} give a loss or a sparsity that is not finite"
             )
         return remarks
 
