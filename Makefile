@@ -88,10 +88,10 @@ study-glm: $(VENV)/.studies  ## run the study of generalized linear models, a fe
 	$(SPARSEOUT) theorem --out runs/theorem
 	cp runs/theorem/*.jsonl runs/theorem/*.png runs/theorem/provenance.json results/glm
 
-# Measure a part of the benchmark in runs/bench/NAME: $(call measure,NAME,ITS FLAGS,OPTIONS)
+# Measure a part of the benchmark three times in runs/bench/NAME: $(call measure,NAME,ITS FLAGS,OPTIONS)
 define measure
 	$(SPARSEOUT) bench $(filter-out $(2),--sizes --models --targets --probes --methods --samples --inference) $(3) \
-		--out runs/bench/$(1)
+		--runs 3 --out runs/bench/$(1)
 endef
 
 # Replace files of results/bench, and the provenance of each CSV file among them: $(call publish,NAME,FILES)
@@ -101,37 +101,37 @@ define publish
 	for part in $(basename $(filter %.csv,$(2))); do cp runs/bench/$(1)/provenance.json results/bench/$$part-provenance.json; done
 endef
 
-bench:  ## make results/bench anew, with each of the parts below, a quarter of an hour on an idle machine
+bench:  ## make results/bench anew, with each of the parts below, three runs of each, half an hour on an idle machine
 	for part in op awd-lstm target probe methods glm inference; do $(MAKE) bench-$$part || exit 1; done
 
-bench-op: $(VENV)/.studies  ## measure the op and training steps anew, ten minutes on an idle machine
-	$(call measure,op,--sizes --models,--models autoencoder mlp lstm wide_resnet)
+bench-op: $(VENV)/.studies  ## measure the op and training steps anew, twenty minutes on an idle machine
+	$(call measure,op,--sizes --models,--models autoencoder mlp lstm wide_resnet --seconds 3)
 	$(call publish,op,op.csv steps.csv bench.png)
 
-bench-awd-lstm: $(VENV)/.studies  ## measure the training step of the AWD-LSTM anew, two minutes
-	$(call measure,awd_lstm,--models,--models awd_lstm --seconds 110)
+bench-awd-lstm: $(VENV)/.studies  ## measure the training step of the AWD-LSTM anew, three minutes
+	$(call measure,awd_lstm,--models,--models awd_lstm --seconds 40)
 	mv runs/bench/awd_lstm/steps.csv runs/bench/awd_lstm/awd_lstm.csv
 	$(call publish,awd_lstm,awd_lstm.csv)
 
-bench-target: $(VENV)/.studies  ## measure the cost of a sparsity target anew, five minutes
-	$(call measure,target,--targets,--seconds 60)
+bench-target: $(VENV)/.studies  ## measure the cost of a sparsity target anew, seven minutes
+	$(call measure,target,--targets,--seconds 20)
 	$(call publish,target,target.csv)
 
-bench-probe: $(VENV)/.studies  ## measure the cost of a probe anew, half a minute
-	$(call measure,probe,--probes,--seconds 16)
+bench-probe: $(VENV)/.studies  ## measure the cost of a probe anew, one minute
+	$(call measure,probe,--probes,--seconds 6)
 	$(call publish,probe,probe.csv)
 
-bench-methods: $(VENV)/.studies  ## measure what each method adds to a training step anew, half a minute
-	$(call measure,methods,--methods,)
+bench-methods: $(VENV)/.studies  ## measure what each method adds to a training step anew, one minute
+	$(call measure,methods,--methods,--seconds 4)
 	$(call publish,methods,methods.csv methods.png)
 	$(VENV)/bin/python tests/studies/test_published_method_costs.py
 
 bench-glm: $(VENV)/.studies  ## measure the fits of generalized linear models anew, half a minute
-	$(call measure,glm,--samples,--seconds 20)
+	$(call measure,glm,--samples,--seconds 8)
 	$(call publish,glm,glm.csv)
 
 bench-inference: $(VENV)/.studies  ## measure layers that skip zeros anew, one minute
-	OMP_NUM_THREADS=1 $(call measure,inference,--inference,)
+	OMP_NUM_THREADS=1 $(call measure,inference,--inference,--seconds 4)
 	$(call publish,inference,inference.csv inference.png)
 	$(VENV)/bin/python tests/studies/test_published_inference.py
 

@@ -164,6 +164,26 @@ def test_the_yardsticks():
         assert torch.autograd.grad(y, x, torch.tensor([3.0, 3.0]))[0].tolist() == slope
 
 
+def test_the_special_inputs_and_layers_of_sparseout(monkeypatch):
+    seen = {}
+
+    def sample(function, x, grad, repeats, clock):
+        seen[function] = x, grad
+        return dict.fromkeys(op.TENSORS_MOVED, 1.0)
+
+    monkeypatch.setattr(op, "sample", sample)
+    monkeypatch.setattr(op, "contenders", lambda *_: [op.DROPOUT, op.Contender(op.RMS, 1.5), op.Contender(op.CHANNELS_LAST, 1.5)])
+    op.measure("float32", 4096, [1.5], CPU, 0.0)
+    (flat, _), (of_rms, _), (images, grad) = seen.values()
+    assert flat is of_rms
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert not images.is_contiguous()
+    assert grad.stride() == images.stride()
+    assert torch.equal(images.reshape(-1), flat)
+    _, layer, _ = seen
+    assert (layer.q, layer.scale) == (1.5, "rms")
+
+
 def test_bytes_kept_for_backward():
     x = torch.randn(1000, dtype=torch.float32, requires_grad=True)
 
@@ -188,7 +208,11 @@ def test_the_default_grid_is_thinned_and_others_are_whole():
     assert qs("compiled", torch.float32, 2**20) == op.QS
     assert qs("compiled", torch.float32, 2**24) == (1.7,)
     assert qs("authors", torch.float64, 2**12) == (1.7,)
-    for name in ("sparseout", "authors", "expression", "compiled"):
+    for name in (op.RMS, op.CHANNELS_LAST):
+        assert qs(name, torch.float32, 2**12) == (1.5, 2.0)
+        assert qs(name, torch.float16, 2**12) == ()
+    assert qs(op.CHANNELS_LAST, torch.float32, 1000, asked=(2.0,)) == ()
+    for name in ("sparseout", op.RMS, op.CHANNELS_LAST, "authors", "expression", "compiled"):
         assert qs(name, torch.float64, 2**26, asked=(0.5, 3.0, 0.5)) == (0.5, 3.0)
     assert qs("F.dropout", torch.float32, 2**12) == (None,)
 
@@ -196,7 +220,7 @@ def test_the_default_grid_is_thinned_and_others_are_whole():
 def test_what_does_not_fit_is_skipped_and_noted(monkeypatch):
     monkeypatch.setattr(op, "available_memory", lambda device: 1e9)
     rows = op.measure("float64", 2**26, [1.7], CPU, 1.0)
-    assert {row["note"] for row in rows} == {"skipped: needs about 4.3 GB of memory, 1.0 GB are available"}
+    assert {row["note"] for row in rows} == {"skipped: needs about 5.4 GB of memory, 1.0 GB are available"}
     assert not any("rounds" in row for row in rows)
 
 

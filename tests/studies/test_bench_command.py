@@ -127,7 +127,7 @@ def test_the_command(tmp_path, capsys):
     ]
     rows = pandas.read_csv(out / "op.csv")
     assert tuple(rows.columns) == op.COLUMNS
-    assert len(rows) == 3 * (3 + 4 * 2)
+    assert len(rows) == 3 * (3 + 6 * 2)
     assert set(rows["pass"]) == {"forward", "backward", "both"}
     assert (rows[rows["note"].isna()].drop(columns=["q", "note"]).notna()).all(axis=None)
     assert (rows["ns_iqr_low"] <= rows["ns_per_element"]).all()
@@ -140,7 +140,7 @@ def test_the_command(tmp_path, capsys):
         assert name in found
     assert found["command"] == (
         "sparseout bench --sizes 4096 --dtypes float32 --q 1.7 2.0 --models autoencoder "
-        "--targets --probes --methods --samples --inference --seconds 0.0"
+        "--targets --probes --methods --samples --inference --seconds 0.0 --runs 1"
     )
     with Image.open(out / "bench.png") as image:
         assert image.width > 1500
@@ -232,6 +232,7 @@ def test_a_stopped_benchmark_keeps_what_it_measured_and_nothing_of_an_earlier_on
         (["--models", "gpt"], "sparseout: models must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--targets", "gpt"], "sparseout: targets must be one of 'autoencoder', 'mlp', 'lstm', 'wide_resnet', 'awd_lstm', got"),
         (["--inference", "3"], "sparseout: inference must be integers in [16, 2^15], got 3"),
+        (["--runs", "0"], "sparseout: runs must be an integer of at least 1, got 0"),
         (["--samples", "3"], "sparseout: samples must be integers in [100, 2^40], got 3"),
         (["--seconds", "-1"], "sparseout: seconds must be a number in [0, 86400], which is a day, got -1.0"),
         (["--seconds", "nan"], "sparseout: seconds must be a number in [0, 86400], which is a day, got nan"),
@@ -289,8 +290,8 @@ def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
     with Image.open(tmp_path / "bench.png") as image:
         assert image.width > 1500
     left, right = (axes.get_legend_handles_labels()[1] for axes in drawn[0].axes)
-    ours = ["F.dropout", "relu", "copy_", "Sparseout, q = 1", "Sparseout, q = 2", "authors' code, q = 1"]
-    assert left == (ours if "op" in parts else [])
+    shown = ["F.dropout", "relu", "copy_", "Sparseout, q = 1", "Sparseout, other q", "authors' code, q = 1"]
+    assert left == (shown if "op" in parts else [])
     assert right == (["nn.Dropout", "Sparseout, q = 1.5", "Sparseout, q = 2"] if "steps" in parts else [])
 
 

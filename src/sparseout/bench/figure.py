@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sparseout.bench import op
 from sparseout.bench.op import Row
 from sparseout.report.figure import COLOURS, GREY, save
 
-# Markers and dashes distinguish the lines without colour too.
+# Markers and dashes distinguish the lines without colour too. The claim is about three lines; the others are faint.
+_FAINT = {"linewidth": 1, "alpha": 0.45, "markersize": 4}
 _STYLES: dict[str, dict[str, Any]] = {
-    "F.dropout": {"color": "black", "marker": "o"},
+    "F.dropout": {"color": "black", "marker": "o", "linewidth": 2.5},
     "dropout": {"color": "black", "marker": "o"},
-    "authors": {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
-    "expression": {"color": COLOURS[4], "marker": "^", "linestyle": "--"},
-    "compiled": {"color": COLOURS[3], "marker": "v", "linestyle": "--"},
-    "relu": {"color": GREY, "linestyle": ":"},
-    "copy_": {"color": GREY, "linestyle": "-."},
+    "authors": {"color": COLOURS[1], "marker": "s", "linestyle": "--", **_FAINT},
+    "expression": {"color": COLOURS[4], "marker": "^", "linestyle": "--", **_FAINT},
+    "compiled": {"color": COLOURS[3], "marker": "v", "linestyle": "--", **_FAINT},
+    "relu": {"color": GREY, "linestyle": ":", "linewidth": 2.5},
+    "copy_": {"color": GREY, "linestyle": "-.", **_FAINT},
 }
+_SHOWN_Q = 1.5  # the line of Sparseout that is not faint is that of the nearest q
 _TITLES = {
     "authors": "authors' code",
     "compiled": "compiled expression",
@@ -26,6 +29,8 @@ _TITLES = {
     "expression": "plain expression",
     "none": "no noise",
     "sparseout": "Sparseout",
+    op.RMS: "Sparseout, scale rms",
+    op.CHANNELS_LAST: "Sparseout, channels_last",
 }
 
 
@@ -56,9 +61,8 @@ def write_figure(op_rows: Sequence[Row], step_rows: Sequence[Row], path: str | P
 
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(5, 3.3))
-    styles = _styles(op_rows, step_rows)
-    _draw_op(left, op_rows, styles)
-    _draw_steps(right, step_rows, styles)
+    _draw_op(left, op_rows)
+    _draw_steps(right, step_rows)
     save(figure, path)
 
 
@@ -103,31 +107,23 @@ def size(elements: int) -> str:
     return str(elements)
 
 
-def _styles(op_rows: Sequence[Row], step_rows: Sequence[Row]) -> Callable[[str, float | None], dict[str, Any]]:
-    """Return a function from a contender to its line style. Sparseout's colour goes from dark to light with `q`."""
-    from matplotlib import colormaps
-
-    ours = [row for row in op_rows if row["contender"] == "sparseout"] + [row for row in step_rows if row["noise"] == "sparseout"]
-    qs = sorted({row["q"] for row in ours})
-
-    def style(name: str, q: float | None) -> dict[str, Any]:
-        if name != "sparseout":
-            return _STYLES[name]
-        return {"color": colormaps["viridis"](0.9 * qs.index(q) / max(1, len(qs) - 1)), "marker": "D", "markersize": 4}
-
-    return style
-
-
-def _draw_op(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None], dict[str, Any]]) -> None:
+def _draw_op(axes: Any, rows: Sequence[Row]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     dtype, lines = op_lines(rows)
+    shown = min((abs(q - _SHOWN_Q), q) for name, q in (*lines, ("", 0.0)) if q is not None)[1]
     for (name, q), line in lines.items():
+        if name in (op.RMS, op.CHANNELS_LAST):
+            continue
         # The time of a plain expression hardly depends on q, so only its longest line is drawn.
         if line is not max((lines[key] for key in lines if key[0] == name and name != "sparseout"), key=len, default=line):
             continue
+        style, text = _STYLES.get(name), label(name, q)
+        if style is None:
+            style = {"color": COLOURS[0], "marker": "D", **({"linewidth": 2.5} if q == shown else _FAINT)}
+            text = text if q == shown else "Sparseout, other q"
         costs = [row["ns_per_element"] for row in line]
-        axes.plot([row["elements"] for row in line], costs, linewidth=2, label=label(name, q), **styles(name, q))
+        axes.plot([row["elements"] for row in line], costs, label=text, **style)
     sizes = sorted({row["elements"] for line in lines.values() for row in line})
     axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="nanoseconds per element")
     axes.set_xticks(sizes, map(size, sizes))
@@ -137,10 +133,14 @@ def _draw_op(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title(f"Forward and backward of the op, {dtype}", loc="left", weight="bold")
     if lines:
-        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+        handles, texts = axes.get_legend_handles_labels()
+        once = dict(zip(texts, handles, strict=True))
+        bold = sorted(once, key=lambda text: once[text].get_alpha() is not None)
+        style = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        axes.legend([once[text] for text in bold], bold, **style)
 
 
-def _draw_steps(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | None], dict[str, Any]]) -> None:
+def _draw_steps(axes: Any, rows: Sequence[Row]) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
     noises = list(dict.fromkeys((row["noise"], row["q"]) for row in rows if row["noise"] != "none"))
     for index, (noise, q) in enumerate(noises):
@@ -149,7 +149,8 @@ def _draw_steps(axes: Any, rows: Sequence[Row], styles: Callable[[str, float | N
         below = [row["ratio_to_none"] - row["none_iqr_low"] for row in of_noise]
         above = [row["none_iqr_high"] - row["ratio_to_none"] for row in of_noise]
         at = [models.index(row["model"]) + 0.2 * (index - (len(noises) - 1) / 2) for row in of_noise]
-        style = {**styles(noise, q), "linestyle": "none", "markersize": 7}
+        style = {**_STYLES.get(noise, {"color": COLOURS[0], "marker": "D"}), "linestyle": "none", "markersize": 7}
+        style |= {"markerfacecolor": "white"} if index > 1 else {}
         axes.errorbar(ratios, at, xerr=(below, above), elinewidth=2, label=label(noise, q), **style)
     axes.axvline(1, color=GREY, linewidth=1)
     axes.set_yticks(range(len(models)), [model.replace("_", "\n") for model in models])

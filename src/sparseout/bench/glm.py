@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sparseout.bench.op import P, Row
-from sparseout.bench.timing import Spread, alternate, load
+from sparseout.bench.timing import Spread, alternate, load, spread_columns
 
 COLUMNS = (
-    *("samples", "features", "estimator", "q", "iterations", "seconds", "seconds_iqr_low", "seconds_iqr_high"),
-    *("ratio_to_sklearn", "ratio_iqr_low", "ratio_iqr_high", "rounds", "load"),
+    *("samples", "features", "estimator", "q", "iterations", *spread_columns("seconds")),
+    *(*spread_columns("ratio_to_sklearn", "ratio"), "rounds", "load"),
 )
 FEATURES = 200
 TOL = 1e-4  # for the largest component of the mean loss's gradient

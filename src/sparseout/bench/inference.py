@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparseout.bench.op import Row
-from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
 from sparseout.inference import kernel
 from sparseout.inference.layer import SkipZerosLinear, convert
 from sparseout.inference.timing import Timer
@@ -20,8 +20,8 @@ WIDTHS = (4096,)
 ALIVE = 0.435  # of the units, if zeros overlap: 8 rows with 90 % zeros then use 38 % of the units, as measured in an autoencoder
 TORCH = ("linear, float32", "linear, bfloat16")
 COLUMNS = (
-    *("width", "batch", "zeros", "overlap", "contender", "milliseconds", "ms_iqr_low", "ms_iqr_high"),
-    *("speed", "speed_iqr_low", "speed_iqr_high", "rounds", "load"),
+    *("width", "batch", "zeros", "overlap", "contender", *spread_columns("milliseconds", "ms")),
+    *(*spread_columns("speed"), "rounds", "load"),
 )
 
 

@@ -13,12 +13,12 @@ from sparseout import regularizers
 from sparseout.bench.models import MODELS, Example
 from sparseout.bench.op import P, Row
 from sparseout.bench.steps import Step
-from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
 from sparseout.layers import Sparseout
 
 COLUMNS = (
-    *("case", "method", "q", "milliseconds", "ms_iqr_low", "ms_iqr_high", "added_ms", "added_iqr_low", "added_iqr_high"),
-    *("ratio_to_first", "ratio_iqr_low", "ratio_iqr_high", "rounds", "load"),
+    *("case", "method", "q", *spread_columns("milliseconds", "ms"), *spread_columns("added_ms", "added")),
+    *(*spread_columns("ratio_to_first", "ratio"), "rounds", "load"),
 )
 STRENGTH = 1e-4
 UNITS, OUTPUTS, BATCH = 256, 512, 128

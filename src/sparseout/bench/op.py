@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
+from sparseout.layers import Sparseout
 from sparseout.op.functional import sparseout
 
 P = 0.5
@@ -23,10 +25,10 @@ QS = (1.0, 1.5, 1.7, 2.0, 2.5, 3.0)
 # Tensors that any implementation reads and writes: x and y forward, their gradients backward.
 TENSORS_MOVED = {"forward": 2, "backward": 2, "both": 4}
 COLUMNS = (
-    *("contender", "dtype", "elements", "q", "pass", "ns_per_element", "ns_iqr_low", "ns_iqr_high"),
-    *("ratio_to_dropout", "ratio_iqr_low", "ratio_iqr_high", "gigabytes_per_second", "bytes_kept", "rounds", "load", "note"),
+    *("contender", "dtype", "elements", "q", "pass", *spread_columns("ns_per_element", "ns")),
+    *(*spread_columns("ratio_to_dropout", "ratio"), "gigabytes_per_second", "bytes_kept", "rounds", "load", "note"),
 )
-_TENSORS_AT_PEAK = 8
+_TENSORS_AT_PEAK = 10
 
 Op = Callable[[Tensor], Tensor]
 Row = dict[str, Any]
@@ -41,6 +43,8 @@ class Contender:
 
 
 DROPOUT = Contender("F.dropout")
+CHANNELS_LAST, RMS = "sparseout, channels_last", "sparseout, rms"
+IMAGE = (16, 8, 8)  # channels, height and width of the input of `CHANNELS_LAST`
 WITHOUT_Q: dict[str, Op] = {
     "F.dropout": lambda x: F.dropout(x, P),
     "relu": F.relu,
@@ -76,6 +80,8 @@ def op(contender: Contender) -> Op:
         return _compiled(q)
     with_q: dict[str, Op] = {
         "sparseout": lambda x: sparseout(x, P, q),
+        CHANNELS_LAST: lambda x: sparseout(x, P, q),
+        RMS: Sparseout(P, q, scale="rms"),
         "authors": lambda x: expression(x, q, bernoulli_noise),
         "expression": lambda x: expression(x, q, uniform_noise),
     }
@@ -84,15 +90,29 @@ def op(contender: Contender) -> Op:
 
 def contenders(dtype: torch.dtype, elements: int, qs: Sequence[float]) -> list[Contender]:
     """Return the contenders for a dtype and size. Only some of the default `qs` run everywhere: see the command's help."""
-    ours, plain = tuple(qs), tuple(qs)
+    ours, plain, special = tuple(qs), tuple(qs), tuple(qs)
     if ours == QS:
         full = dtype == torch.float32
         ours = QS if full else (1.7, 2.0)
         plain = QS if full and elements <= 2**20 else (1.7,)
+        special = (1.5, 2.0) if full else ()
     result = [Contender(name) for name in WITHOUT_Q]
     result += [Contender("sparseout", q) for q in ours]
+    result += [Contender(RMS, q) for q in special]
+    result += [Contender(CHANNELS_LAST, q) for q in special if elements % math.prod(IMAGE) == 0]
     result += [Contender(name, q) for name in ("authors", "expression", "compiled") for q in plain]
     return list(dict.fromkeys(result))
+
+
+def cases(dtypes: Iterable[str], sizes: Iterable[int]) -> list[tuple[str, int]]:
+    """Return the dtypes and sizes to measure. Of the default sizes, the largest is measured in float32 alone.
+
+    >>> cases(["float64"], [8, 4, 8])
+    [('float64', 4), ('float64', 8)]
+    """
+    chosen = sorted(set(sizes))
+    others = chosen[:-1] if tuple(chosen) == SIZES else chosen
+    return [(dtype, elements) for dtype in dict.fromkeys(dtypes) for elements in (chosen if dtype == "float32" else others)]
 
 
 def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device, seconds: float) -> list[Row]:
@@ -108,20 +128,22 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
         return [row for contender in competing for row in _rows(contender, common, note=note)]
     x = torch.randn(elements, dtype=DTYPES[dtype], device=device).requires_grad_()
     grad = torch.ones_like(x, requires_grad=False)
+    images = _channels_last(x, grad) if any(contender.name == CHANNELS_LAST for contender in competing) else (x, grad)
+    inputs = {contender: images if contender.name == CHANNELS_LAST else (x, grad) for contender in competing}
     clock, repeats = Clock(device), max(1, 2**17 // elements)
     samples, kept, notes = {}, {}, {}
     torch.compiler.reset()
     for contender in competing:
         try:
             function = op(contender)
-            sample(function, x, grad, 1, clock)
+            sample(function, *inputs[contender], 1, clock)
         except RuntimeError as error:
             if contender.name != "compiled":
                 raise
             notes[contender] = f"skipped: torch.compile failed: {str(error).strip().splitlines()[0]}"
             continue
-        kept[contender] = bytes_kept(function, x)
-        samples[contender] = lambda function=function: sample(function, x, grad, repeats, clock)
+        kept[contender] = bytes_kept(function, inputs[contender][0])
+        samples[contender] = functools.partial(sample, function, *inputs[contender], repeats, clock)
     times = alternate(samples, seconds)
     rows: list[Row] = []
     for contender in competing:
@@ -195,6 +217,12 @@ def _rows(
             row |= each.columns("ns_per_element", "ns") | ratio.columns("ratio_to_dropout", "ratio")
             row["gigabytes_per_second"] = tensors * DTYPES[measured["dtype"]].itemsize / each.median
         yield row
+
+
+def _channels_last(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images with the values of `x`, and their gradient, both with the channels last in memory."""
+    images, slopes = (values.detach().view(-1, *IMAGE).contiguous(memory_format=torch.channels_last) for values in (x, grad))
+    return images.requires_grad_(), slopes
 
 
 def _compiled(q: float) -> Op:

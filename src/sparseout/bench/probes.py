@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseout.bench.op import Row
-from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
 from sparseout.probe import Probe
 
 BATCH, TOKENS, WIDTH = 16, 128, 384
@@ -22,8 +22,8 @@ PROBES: dict[str, dict[str, Any]] = {
 }
 MODES = ("train", "eval")
 COLUMNS = (
-    *("mode", "probe", "every", "milliseconds", "ms_iqr_low", "ms_iqr_high"),
-    *("ratio_to_none", "none_iqr_low", "none_iqr_high", "rounds", "load"),
+    *("mode", "probe", "every", *spread_columns("milliseconds", "ms")),
+    *(*spread_columns("ratio_to_none", "none"), "rounds", "load"),
 )
 
 

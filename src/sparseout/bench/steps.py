@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from sparseout.bench.memory import peak_bytes
 from sparseout.bench.models import MODELS, Example, Noise
 from sparseout.bench.op import P, Row
-from sparseout.bench.timing import Clock, Spread, alternate, load
+from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
 from sparseout.layers import Sparseout
 
 COLUMNS = (
-    *("model", "noise", "q", "milliseconds", "ms_iqr_low", "ms_iqr_high", "ratio_to_none", "none_iqr_low", "none_iqr_high"),
-    *("ratio_to_dropout", "dropout_iqr_low", "dropout_iqr_high", "peak_mib", "rounds", "load"),
+    *("model", "noise", "q", *spread_columns("milliseconds", "ms"), *spread_columns("ratio_to_none", "none")),
+    *(*spread_columns("ratio_to_dropout", "dropout"), "peak_mib", "rounds", "load"),
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from sparseout.bench.models import MODELS
 from sparseout.bench.op import P, Row
 from sparseout.bench.steps import Step
-from sparseout.bench.timing import Spread, alternate, load
+from sparseout.bench.timing import Spread, alternate, load, spread_columns
 from sparseout.control import SparsityTarget
 from sparseout.layers import Sparseout
 
@@ -15,8 +15,8 @@ EVERY = 8  # a target measures every 8th step, by default; times are means over 
 Q = (1.6, 1.8)  # bounds of q between which the time of the op is constant
 CONTENDERS = ("none", "target")
 COLUMNS = (
-    *("model", "target", "milliseconds", "ms_iqr_low", "ms_iqr_high"),
-    *("ratio_to_none", "none_iqr_low", "none_iqr_high", "rounds", "load"),
+    *("model", "target", *spread_columns("milliseconds", "ms")),
+    *(*spread_columns("ratio_to_none", "none"), "rounds", "load"),
 )
 
 

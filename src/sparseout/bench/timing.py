@@ -112,6 +112,18 @@ class Spread:
         return cls.of([value / base for value, base in zip(values, baseline, strict=True)])
 
     def columns(self, name: str, short: str | None = None) -> dict[str, float]:
-        """Return the three as columns: `name`, and the quartiles with the prefix `short` (default: `name`)."""
-        short = short or name
-        return {name: self.median, f"{short}_iqr_low": self.low, f"{short}_iqr_high": self.high}
+        """Return the values of `spread_columns(name, short)` for one run, whose median is its lowest and its highest."""
+        values = (self.median, self.low, self.high, self.median, self.median)
+        return dict(zip(spread_columns(name, short), values, strict=True))
+
+
+def spread_columns(name: str, short: str | None = None) -> tuple[str, ...]:
+    """Return the columns of a measured number: its median, its quartiles, and the lowest and highest median of whole runs.
+
+    The first has the name itself, the others the prefix `short` (default: `name`).
+
+    >>> spread_columns("milliseconds", "ms")
+    ('milliseconds', 'ms_iqr_low', 'ms_iqr_high', 'ms_run_low', 'ms_run_high')
+    """
+    short = short or name
+    return name, f"{short}_iqr_low", f"{short}_iqr_high", f"{short}_run_low", f"{short}_run_high"

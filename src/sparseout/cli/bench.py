@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
+import itertools
 import shlex
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +22,8 @@ from sparseout.bench.methods_figure import write_methods_figure
 from sparseout.bench.models import MODELS
 from sparseout.bench.table import fit_table, inference_table, method_table, op_table, probe_table, step_table, target_table
 from sparseout.bench.timing import load
-from sparseout.checks import check_choice, check_number, check_q
+from sparseout.bench.whole_runs import differences, merge
+from sparseout.checks import check_choice, check_integer, check_number, check_q
 from sparseout.errors import UserError
 from sparseout.native.library import AVAILABLE
 from sparseout.op import cpu
@@ -38,16 +42,17 @@ Probes = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(probes.PRO
 Methods = Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"{'|'.join(methods.CASES)} ...")]
 
 
-# The columns of each part's file, and the function that formats its rows as a table.
+# The columns of each part's file, the function that formats its rows as a table, and the prefix of the ratio in its rows.
 PARTS = {
-    "op": (op.COLUMNS, op_table),
-    "steps": (steps.COLUMNS, step_table),
-    "target": (target.COLUMNS, target_table),
-    "probe": (probes.COLUMNS, probe_table),
-    "methods": (methods.COLUMNS, method_table),
-    "glm": (glm.COLUMNS, fit_table),
-    "inference": (inference.COLUMNS, inference_table),
+    "op": (op.COLUMNS, op_table, "ratio"),
+    "steps": (steps.COLUMNS, step_table, "none"),
+    "target": (target.COLUMNS, target_table, "none"),
+    "probe": (probes.COLUMNS, probe_table, "none"),
+    "methods": (methods.COLUMNS, method_table, "ratio"),
+    "glm": (glm.COLUMNS, fit_table, "ratio"),
+    "inference": (inference.COLUMNS, inference_table, "speed"),
 }
+MAX_RUNS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Selection:
 
     Attributes:
         sizes: numbers of elements of the op's input; none skips the op
-        dtypes: dtypes of the op's input
+        dtypes: dtypes of the op's input. Of the default sizes, the largest is measured in float32 alone
         q: values of q for Sparseout and the plain expressions. To take ten minutes in all, the default values run partly:
             Sparseout with all of them in float32 and with 1.7 and 2 in other dtypes, the plain expressions with all of them in
             float32 up to 1 Mi elements and with 1.7 elsewhere. Other values run everywhere
@@ -68,6 +73,8 @@ class Selection:
         samples: numbers of samples, with 200 features, for fits of generalized linear models; none skips the fits
         seconds: time for each dtype and size, model, mode of the transformer, comparison, fit, and input of a layer; at least
             three rounds are taken
+        runs: number of whole runs of all of it, one after another; each number is their median, and the files have the lowest
+            and the highest of them
     """
 
     sizes: Integers = op.SIZES
@@ -80,6 +87,7 @@ class Selection:
     samples: Integers = (100_000,)
     inference: Integers = inference.WIDTHS
     seconds: float = 8.0
+    runs: Annotated[int, tyro.conf.arg(metavar="INT")] = 1
 
     def check(self) -> None:
         """Raise `UserError` unless every value is in its range."""
@@ -98,6 +106,7 @@ class Selection:
             for q in self.q:
                 check_q(q)
             check_number("seconds", self.seconds, 0, 86_400, "a number in [0, 86400], which is a day")
+            check_integer("runs", self.runs, 1, MAX_RUNS)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
         if not self.q:
@@ -138,81 +147,98 @@ def bench(
     if chosen_device.type not in ("cpu", "cuda"):
         raise UserError(f"device must be cpu or cuda, got {chosen_device.type}, which has no clock here")
     console = terminal()
-    folder = _Folder(out, selection, chosen_device)
-    models, targets = list(dict.fromkeys(selection.models)), list(dict.fromkeys(selection.targets))
-    watching = tuple(dict.fromkeys(selection.probes))
-    modes = probes.MODES if watching else ()
-    compared = list(dict.fromkeys(selection.methods))
-    layers = [(width, case) for width in sorted(set(selection.inference)) for case in inference.CASES]
-    cases = [(dtype, elements) for dtype in dict.fromkeys(selection.dtypes) for elements in sorted(set(selection.sizes))]
+    folder, plan = _Folder(out, selection, chosen_device), _plan(selection, chosen_device)
     with torch.random.fork_rng([chosen_device] if chosen_device.type == "cuda" else []), progress_bar(console) as progress:
         torch.manual_seed(0)
-        parts = (cases, models, targets, modes, compared, selection.samples, layers)
-        task = progress.add_task("", total=sum(map(len, parts)))
-        for dtype, elements in cases:
-            progress.update(task, description=f"{dtype}, {size(elements)} elements")
-            folder.add("op", op.measure(dtype, elements, selection.q, chosen_device, selection.seconds))
-            progress.advance(task)
-        for model in models:
-            progress.update(task, description=f"steps of {model}")
-            folder.add("steps", steps.measure(model, chosen_device, selection.seconds))
-            progress.advance(task)
-        for model in targets:
-            progress.update(task, description=f"steps of {model} with a target")
-            folder.add("target", target.measure(model, chosen_device, selection.seconds))
-            progress.advance(task)
-        for mode in modes:
-            progress.update(task, description=f"probes of a transformer, {mode}")
-            folder.add("probe", probes.measure(mode, watching, chosen_device, selection.seconds))
-            progress.advance(task)
-        for comparison in compared:
-            progress.update(task, description=f"methods, {comparison}")
-            folder.add("methods", methods.measure(comparison, chosen_device, selection.seconds))
-            progress.advance(task)
-        for samples in selection.samples:
-            progress.update(task, description=f"fits to {samples:,} samples")
-            folder.add("glm", glm.measure(samples, selection.seconds))
-            progress.advance(task)
-        for width, case in layers:
-            progress.update(task, description=f"a layer of {width} x {width}, batch {case.batch}, {case.zeros:.0%} zeros")
-            folder.add("inference", inference.measure(width, case, selection.seconds))
-            progress.advance(task)
+        task = progress.add_task("", total=selection.runs * len(plan))
+        for _ in range(selection.runs):
+            folder.start_run()
+            for part, description, measure in plan:
+                progress.update(task, description=description)
+                folder.add(part, measure())
+                progress.advance(task)
     write_figure(folder.rows["op"], folder.rows["steps"], out / "bench.png")
     figures = [out / "bench.png"]
     if any(row["case"] in methods.STEPS for row in folder.rows["methods"]):
         figures.append(out / "methods.png")
         write_methods_figure(folder.rows["methods"], figures[-1])
-    if layers:
+    if folder.rows["inference"]:
         figures.append(out / "inference.png")
         write_inference_figure(folder.rows["inference"], figures[-1])
-    for part, (_, table) in PARTS.items():
+    for part, (_, table, ratio) in PARTS.items():
         if rows := folder.rows[part]:
             console.print(table(rows))
+            if found := differences(rows, ratio) if selection.runs > 1 else []:
+                console.print(_noise(part, found, selection.runs), soft_wrap=True)
     for note in dict.fromkeys(row["note"] for row in folder.rows["op"] if row["note"]):
         console.print(note, soft_wrap=True)
     files = ", ".join(str(out / f"{part}.csv") for part, rows in folder.rows.items() if rows)
     console.print(f"Numbers: {files}\nFigures: {', '.join(map(str, figures))}", soft_wrap=True)
 
 
+def _plan(selection: Selection, device: torch.device) -> list[tuple[str, str, Callable[[], list[op.Row]]]]:
+    """Return the measurements of one run in their order: the part, a description, and the function that takes it."""
+    seconds, watching = selection.seconds, tuple(dict.fromkeys(selection.probes))
+    plan: list[tuple[str, str, Callable[[], list[op.Row]]]] = []
+    for dtype, elements in op.cases(selection.dtypes, selection.sizes):
+        measure = functools.partial(op.measure, dtype, elements, selection.q, device, seconds)
+        plan.append(("op", f"{dtype}, {size(elements)} elements", measure))
+    for model in dict.fromkeys(selection.models):
+        plan.append(("steps", f"steps of {model}", functools.partial(steps.measure, model, device, seconds)))
+    for model in dict.fromkeys(selection.targets):
+        plan.append(("target", f"steps of {model} with a target", functools.partial(target.measure, model, device, seconds)))
+    for mode in probes.MODES if watching else ():
+        measure = functools.partial(probes.measure, mode, watching, device, seconds)
+        plan.append(("probe", f"probes of a transformer, {mode}", measure))
+    for case in dict.fromkeys(selection.methods):
+        plan.append(("methods", f"methods, {case}", functools.partial(methods.measure, case, device, seconds)))
+    for samples in selection.samples:
+        plan.append(("glm", f"fits to {samples:,} samples", functools.partial(glm.measure, samples, seconds)))
+    for width, layer in itertools.product(sorted(set(selection.inference)), inference.CASES):
+        description = f"a layer of {width} x {width}, batch {layer.batch}, {layer.zeros:.0%} zeros"
+        plan.append(("inference", description, functools.partial(inference.measure, width, layer, seconds)))
+    return plan
+
+
+def _noise(part: str, found: Sequence[float], runs: int) -> str:
+    """Say how far the ratios of a part differ between whole runs."""
+    typical, largest = (f"{100 * value:.1f} %" for value in (statistics.median(found), max(found)))
+    return f"{part}: from the lowest to the highest of {runs} runs, ratios rise by {typical} in the median, at most by {largest}."
+
+
 class _Folder:
-    """The output folder: files of an earlier benchmark are replaced, and each part is rewritten with every new measurement."""
+    """The output folder: files of an earlier benchmark are replaced, and each part is rewritten with every new measurement.
+
+    Attributes:
+        rows: the rows of each part, merged over the runs.
+    """
 
     def __init__(self, path: Path, selection: Selection, device: torch.device) -> None:
         self.path = path
         self.rows: dict[str, list[op.Row]] = {part: [] for part in PARTS}
+        self._runs: dict[str, list[list[op.Row]]] = {part: [] for part in PARTS}
         try:
             path.mkdir(parents=True, exist_ok=True)
             for figure in ("bench.png", "methods.png", "inference.png"):
                 (path / figure).unlink(missing_ok=True)
             write_atomic(path / "provenance.json", (to_json(_provenance(selection, device)) + "\n").encode())
             for part in PARTS:
-                self.add(part, [])
+                self._write(part)
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written: {path}: {error.strerror}") from error
 
+    def start_run(self) -> None:
+        """Start a whole run of the benchmark."""
+        for runs in self._runs.values():
+            runs.append([])
+
     def add(self, part: str, rows: Sequence[op.Row]) -> None:
-        """Add rows to the file of a part."""
-        self.rows[part] += rows
+        """Add rows of the run to the file of a part."""
+        self._runs[part][-1] += rows
+        self.rows[part] = merge(self._runs[part])
+        self._write(part)
+
+    def _write(self, part: str) -> None:
         write_atomic(self.path / f"{part}.csv", _csv(PARTS[part][0], self.rows[part]))
 
 
