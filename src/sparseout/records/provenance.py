@@ -77,12 +77,16 @@ def _code() -> str:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the commit of the checkout, with a + if it was modified; None for an installed package."""
+    """Return the commit of the checkout, with a + if the package was modified; None for an installed package."""
     package = Path(sparseout.__file__).parent
     if package.parent.name != "src":
         return None
     try:
-        arguments = ["git", "-C", str(package), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
+        modified = _git(package, "status", "--porcelain", "--", ".")
+        return _git(package, "describe", "--always", "--exclude=*", "--abbrev=12") + ("+" if modified else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
