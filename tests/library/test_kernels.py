@@ -82,7 +82,7 @@ def many_exact_results(q):
     return x, reference.forward(x.double(), 3, settings), reference.backward(torch.ones_like(x).double(), x.double(), 3, settings)
 
 
-@pytest.mark.parametrize("q", [0.3, 0.7, 1.1, 1.7, 1.9, 2.2, 2.7, 3.3, 4.4])
+@pytest.mark.parametrize("q", [0.3, 0.5, 0.7, 1.0, 1.1, 1.5, 1.7, 1.9, 2.2, 2.5, 2.7, 3.0, 3.3, 3.5, 4.4])
 def test_any_exponent_errs_by_at_most_6_ulp_in_float32(q):
     x, y, grad = many_exact_results(q)
     ulp, settings = torch.finfo(torch.float32).eps, Settings(0.5, q)
@@ -112,6 +112,17 @@ def test_extreme_numbers_have_the_references_powers_in_float64(q):
         torch.testing.assert_close(
             cpu.forward(x, 3, settings), reference.forward(x, 3, settings), rtol=1e-14, atol=0, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("q", [0.5, 1.0, 1.5, 2.5, 3.0, 3.5])
+@pytest.mark.parametrize("eps", [1e-45, 1e-6])
+def test_square_roots_of_extreme_numbers_in_float32(q, eps):
+    numbers = [0.0, -0.0, 1e-45, 1e-40, -1.2e-38, 3e38, -3.4e38, math.inf, -math.inf, math.nan, 1.0]
+    x, settings = torch.tensor(numbers).repeat(7), Settings(0.5, q, 1.0, "detached", eps)
+    grad = torch.full_like(x, 0.5)
+    wanted = reference.forward(x, 3, settings), reference.backward(grad, x, 3, settings)
+    found = cpu.forward(x, 3, settings), cpu.backward(grad, x, 3, settings)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

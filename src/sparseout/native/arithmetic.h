@@ -1,4 +1,5 @@
 // The op on one chunk in the type T. Included once per type, with the names of the type in NAME, SQRT, ABS, COPYSIGN, LARGEST.
+// VECTORS is a function for all exponents, if there is one.
 
 #define EACH _Pragma("GCC ivdep") for (int i = 0; i < count; ++i)
 
@@ -41,6 +42,15 @@ INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, cons
 }
 
 // Each exponent has its own loops, in which it is a compile-time constant.
+#ifdef VECTORS
+#define CASE(K)                                       \
+  case K:                                             \
+    if (g)                                            \
+      VECTORS(g, x, y, words, count, s, 1, K);        \
+    else                                              \
+      VECTORS(x, x, y, words, count, s, 0, K);        \
+    break;
+#else
 #define CASE(K)                                             \
   case K:                                                   \
     if (g)                                                  \
@@ -48,14 +58,17 @@ INLINE void NAME(backward)(const T* g, const T* x, const T* powers, T* out, cons
     else                                                    \
       NAME(forward)(x, powers, y, words, count, s, K);      \
     break;
+#endif
 
 static void NAME(chunk)(const T* g, const T* x, T* y, const uint32_t* words, int count, const settings* s) {
-  T powers[CHUNK] ALIGNED;
   if (s->multiplicative) {
     NAME(product)(g ? g : x, y, words, count, s);
     return;
   }
+#ifndef VECTORS
+  T powers[CHUNK] ALIGNED;
   if (s->path == GENERAL) NAME(powers)(x, g ? (T)s->eps : 0, powers, count, s);
+#endif
   switch (s->path) {
     CASE(-4) CASE(-3) CASE(-2) CASE(-1) CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
     CASE(GENERAL)
@@ -69,3 +82,4 @@ static void NAME(chunk)(const T* g, const T* x, T* y, const uint32_t* words, int
 #undef ABS
 #undef COPYSIGN
 #undef LARGEST
+#undef VECTORS

@@ -14,6 +14,10 @@ enum { BLOCK = 32 };  // elements per block of words
 #include "half.h"
 #include "philox.h"
 #include "power.h"
+#if defined(__AVX512F__)
+#include "arithmetic_avx512.h"
+#define VECTORS vectors
+#endif
 
 #define T float
 #define NAME(function) function##_float

@@ -44,8 +44,8 @@ INLINE unsigned outside(integers bits, floats* y, const power_tables* t) {
 #endif
 }
 
-INLINE floats power_floats(floats x, floats eps, const power_tables* t, double exponent) {
-  floats one = VECTOR(set1_ps)(1.0f), v = VECTOR(add_ps)(FLOATS(AND(BITS(x), VECTOR(set1_epi32)(0x7fffffff))), eps);
+INLINE floats power_floats(floats v, const power_tables* t, double exponent) {
+  floats one = VECTOR(set1_ps)(1.0f);
   integers bits = BITS(v), digits = VECTOR(srli_epi32)(bits, 23 - DIGIT);
   floats m = FLOATS(OR(AND(bits, VECTOR(set1_epi32)(0x007fffff)), BITS(one)));  // in [1, 2)
   floats c = LOOK_UP(VECTOR(loadu_ps)(t->middle), digits);
@@ -69,19 +69,24 @@ INLINE floats power_floats(floats x, floats eps, const power_tables* t, double e
   return y;
 }
 
+#if !defined(__AVX512F__)  // which has no array of powers: see arithmetic_avx512.h
+INLINE void powers_of_floats(const float* x, float eps, float* power, const settings* s) {
+  floats size = FLOATS(AND(BITS(VECTOR(loadu_ps)(x)), VECTOR(set1_epi32)(0x7fffffff)));
+  VECTOR(storeu_ps)(power, power_floats(VECTOR(add_ps)(size, VECTOR(set1_ps)(eps)), &s->tables, s->exponent));
+}
+
 // power[i] = (|x[i]| + eps)^a
 static void powers_float(const float* x, float eps, float* power, int count, const settings* s) {
-  floats shift = VECTOR(set1_ps)(eps);
   int whole = count / WIDTH * WIDTH;
-  for (int i = 0; i < whole; i += WIDTH)
-    VECTOR(storeu_ps)(power + i, power_floats(VECTOR(loadu_ps)(x + i), shift, &s->tables, s->exponent));
+  for (int i = 0; i < whole; i += WIDTH) powers_of_floats(x + i, eps, power + i, s);
   if (whole < count) {
     float last[WIDTH] = {0};
     memcpy(last, x + whole, (size_t)(count - whole) * sizeof *x);
-    VECTOR(storeu_ps)(last, power_floats(VECTOR(loadu_ps)(last), shift, &s->tables, s->exponent));
+    powers_of_floats(last, eps, last, s);
     memcpy(power + whole, last, (size_t)(count - whole) * sizeof *x);
   }
 }
+#endif
 
 #else
 // 2^(a log2 x) by polynomials. log2 x = e + log2 m with m in [sqrt 1/2, sqrt 2), and high e is exact, so a e loses no digit.
