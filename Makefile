@@ -53,10 +53,11 @@ endef
 study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
-study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, three hours; DATA=folder with cifar10/ and ptb/
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, five hours; DATA=folder with cifar10/ and ptb/
 	$(call study,questions/image)
-	$(SPARSEOUT) optimum results/questions/image --score test_loss --figure results/questions/image/best-q.png
-	$(call study,language-ptb)
+	$(call study,questions/language)
+	for task in image language; do \
+		$(SPARSEOUT) optimum results/questions/$$task --score test_loss --figure results/questions/$$task/best-q.png; done
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)
@@ -94,11 +95,13 @@ define measure
 		--runs 3 --out runs/bench/$(1)
 endef
 
-# Replace files of results/bench, and the provenance of each CSV file among them: $(call publish,NAME,FILES)
+# Replace files of results/bench, the provenance of each CSV file among them, and the tables of the page:
+# $(call publish,NAME,FILES)
 define publish
 	mkdir -p results/bench
 	cp $(addprefix runs/bench/$(1)/,$(2)) results/bench
 	for part in $(basename $(filter %.csv,$(2))); do cp runs/bench/$(1)/provenance.json results/bench/$$part-provenance.json; done
+	$(VENV)/bin/python tests/studies/test_published_speed.py
 endef
 
 bench:  ## make results/bench anew, with each of the parts below, three runs of each, half an hour on an idle machine
@@ -124,7 +127,6 @@ bench-probe: $(VENV)/.studies  ## measure the cost of a probe anew, one minute
 bench-methods: $(VENV)/.studies  ## measure what each method adds to a training step anew, one minute
 	$(call measure,methods,--methods,--seconds 4)
 	$(call publish,methods,methods.csv methods.png)
-	$(VENV)/bin/python tests/studies/test_published_method_costs.py
 
 bench-glm: $(VENV)/.studies  ## measure the fits of generalized linear models anew, half a minute
 	$(call measure,glm,--samples,--seconds 8)

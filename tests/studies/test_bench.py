@@ -1,5 +1,6 @@
 """The benchmark of the op: timing in turns, and the contenders. No test asserts a time."""
 
+import functools
 import math
 import os
 import shutil
@@ -239,3 +240,15 @@ def test_without_a_compiler_the_compiled_expression_is_skipped_and_noted():
     notes = {row["contender"]: row["note"] for row in rows}
     assert notes.pop("compiled").startswith("skipped: torch.compile failed: InvalidCxxCompiler: No working C++ compiler found")
     assert set(notes.values()) == {""}
+
+
+def test_the_compiled_expressions_of_all_q_have_graphs_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    x = torch.ones(8, requires_grad=True)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):  # with autograd and without
+        for q in op.QS:
+            compiled = op.op(op.Contender("compiled", q))
+            for wanted in (True, False, True):
+                with torch.set_grad_enabled(wanted):
+                    assert compiled(x).shape == (8,)

@@ -1,6 +1,5 @@
 """The numbers on the results pages are those of the records in `results/`, and each sweep file asks for its records."""
 
-import csv
 import itertools
 import json
 import re
@@ -75,10 +74,10 @@ def test_the_records_have_their_provenance():
 
 
 TABLE = re.compile(r"^    (sparseout results .*)\n\n((?:\|.*\n)+)", re.MULTILINE)
-PAPER, TARGETS, SCALES = (TABLE.findall((DOCS / f"results-{page}.md").read_text()) for page in ("paper", "targets", "scale"))
+TARGETS, SCALES = (TABLE.findall((DOCS / f"results-{page}.md").read_text()) for page in ("targets", "scale"))
 
 
-@pytest.mark.parametrize(("command", "table"), [*PAPER, *TARGETS, *SCALES])
+@pytest.mark.parametrize(("command", "table"), [*TARGETS, *SCALES])
 def test_a_table_has_the_numbers_of_the_command(command, table, monkeypatch, capsys):
     """Each row has its setting's numbers and those of its comparison with Dropout, in the order of the command's output."""
     monkeypatch.chdir(ROOT)
@@ -101,20 +100,6 @@ def verdict(score, difference, p):
     if float(p) >= 0.05:
         return "inconclusive"
     return "better" if (float(difference) > 0) == (score == "accuracy") else "worse"
-
-
-def test_the_study_of_language_has_five_seeds_and_two_baselines():
-    records = read_lines(ROOT / "results" / "language-ptb" / "results.jsonl")
-    found = {(record["regularizer"], record.get("q")): set() for record in records}
-    for record in records:
-        found[record["regularizer"], record.get("q")].add(record["seed"])
-    q = {("sparseout", 1.5), ("sparseout", 2.0), ("sparseout", 2.5)}
-    assert set(found) == q | {("dropout", None), ("none", None)}
-    assert set(map(frozenset, found.values())) == {frozenset(range(5))}
-
-
-def test_the_page_of_the_paper_has_the_study_of_language():
-    assert [command.split()[2] for command, _ in PAPER] == ["results/language-ptb"]
 
 
 NETWORKS = sorted((ROOT / "results" / "targets").iterdir())
@@ -190,31 +175,6 @@ def test_the_pages_have_the_largest_and_the_median_miss():
     assert largest in numbers((DOCS / "target.md").read_text().split("```")[0])
 
 
-def benchmark(name):
-    with (ROOT / "results" / "bench" / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_table_of_the_op():
-    header, _, *rows = table_after("results-bench.md", "results/bench/op.csv")
-    assert header[1:] == ["`F.dropout`", "Sparseout, q = 2", "Sparseout, q = 1.5", "`relu`", "`copy_`"]
-    columns = [("F.dropout", ""), ("sparseout", "2"), ("sparseout", "1.5"), ("relu", ""), ("copy_", "")]
-    both = [row for row in benchmark("op") if (row["dtype"], row["pass"]) == ("float32", "both")]
-    times = {(row["contender"], row["q"], row["elements"]): float(row["ns_per_element"]) for row in both}
-    for size, *shown in rows:
-        number, unit = size.split()
-        elements = int(number) * {"Ki": 2**10, "Mi": 2**20}[unit]
-        assert shown == [f"{times[(*column, str(elements))]:.2f}" for column in columns]
-
-
-def test_the_table_of_the_steps():
-    _, _, *rows = table_after("results-bench.md", "results/bench/steps.csv")
-    ratios = {(row["model"], row["noise"], row["q"]): f"{float(row['ratio_to_none']):.2f}" for row in benchmark("steps")}
-    for model, *shown in rows:
-        name = model.lower().replace(" ", "_")
-        assert shown == [ratios[name, "dropout", ""], ratios[name, "sparseout", "1.5"], ratios[name, "sparseout", "2"]]
-
-
 def test_the_page_of_the_scale_has_three_seeds_of_each_setting():
     assert [command.split()[2] for command, _ in SCALES] == ["results/scale-english"]
     records = read_lines(ROOT / "results" / "scale-english" / "results.jsonl")
@@ -223,7 +183,7 @@ def test_the_page_of_the_scale_has_three_seeds_of_each_setting():
 
 
 RESULTS = ROOT / "results"
-WAITING = ("methods/image", "methods/language", "questions/language", "questions/image-plain", "questions/image-exact")
+WAITING = ("methods/image", "methods/language", "questions/image-plain", "questions/image-exact")
 NOT_RUN_YET = {RESULTS / name for name in WAITING}
 SWEEPS = sorted(file for file in RESULTS.rglob("sweep.toml") if file.parent not in NOT_RUN_YET)
 

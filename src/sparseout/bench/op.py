@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,10 +227,13 @@ def _channels_last(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compiled(q: float) -> Op:
-    # A traced graph is a function of its own. With one function for all q, torch.compile would check the guards of the other
-    # q in each call, and give up after eight of them.
-    graph = torch.fx.symbolic_trace(lambda x: expression(x, q, uniform_noise))
-    compiled: Op = torch.compile(graph.forward, dynamic=False)
+    def calculate(x: Tensor) -> Tensor:
+        return expression(x, q, uniform_noise)
+
+    # torch.compile keeps its graphs with the code object. With one object for all q, it would check the guards of the other q in
+    # each call, and give up after eight graphs.
+    own = types.FunctionType(calculate.__code__.replace(), globals(), closure=calculate.__closure__)
+    compiled: Op = torch.compile(own, dynamic=False)
     return compiled
 
 
