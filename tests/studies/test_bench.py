@@ -85,7 +85,7 @@ def test_each_pass_is_timed_alone():
 
     x = torch.zeros(3, requires_grad=True)
     assert op.sample(function, x, torch.ones(3), 4, time) == {"forward": 20, "backward": 28, "both": 48}
-    assert recorded == [False] * 4 + [True] * 4
+    assert recorded == [True] + [False] * 4 + [True] * 4
 
 
 def test_rows_from_made_up_times(monkeypatch):

@@ -157,7 +157,12 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
 
 
 def sample(function: Op, x: Tensor, grad: Tensor, repeats: int, clock: Clock) -> dict[str, float]:
-    """Return the seconds of `repeats` calls, by pass. The time includes allocating and freeing outputs, as in a training step."""
+    """Return the seconds of `repeats` calls, by pass. The time includes allocating and freeing outputs, as in a training step.
+
+    A call that is not timed comes first: its outputs leave memory that was in use a moment before, as the previous step does in
+    training. The host of a virtual machine may take back memory that is free for a second, and returns it slowly.
+    """
+    torch.autograd.grad(function(x), x, grad)
     with torch.no_grad():
         start = clock.mark()
         for _ in range(repeats):
