@@ -13,6 +13,7 @@ from page_tables import markdown, split
 
 from sparseout.bench import op
 from sparseout.bench.figure import label, size
+from sparseout.bench.whole_runs import differences
 from sparseout.cli.bench import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -38,35 +39,43 @@ def name_of(contender, q):
 
 
 def op_rows(dtype):
-    return [row for row in rows_of("op") if (row["dtype"], row["pass"]) == (dtype, "both")]
+    """Forward and backward in a dtype, with numbers where the differences of runs are."""
+    rows = [row for row in rows_of("op") if (row["dtype"], row["pass"]) == (dtype, "both")]
+    return [{name: float(value) if "_run_" in name and value else value for name, value in row.items()} for row in rows]
 
 
 def table_of_the_op():
     """A row for each contender in float32: its time relative to `F.dropout` at each size; first, the time of `F.dropout`."""
     found = op_rows("float32")
     sizes = list(dict.fromkeys(row["elements"] for row in found))
-    yield ["", *(size(int(elements)) for elements in sizes)]
+    yield ["", *(size(int(elements)) for elements in sizes), "spread"]
     dropout = [row for row in found if row["contender"] == "F.dropout"]
-    yield ["`F.dropout`, ns per element", *(spread(row, "ns_per_element", "ns", 1) for row in dropout)]
+    times = [f"{float(row['ns_per_element']):.1f}" for row in dropout]
+    yield ["`F.dropout`, ns per element", *times, largest_spread(dropout, "ns")]
     for contender, q in dict.fromkeys((row["contender"], row["q"]) for row in found):
-        if contender in ("F.dropout", "authors", "expression", "compiled") and q in ("", "1", "1.5", "2", "2.5", "3"):
+        if contender == "F.dropout" or (contender in ("authors", "expression", "compiled") and q != "1.7"):
             continue
         cells = {row["elements"]: row for row in found if (row["contender"], row["q"]) == (contender, q)}
-        yield [name_of(contender, q), *(ratio(cells.get(elements)) for elements in sizes)]
+        ratios = (ratio(cells.get(elements)) for elements in sizes)
+        yield [name_of(contender, q), *ratios, largest_spread(cells.values(), "ratio")]
+
+
+def largest_spread(rows, short):
+    """How much higher a number is in the highest run than in the lowest, at most."""
+    return f"{100 * max(differences(list(rows), short)):.0f} %"
 
 
 def ratio(row):
-    if row is None:
-        return ""
-    return spread(row, "ratio_to_dropout", "ratio", 3) if row["rounds"] else "not measured"
+    return f"{float(row['ratio_to_dropout']):.3f}" if row and row["rounds"] else ""
 
 
 def table_of_other_dtypes():
-    yield ["dtype", "`q`", *(size(elements) for elements in op.SIZES[:-1])]
+    yield ["dtype", "`q`", *(size(elements) for elements in op.SIZES[:-1]), "spread"]
     for dtype in op.DTYPES:
         for q in ("1.7", "2") if dtype != "float32" else ():
             cells = {row["elements"]: row for row in op_rows(dtype) if (row["contender"], row["q"]) == ("sparseout", q)}
-            yield [dtype, q, *(ratio(cells.get(str(elements))) for elements in op.SIZES[:-1])]
+            ratios = (ratio(cells.get(str(elements))) for elements in op.SIZES[:-1])
+            yield [dtype, q, *ratios, largest_spread(cells.values(), "ratio")]
 
 
 def table_of_steps(file):
