@@ -43,7 +43,7 @@ def test_rows_from_made_up_times(monkeypatch):
     times |= {"skip_zeros, float32": [2.0, 2.0, 2.0], "skip_zeros, bfloat16": [1.0, 1.0, 1.0], "": [0.0] * 3}
     monkeypatch.setattr(inference, "alternate", lambda samples, seconds: {name: times[name] for name in samples})
     rows = inference.measure(32, Case(8, 0.9, True), 1.0)
-    assert [tuple(row) for row in rows] == [(*inference.COLUMNS[:5], "rounds", "load", *inference.COLUMNS[5:11])] * 5
+    assert [tuple(row) for row in rows] == [(*inference.COLUMNS[:5], "rounds", "load", *inference.COLUMNS[5:15])] * 5
     speeds = {row["contender"]: row["speed"] for row in rows}
     assert speeds == {
         TORCH[0]: 0.5,
