@@ -53,10 +53,11 @@ endef
 study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
-study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, five hours; DATA=folder with cifar10/ and ptb/
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, six hours; DATA=folder with cifar10/ and ptb/
 	$(call study,questions/image)
+	$(call study,questions/image-plain)
 	$(call study,questions/language)
-	for task in image language; do \
+	for task in image image-plain language; do \
 		$(SPARSEOUT) optimum results/questions/$$task --score test_loss --figure results/questions/$$task/best-q.png; done
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/

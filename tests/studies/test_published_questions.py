@@ -35,7 +35,7 @@ def table(study):
     """A row for each contender: the chosen p, means with 95 % intervals, and the difference from Sparseout with q = 2."""
     groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
     compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
-    other = {"image": "accuracy", "language": "perplexity"}[study]
+    other = "perplexity" if study == "language" else "accuracy"
     yield ["", "`p`", "test loss", other, "Hoyer sparseness", "test loss, difference from Dropout"]
     for group in groups:
         label = f"q = {group.x:g}" if group.axis else METHODS[group.regularizer].title
