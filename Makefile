@@ -58,7 +58,8 @@ study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and langua
 	$(call study,questions/image-plain)
 	$(call study,questions/language)
 	for task in image image-plain language; do \
-		$(SPARSEOUT) optimum results/questions/$$task --score test_loss --figure results/questions/$$task/best-q.png; done
+		$(SPARSEOUT) optimum results/questions/$$task --score test_loss --figure results/questions/$$task/best-q.png \
+			|| exit 1; done
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)

@@ -295,6 +295,17 @@ def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
     assert right == (["nn.Dropout", "Sparseout, q = 1.5", "Sparseout, q = 2"] if "steps" in parts else [])
 
 
+@pytest.mark.parametrize(("qs", "bold"), [((1.0, 2.0), 1.0), ((3.5, 5.0), 3.5), ((), None)])
+def test_one_line_of_sparseout_is_not_faint(qs, bold, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("sparseout.bench.figure.save", lambda figure, path: drawn.append(figure))
+    measured = {"dtype": "float32", "elements": 4096, "pass": "both", "ns_per_element": 2.0, "rounds": 3}
+    rows = [{"contender": "relu", "q": None, **measured}, *({"contender": "sparseout", "q": q, **measured} for q in qs)]
+    write_figure(rows, [], tmp_path / "bench.png")
+    labels = {line.get_label() for line in drawn[0].axes[0].lines if line.get_alpha() is None}
+    assert labels == {"relu", *([f"Sparseout, q = {bold:g}"] if bold else [])}
+
+
 def test_the_records_command_repeats_the_selection():
     selection = bench.Selection(sizes=(4096,), dtypes=(), models=(), samples=())
     assert selection.command.startswith("sparseout bench --sizes 4096 --dtypes --q 1.0 ")

@@ -4,6 +4,7 @@
 """
 
 import csv
+import functools
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ TITLES = {"autoencoder": "autoencoder", "mlp": "MLP", "lstm": "LSTM", "wide_resn
 NOISES = (("dropout", ""), ("sparseout", "1.5"), ("sparseout", "2"))
 
 
+@functools.cache
 def rows_of(name):
     with (BENCH / f"{name}.csv").open() as file:
         return list(csv.DictReader(file))
@@ -99,9 +101,8 @@ def table_of_methods():
     for row in rows_of("methods"):
         if row["case"].startswith("topk") or row["method"] == "none":
             continue
-        name = f"{row['method']}, q = {row['q']}" if row["q"] else row["method"]
         added, low, high = (f"{float(row[key]):.2f}" for key in ("added_ms", "added_iqr_low", "added_iqr_high"))
-        yield [row["case"], name, added, f"{low} to {high}", spread(row, "ratio_to_first", "ratio")]
+        yield [row["case"], name_of(row["method"], row["q"]), added, f"{low} to {high}", spread(row, "ratio_to_first", "ratio")]
 
 
 def table_of_targets():

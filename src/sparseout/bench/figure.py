@@ -111,7 +111,8 @@ def _draw_op(axes: Any, rows: Sequence[Row]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     dtype, lines = op_lines(rows)
-    shown = min((abs(q - _SHOWN_Q), q) for name, q in (*lines, ("", 0.0)) if q is not None)[1]
+    ours = [q for name, q in lines if name == "sparseout" and q is not None]
+    shown = min(ours, key=lambda q: abs(q - _SHOWN_Q), default=None)
     for (name, q), line in lines.items():
         if name in (op.RMS, op.CHANNELS_LAST):
             continue

@@ -26,7 +26,7 @@ INLINE floats power_of(floats x, const settings* s, int k) {
   return k > 4 ? _mm512_mul_ps(y, x) : y;
 }
 
-// The elements of one vector that are set in `lanes`: forward, or backward if `g` is the gradient.
+// The elements of one vector that are set in `lanes`: backward with the gradient `g`, or forward, which does not read it.
 INLINE void one_vector(const float* g, const float* x, float* y, const uint32_t* words, __mmask16 lanes, const settings* s,
                        int backward, int k) {
   floats up = _mm512_set1_ps((float)s->up), down = _mm512_set1_ps(backward ? -1.0f : (float)s->down);
