@@ -45,7 +45,7 @@ def revisit(shared_context, shared_pages, logged):
             page = opened(shared_context, path, logged)
             shared_pages[path] = page, page.evaluate("() => ({ ...state })")
         page, state = shared_pages[path]
-        page.evaluate("initial => { Object.assign(state, initial); update(); }", state)
+        page.evaluate("initial => { Object.assign(state, initial); update(); drawAll(); }", state)
         return page
 
     yield revisit
@@ -60,6 +60,7 @@ def opened(context, path, logged):
     page.goto(path.as_uri())
     assert logged.pop(0) == path.as_uri()
     page.wait_for_function("document.documentElement.dataset.ready")  # the plotting library is unpacked
+    page.evaluate("drawAll()")  # also what is below the screen
     return page
 
 

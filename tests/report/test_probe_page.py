@@ -43,7 +43,7 @@ def pages(tmp_path_factory):
 
 
 def data_of(page, plot):
-    return page.evaluate(f"document.getElementById('{plot}').data")
+    return page.evaluate(f"drawAll(); document.getElementById('{plot}').data")
 
 
 def text_of(page, plot, part="title"):
@@ -56,6 +56,7 @@ def click(page, plot, x, y):
         """([plot, x, y]) => {
             const div = document.getElementById(plot);
             div.scrollIntoView();
+            drawAll();
             const { left, top } = div.getBoundingClientRect(), { xaxis, yaxis } = div._fullLayout;
             return [left + xaxis._offset + xaxis.c2p(x), top + yaxis._offset + yaxis.c2p(y)];
         }""",

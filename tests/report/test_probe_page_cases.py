@@ -11,7 +11,8 @@ from sparseout import Probe
 from sparseout.report import Excerpt, write_probe
 
 SIZE = 5_000_000  # bytes
-SECONDS = 2.0  # of processor time until the page is drawn
+SECONDS = 2.0  # of processor time until what is seen first is drawn
+SCREEN = {"width": 1280, "height": 900}
 
 
 class Block(nn.Module):
@@ -72,7 +73,7 @@ def folder(tmp_path_factory):
 
 
 def data_of(page, plot):
-    return page.evaluate(f"document.getElementById('{plot}').data")
+    return page.evaluate(f"drawAll(); document.getElementById('{plot}').data")
 
 
 def column(page, name):
@@ -103,15 +104,41 @@ def test_a_page_of_400_layers_is_small(folder):
 
 @pytest.mark.slow  # a time: tests beside it would add to it
 def test_a_page_of_400_layers_opens_at_once(browser, folder):
-    context = browser.new_context()
+    context = browser.new_context(viewport=SCREEN)
     page = context.new_page()
     session = context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto((folder / "many.html").as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready")
+    page.locator("#depth .main-svg").first.wait_for()
     metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
     context.close()
     assert 0 < metrics["TaskDuration"] < SECONDS
+
+
+def test_a_plot_is_drawn_when_it_comes_near_the_screen(browser, folder):
+    page = browser.new_page(viewport=SCREEN)
+    page.goto((folder / "many.html").as_uri())
+    page.locator("#depth .main-svg").first.wait_for()
+    assert page.locator("#heat .main-svg").count() == 0
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.locator("#heat").scroll_into_view_if_needed()
+    page.locator("#heat .main-svg").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollHeight") == height  # the page does not jump
+    # A choice redraws what is seen now, and the rest when it is seen again.
+    page.evaluate("choose({ measure: 'rms' })")
+    assert page.evaluate("undrawn.has(document.getElementById('depth'))")
+    page.locator("#depth").scroll_into_view_if_needed()
+    page.wait_for_function("document.getElementById('depth').layout.yaxis.title.text === data.measures.rms")
+    page.close()
+
+
+def test_all_plots_are_in_print(browser, folder):
+    page = browser.new_page(viewport=SCREEN)
+    page.goto((folder / "many.html").as_uri())
+    page.locator("#depth .main-svg").first.wait_for()
+    page.pdf()
+    assert page.locator("#heat .main-svg").count() > 0
+    page.close()
 
 
 def test_the_verdict_opens_the_page(visit, folder):

@@ -234,7 +234,7 @@ def page(folder, revisit):
 
 
 def data_of(page, plot):
-    return page.evaluate(f"document.getElementById('{plot}').data")
+    return page.evaluate(f"drawAll(); document.getElementById('{plot}').data")
 
 
 def test_the_chosen_measure_against_q(page):
@@ -284,6 +284,7 @@ def is_in_view(locator):
 def click_on_point(page, plot, curve, place):
     """A click of the mouse where the plot has drawn a point."""
     script = """([id, curve, place]) => {
+        drawAll();
         const plot = document.getElementById(id), { x, y } = plot.data[curve];
         const { xaxis, yaxis } = plot._fullLayout, { left, top } = plot.getBoundingClientRect();
         return [left + xaxis._offset + xaxis.l2p(x[place]), top + yaxis._offset + yaxis.l2p(y[place])];

@@ -33,33 +33,50 @@ function distinct(names) {
   return parts.map((part) => part.slice(first, part.length - last).join("."));
 }
 
+// A plot is drawn when it comes near the screen, so a page of many layers opens at once and a choice redraws what is seen alone.
+const undrawn = new Map(); // of each waiting plot: what draws it
+function drawNow(div) {
+  watcher.unobserve(div);
+  undrawn.get(div)?.();
+  undrawn.delete(div);
+}
+const drawAll = () => [...undrawn.keys()].forEach(drawNow);
+const watcher = new IntersectionObserver(
+  (entries) => entries.filter(({ isIntersecting }) => isIntersecting).forEach(({ target }) => drawNow(target)),
+  { rootMargin: "200px" },
+);
+
 function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...layout } = {}) {
   const div = document.getElementById(id);
   div.setAttribute("aria-label", alt);
-  div.hidden = false;
+  div.hidden = !traces.some(({ y = [], z }) => (z ? z.flat() : [...y]).some(isNumber)); // the note below says why
+  div.style.height = `${height}px`; // also before it is drawn: the page does not jump
   // Margins grow with the labels, so Plotly need not measure each label to hide those that overflow.
   const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true, ticklabeloverflow: "allow" };
   const axis = ({ title, ...rest }) => ({ ...grid, ...rest, ...(title && { title: { text: plain(title), standoff: 8 } }) });
-  Plotly.react(
-    div,
-    traces,
-    {
-      xaxis: axis(x),
-      yaxis: axis(y),
-      height,
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: GREY, family: "system-ui, sans-serif", size: narrow() ? 11 : 12 },
-      margin: { l: 50, r: 15, t: 10, b: 45 },
-      hovermode: "closest",
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      ...layout,
-    },
-    { displayModeBar: false, responsive: true },
-  );
-  div.hidden = !traces.some(({ y = [], z }) => (z ? z.flat() : [...y]).some(isNumber)); // the note below says why
-  if (click && !div.dataset.click) div.on("plotly_click", ({ points: [point] }) => click(point));
-  if (click) div.dataset.click = "true";
+  undrawn.set(div, () => {
+    Plotly.react(
+      div,
+      traces,
+      {
+        xaxis: axis(x),
+        yaxis: axis(y),
+        height,
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        font: { color: GREY, family: "system-ui, sans-serif", size: narrow() ? 11 : 12 },
+        margin: { l: 50, r: 15, t: 10, b: 45 },
+        hovermode: "closest",
+        legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+        ...layout,
+      },
+      { displayModeBar: false, responsive: true },
+    );
+    if (click && !div.dataset.click) div.on("plotly_click", ({ points: [point] }) => click(point));
+    if (click) div.dataset.click = "true";
+  });
+  watcher.unobserve(div);
+  watcher.observe(div); // tells at once whether it is near
 }
 
 // Scale each column by itself: from its lowest to its highest value or, for changes, symmetrically around zero. A column of one
@@ -155,6 +172,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // In print, the style sheet scales each plot from its size on the screen.
 window.addEventListener("beforeprint", () => {
+  drawAll();
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     const { width, height } = plot.getBoundingClientRect();
     plot.querySelector(".svg-container").style.aspectRatio = `${width} / ${height}`;

@@ -42,6 +42,7 @@ function againstSparseness() {
     height: 420,
     alt: spread(`${scoreTitle} by Hoyer sparseness`, pairs),
     showlegend: data.curves.length > 1,
+    click: ({ customdata }) => customdata && showRun(customdata),
   });
   document.getElementById("tradeoff-title").textContent = `${scoreTitle} against Hoyer sparseness`;
   document.getElementById("tradeoff-note").textContent = "Small points are runs: click one to see its row below. Large points are means over seeds.";
@@ -130,6 +131,7 @@ function againstAxis() {
     y: { title: title() },
     alt: spread(title(), pairs),
     showlegend: traces.length > 1,
+    click: ({ customdata }) => choose({ setting: customdata }),
   });
   document.getElementById("against-title").textContent = `${title()} against ${data.axis_title}`;
   document.getElementById("against-note").textContent = `${spread(title(), pairs)} Bars: one standard deviation over seeds.`;
@@ -163,6 +165,7 @@ function heat() {
     names,
     rows: data.settings.map((setting) => shortened(setting.name, 28)),
     text: (i, j) => `${plain(data.settings[j].name)}<br>${plain(data.measures[names[i]])} ${shown(columns[i][j])}`,
+    click: ({ x, y }) => choose({ setting: y, measure: names[x] }),
   });
 }
 
@@ -271,11 +274,6 @@ if (data.settings.length) {
   scoreAgainstAxis();
   if (document.getElementById("methods-hoyer")) methods();
   update();
-  document.getElementById("tradeoff").on("plotly_click", ({ points: [{ customdata }] }) => customdata && showRun(customdata));
-  document.getElementById("against").on("plotly_click", ({ points: [{ customdata }] }) => choose({ setting: customdata }));
-  document
-    .getElementById("heat")
-    .on("plotly_click", ({ points: [{ x, y }] }) => choose({ setting: y, measure: Object.keys(data.measures)[x] }));
   for (const row of document.querySelectorAll("tr[data-layer]"))
     row.addEventListener("click", () => choose({ setting: Number(row.dataset.layer) }));
 }
