@@ -33,18 +33,32 @@ function distinct(names) {
   return parts.map((part) => part.slice(first, part.length - last).join("."));
 }
 
-// A plot is drawn when it comes near the screen, so a page of many layers opens at once and a choice redraws what is seen alone.
+// Plots near the screen are drawn first, so a page of many layers opens at once. The others follow a second later, one by one.
 const undrawn = new Map(); // of each waiting plot: what draws it
+const watcher = new IntersectionObserver(
+  (entries) => entries.filter(({ isIntersecting }) => isIntersecting).forEach(({ target }) => drawNow(target)),
+  { rootMargin: "200px" },
+);
+let timer;
+function wait(div, plot) {
+  undrawn.set(div, plot);
+  watcher.unobserve(div);
+  watcher.observe(div); // tells at once whether it is near
+  clearTimeout(timer);
+  timer = setTimeout(drawRest, 1000);
+}
 function drawNow(div) {
   watcher.unobserve(div);
   undrawn.get(div)?.();
   undrawn.delete(div);
 }
+function drawRest() {
+  const [div] = undrawn.keys();
+  if (!div) return;
+  drawNow(div);
+  timer = setTimeout(drawRest, 50);
+}
 const drawAll = () => [...undrawn.keys()].forEach(drawNow);
-const watcher = new IntersectionObserver(
-  (entries) => entries.filter(({ isIntersecting }) => isIntersecting).forEach(({ target }) => drawNow(target)),
-  { rootMargin: "200px" },
-);
 
 function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...layout } = {}) {
   const div = document.getElementById(id);
@@ -54,7 +68,7 @@ function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...la
   // Margins grow with the labels, so Plotly need not measure each label to hide those that overflow.
   const grid = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true, ticklabeloverflow: "allow" };
   const axis = ({ title, ...rest }) => ({ ...grid, ...rest, ...(title && { title: { text: plain(title), standoff: 8 } }) });
-  undrawn.set(div, () => {
+  wait(div, () => {
     Plotly.react(
       div,
       traces,
@@ -75,8 +89,6 @@ function draw(id, traces, { x = {}, y = {}, height = 340, alt = "", click, ...la
     if (click && !div.dataset.click) div.on("plotly_click", ({ points: [point] }) => click(point));
     if (click) div.dataset.click = "true";
   });
-  watcher.unobserve(div);
-  watcher.observe(div); // tells at once whether it is near
 }
 
 // Scale each column by itself: from its lowest to its highest value or, for changes, symmetrically around zero. A column of one
