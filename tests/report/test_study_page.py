@@ -1,10 +1,12 @@
 """Tables and pages show the values of the records."""
 
+import io
 import re
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.console import Console
 
 from sparseout import report
 from sparseout.records.identity import unused_settings
@@ -173,6 +175,21 @@ def test_the_figure_and_the_page_of_runs_with_targets(records, tmp_path, visit):
     assert page.evaluate("() => document.getElementById('tradeoff').data.length") == 2 * len(curves_of(group_by_setting(records)))
     names = page.locator("h2:text('Settings shared by all runs with a target') + * dt").all_inner_texts()
     assert names == ["target_measure", "target_q_min", "target_q_max"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_terminal_table_has_whole_names_at_any_width(width):
+    none = [{**record(2.0, seed, 0.4), "regularizer": "none"} for seed in (0, 1)]
+    records = [*RECORDS, *TARGETED, *none]
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(report.table(records))
+    text = stream.getvalue()
+    header, rows = settings_table(records)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(row[header.index("setting")] in text for row in rows)
+    assert "Hoyer ± std" in text
+    assert ("left out, as the terminal is narrow: seconds" in text) == (width < 200)
+    assert "…" not in text
 
 
 def test_the_finding_says_whether_sparseness_decreases():

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FORMAT = "sparseout probe 1"
 _NESTED = ("near_zero", "near_zero_rms", "histogram", "unit_activity")
 _MAIN_MEASURES = ("zeros", "hoyer", "rms", "gini", "dead")
+# A narrow terminal leaves out the counts, then measures that are not listed, the last one first, and then these in this order.
+_COUNTS = ("vectors", "units")
+_MOST_TELLING = ("rms", "dead", "zeros", "hoyer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Summary:
 
         Names of layers are shown whole. Columns that do not fit the terminal are left out, and the caption names them.
         """
-        return TerminalTable(*self._cells(measures, types=False), caption="\n".join(self.remarks()))
+        return _terminal_table(*self._cells(measures, types=False), self.remarks())
 
     def remarks(self) -> list[str]:
         """List notes on the numbers: forward passes measured, layers not measured or called several times, and `caveats`."""
@@ -256,7 +259,7 @@ class Comparison:
 
     def table(self, *measures: str) -> TerminalTable:
         """Return a table for the terminal, with the named measures or, by default, the main ones. Needs rich."""
-        return TerminalTable(*self._cells(measures), caption="\n".join(self.remarks()))
+        return _terminal_table(*self._cells(measures), self.remarks())
 
     def remarks(self) -> list[str]:
         """List the records that only one side has, and the caveats of both sides."""
@@ -302,6 +305,14 @@ def _with_tuples(data: dict[str, Any], *names: str) -> dict[str, Any]:
 def _main_measures(measures: Sequence[str], most: int = len(_MAIN_MEASURES)) -> list[str]:
     """Return all `measures` if there are at most `most`, otherwise the first `most` main ones among them."""
     return list(measures) if len(measures) <= most else [name for name in measures if name in _MAIN_MEASURES[:most]]
+
+
+def _terminal_table(header: list[str], rows: list[list[str]], remarks: Sequence[str]) -> TerminalTable:
+    """Return a table for the terminal that has the names of the layers and one measure at least."""
+    measures = [name for name in header if name not in ("layer", "mode", *_COUNTS)]
+    others = [name for name in reversed(measures) if name not in _MOST_TELLING]
+    order = [*others, *(name for name in _MOST_TELLING if name in measures)]
+    return TerminalTable(header, rows, "\n".join(remarks), leave_out=[*_COUNTS, *order[:-1]])
 
 
 def _missing(of: Summary, other: Summary) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparseout.extras import needed_for
@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-# From the column that is left out first; measures that are not listed come after the counts, the last one first.
-_COUNTS = ("vectors", "units")
-_MOST_TELLING = ("rms", "dead", "zeros", "hoyer")
-_ALWAYS = ("layer", "mode")
 _UNLIMITED = 10**6  # characters
 
 
@@ -23,34 +19,28 @@ class TerminalTable:
     """A renderable of rich. Cells are plain text: markup in them is not interpreted.
 
     Args:
-        header: the names of the columns. The first one holds the names of layers.
+        header: the names of the columns. The first one is aligned to the left.
         rows: the cells.
         caption: the text below the table.
+        leave_out: the columns that may be left out, the first one first.
     """
 
-    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, leave_out: Sequence[str]) -> None:
         with needed_for("table()", "report"):
             import rich  # noqa: F401
         self._header, self._rows, self._caption = list(header), [list(row) for row in rows], caption
+        self._leave_out = [name for name in leave_out if name in header]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table with as many columns as fit, and the name of each layer in one piece."""
+        """Yield the table with as many columns as fit, and each name in one piece."""
         wide = options.update(max_width=_UNLIMITED)
         left_out: list[str] = []
-        for name in (None, *self._candidates()):
+        for name in (None, *self._leave_out):
             left_out += [name] if name else []
             table = self._table([other for other in self._header if other not in left_out], left_out)
             if console.measure(table, options=wide).maximum <= options.max_width:
                 break
         yield table
-
-    def _candidates(self) -> Iterator[str]:
-        """Yield the columns that may be left out, the first one first. The most telling measure stays."""
-        measures = [name for name in self._header if name not in (*_ALWAYS, *_COUNTS)]
-        others = [name for name in reversed(measures) if name not in _MOST_TELLING]
-        order = [*others, *(name for name in _MOST_TELLING if name in measures)]
-        yield from (name for name in _COUNTS if name in self._header)
-        yield from order[:-1]
 
     def _table(self, names: Sequence[str], left_out: Sequence[str]) -> Table:
         caption = [f"left out, as the terminal is narrow: {', '.join(left_out)}"] if left_out else []

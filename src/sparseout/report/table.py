@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparseout.records.choice import tuned_settings
 from sparseout.records.scores import scores_of, title_of
+from sparseout.records.terminal_table import TerminalTable
 from sparseout.report.settings import AXES, Curve, Setting, curves_of, group_by_setting, main_axis
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COLUMNS = {
     "test_loss": "test loss",
@@ -59,20 +57,14 @@ def add_target_columns(
     return [*header, "largest error", "settling time"], extended
 
 
-def table(records: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None = None) -> Table:
-    """Return the table for the terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def table(records: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None = None) -> TerminalTable:
+    """Return the table for the terminal, with the setting in front, as many results as fit, and names in one piece."""
     header, rows = settings_table(records, tuned_settings(choice))
+    if "setting" in header:  # before the axis
+        header, *rows = ([row[1], row[0], *row[2:]] for row in (header, *rows))
+    leave_out = [COLUMNS[name] for name in ("seconds", "rms", "noise_loss", "penalty")]
     caption = "Means over the seeds, on the test set."
-    result = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", collapse_padding=True)
-    for name in header:
-        result.add_column(name, justify="right", no_wrap=name != "setting")
-    for row in rows:
-        result.add_row(*map(Text, row))
-    return result
+    return TerminalTable(header, rows, caption, [*leave_out, "settling time", COLUMNS["zeros"], "largest error", "seeds"])
 
 
 def _row(setting: Setting, curve: Curve, axis: str, named: bool, measures: Sequence[str]) -> list[str]:
