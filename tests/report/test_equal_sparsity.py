@@ -11,6 +11,7 @@ from scipy import stats
 
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity, equal_sparsity_notes, equal_sparsity_table
 from sparseout.report.methods import methods_of
+from sparseout.report.methods_figure import levels_of
 
 LOSSES = {0.5: 0.10, 0.65: 0.13, 0.8: 0.19}
 
@@ -94,6 +95,21 @@ def test_a_run_that_was_not_measured_is_counted_and_not_bridged():
         assert found[0.65].difference.count == 2
         assert found[0.65].remarks() == ["L1 at hoyer 0.65: L1 was not measured in 1 of 3 seeds."]
         assert found[0.5].difference.count == 3
+
+
+def test_the_sparsity_is_that_of_the_layers_that_a_target_controls():
+    def of_two_layers(run):
+        layers = {name: run["layers"]["noise"] | {"hoyer": value} for name, value in (("first", 0.1), ("last", run["hoyer"]))}
+        control = {"control": {**run["control"], "layers": ["last"]}} if "control" in run else {}
+        return run | {"layers": layers, "hoyer": (0.1 + run["hoyer"]) / 2} | control
+
+    records = [run for seed in range(3) for run in (*curve("sparseout", seed, LOSSES), record("dropout", seed, 0.6, 0.2))]
+    (row,) = compared([of_two_layers(run) for run in records])
+    assert (row.method, row.at, row.difference.count) == ("nn.Dropout", pytest.approx(0.6), 3)
+    dropout = methods_of([of_two_layers(run) for run in records])[-1]
+    assert levels_of(dropout, "test_loss")[0].values["hoyer"].mean == pytest.approx(0.6)
+    # A layer that was not measured is not left out of the mean.
+    assert dropout.sparsity(dropout.runs[0] | {"layers": {"first": {"hoyer": 0.1}}}, "hoyer") is None
 
 
 def test_only_equal_tasks_are_compared():

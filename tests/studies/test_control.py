@@ -62,6 +62,7 @@ def test_one_q_moves_the_mean_over_the_layers(tmp_path):
     layers = [layer["hoyer"] for layer in record["layers"].values()]
     assert len(layers) == 3
     assert record["control"]["achieved"] == pytest.approx(sum(layers) / 3)
+    assert record["control"]["layers"] == list(record["layers"])
     assert record["control"]["achieved"] == pytest.approx(0.6, abs=0.05)
 
 

@@ -14,6 +14,7 @@ from page_tables import markdown, split
 from sparseout.records.methods import METHODS
 from sparseout.records.scores import title_of
 from sparseout.report.equal_sparsity import compare_at_equal_sparsity
+from sparseout.report.methods import methods_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results-methods.md"
@@ -30,6 +31,7 @@ def table(study, score):
     """A row for each method: its mean score at each target, and the difference from Sparseout at equal measured sparsity."""
     records = records_of(study)
     targets = sorted({record["target_sparsity"] for record in records if "target_sparsity" in record})
+    shown = {method.name: method for method in methods_of(records)}
     compared = {(row.method, row.target): row for row in compare_at_equal_sparsity(records, score)}
     yield ["method", *(f"at {target:g}" for target in targets), "largest miss", "settled by"]
     for name, method in METHODS.items():
@@ -38,7 +40,7 @@ def table(study, score):
         if not runs:
             continue
         if not with_target:
-            sparsity = statistics.fmean(record["hoyer"] for record in runs)
+            sparsity = statistics.fmean(shown[name].sparsity(record, "hoyer") for record in runs)
             cell = f"{statistics.fmean(record[score] for record in runs):.4g} at {sparsity:.2f}"
             yield [method.title, cell, *[""] * (len(targets) + 1)]
             continue
@@ -108,6 +110,14 @@ def test_three_seeds_three_levels_and_eight_methods(study):
     assert len({record["target_sparsity"] for record in records if "control" in record}) == 3
     assert {record["seed"] for record in records} == {0, 1, 2}
     assert len({record["regularizer"] for record in records}) >= 8
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_a_run_achieved_is_the_mean_of_the_layers_of_its_target(study):
+    for record in records_of(study):
+        names = record.get("control", {}).get("layers", [])
+        values = [record["layers"][name][record["target_measure"]] for name in names]
+        assert not names or record["control"]["achieved"] == statistics.fmean(values)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class ControlCourse(Struct):
 
 
 class Control(Struct):
-    """How a run approached its target: `value` is the last one of the setting `dial`."""
+    """How a run approached its target in `layers`: `value` is the last one of the setting `dial`."""
 
     achieved: Number | None
     dial: Dial
@@ -63,6 +63,7 @@ class Control(Struct):
     settled: Share
     out_of_reach: bool | None
     course: ControlCourse
+    layers: tuple[str, ...] | UnsetType = UNSET
 
 
 class Provenance(Struct):

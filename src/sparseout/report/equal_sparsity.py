@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from sparseout.metrics import TOLERANCE
 from sparseout.records.scores import Better, scores_of, title_of
-from sparseout.report.methods import Method, Run, methods_of, sparsity_of
+from sparseout.report.methods import Method, Run, methods_of
 from sparseout.report.statistics import CONFIDENCE, Estimate, estimate, holm, t_tests
 
 
@@ -144,7 +144,7 @@ def _of_seed(
     for of in (method, base):
         known: dict[float, list[float]] = {}
         for run in of.select(seed=seed):
-            x, y = sparsity_of(run, measure), run.get(score)
+            x, y = of.sparsity(run, measure), run.get(score)
             if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
                 known.setdefault(x, []).append(y)
             elif run.get("target_sparsity") in (target, None):  # its neighbours must not bridge a run that diverged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sparseout.records.identity import TARGET_FIELDS, settings_of
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
@@ -23,6 +23,7 @@ class Method:
         label: its title, with the settings that distinguish it from the study's other curves of this method.
         task: the settings that do not belong to a method.
         measure: the measure of the targets, `"hoyer"` or `"zeros"`; None for runs without a target.
+        layers: the layers whose sparsity is compared, those of the task's targets; None if its records do not name them.
         runs: the records, in the order of their seeds.
     """
 
@@ -30,6 +31,7 @@ class Method:
     label: str
     task: dict[str, Any]
     measure: str | None
+    layers: Sequence[str] | None
     runs: list[Run]
 
     @property
@@ -46,6 +48,15 @@ class Method:
         """Return the runs with these settings."""
         return [run for run in self.runs if all(run.get(name) == value for name, value in settings.items())]
 
+    def sparsity(self, run: Run, measure: str) -> float | None:
+        """Return the mean sparsity of `layers`, by default of all layers, on the test data; None if one was not measured."""
+        if run.get("target_measure") == measure:
+            return cast("float | None", run["control"]["achieved"])
+        if self.layers is None:
+            return run.get(measure)
+        values = [run["layers"].get(name, {}).get(measure) for name in self.layers]
+        return None if None in values else sum(values) / len(values)
+
 
 def methods_of(records: Sequence[Run]) -> list[Method]:
     """Group runs by method and settings, Sparseout first; an empty list without a second method, or without targets of Sparseout.
@@ -59,21 +70,26 @@ def methods_of(records: Sequence[Run]) -> list[Method]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(records, key=lambda run: (run["seed"], str(run["run"]))):
         if run["regularizer"] not in targeted or "target_sparsity" in run:
-            key = repr((sorted(_task(run).items()), run.get("target_measure")))
-            groups.setdefault((run["regularizer"], key), []).append(run)
+            groups.setdefault((run["regularizer"], _key(run) + str(run.get("target_measure"))), []).append(run)
     curves = [(name, runs) for (name, _), all_runs in sorted(groups.items()) for runs in _curves(all_runs)]
     shared = [_shared(runs) for _, runs in curves]
+    controlled = {_key(run): run["control"]["layers"] for run in records if "layers" in run.get("control", {})}
     found = []
     for (name, runs), settings in zip(curves, shared, strict=True):
         alike = [other for other, (other_name, _) in zip(shared, curves, strict=True) if other_name == name]
         varied = [key for key in settings if len({repr(other.get(key)) for other in alike}) > 1]
         label = ", ".join([METHODS[name].title, *(f"{key} {settings[key]}" for key in varied)])
-        found.append(Method(name, label, _task(runs[0]), runs[0].get("target_measure"), runs))
+        layers = controlled.get(_key(runs[0]))
+        found.append(Method(name, label, _task(runs[0]), runs[0].get("target_measure"), layers, runs))
     return sorted(found, key=lambda method: method.name != "sparseout")
 
 
 def _task(run: Run) -> dict[str, Any]:
     return {name: value for name, value in settings_of(run).items() if name != "seed" and name not in _METHOD_SETTINGS}
+
+
+def _key(run: Run) -> str:
+    return repr(sorted(_task(run).items()))
 
 
 def _curves(runs: Sequence[Run]) -> list[list[Run]]:
@@ -91,9 +107,3 @@ def _shared(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the settings that all runs share."""
     names = [name for name in settings_of(runs[0]) if name not in ("seed", "target_sparsity")]
     return {name: runs[0][name] for name in names if all(run.get(name) == runs[0][name] for run in runs)}
-
-
-def sparsity_of(run: Run, measure: str) -> float | None:
-    """Return the measured sparsity of a run on the test data; None if it was not measured."""
-    value: float | None = run["control"]["achieved"] if run.get("target_measure") == measure else run.get(measure)
-    return value

@@ -42,7 +42,8 @@ def levels_of(method: Method, score: str) -> list[Level]:
     targets: Sequence[float | None] = method.targets or (None,)
     for target in targets:
         runs = method.select(target_sparsity=target)
-        values = {name: estimate([_number(run.get(name)) for run in runs]) for name in (*MEASURES, score)}
+        values = {name: estimate([_number(method.sparsity(run, name)) for run in runs]) for name in MEASURES}
+        values[score] = estimate([_number(run.get(score)) for run in runs])
         found.append(Level("" if target is None else f"target {target:g}", values))
     return found
 

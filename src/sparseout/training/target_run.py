@@ -86,7 +86,7 @@ def control_results(
 ) -> Record:
     """Return the record's `control`.
 
-    `achieved` is the measure on the test data, averaged over the layers of the target; None if it is missing for one of them.
+    `achieved` is the measure on the test data, averaged over `layers`, those of the target; None if it is missing for one.
     `value` is the final value of `dial`. `course` has the values and the smoothed measurements at evenly spaced times.
 
     Args:
@@ -105,6 +105,7 @@ def control_results(
             "settled": settled(measured, config.target_sparsity),
             "out_of_reach": target.report()[MEAN].out_of_reach,
             "course": {"value": _points(values), "measured": _points(measured)},
+            "layers": list(target.layers),
         }
     }
 
