@@ -4,6 +4,7 @@ import numpy
 import pytest
 from compared import curve, record
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from sparseout import report
@@ -39,6 +40,37 @@ def test_lines_points_and_names(drawn):
             assert means[i] == pytest.approx(numpy.array(expected))
         assert sorted(text.get_text() for text in panel.texts) == ["L1", "Sparseout", "nn.Dropout", "no noise"]
     assert [text.get_text() for text in seconds.get_yticklabels()] == ["Sparseout", "nn.Dropout", "L1", "no noise"]
+
+
+def test_intervals_of_a_sparsity_stay_within_0_and_1(drawn):
+    records = [run for seed, zeros in enumerate((0.0, 0.1, 0.8)) for run in curve("sparseout", seed, LOSSES, zeros=zeros)]
+    records += runs("l1")
+    panel = drawn(records)[1]
+    bars = panel.containers[0].lines[2][0].get_segments()
+    assert [list(bar[:, 0]) for bar in bars] == [[0.0, 1.0]] * 2
+    assert all(0 <= round(tick, 9) <= 1 for tick in panel.get_xticks())
+
+
+def test_the_names_of_methods_without_a_target_cover_no_other_name(drawn):
+    points = [record("none", seed, 0.82, 0.2) for seed in range(3)]
+    panel = drawn([*runs("sparseout", "l1", "hoyer_square"), *points])[0]
+    panel.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in panel.texts]  # that of an annotation includes its line
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+
+
+def test_the_score_is_the_one_that_the_sweep_fixed(drawn, monkeypatch, tmp_path):
+    records = runs("sparseout", "l1", accuracy=0.5)
+    assert drawn(records)[0].get_title(loc="left") == "Accuracy against Hoyer sparseness"
+    for choice, title in (
+        ({"score": "valid_loss"}, "Test loss"),
+        ({"score": "valid_loss", "gate": {"score": "accuracy", "pairs": []}}, "Accuracy"),
+        ({"score": "valid_perplexity"}, "Accuracy"),
+    ):
+        figures = []
+        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, to=figures, **__: to.append(figure))
+        write_methods(records, tmp_path / "methods.png", choice)
+        assert figures[0].axes[0].get_title(loc="left") == f"{title} against Hoyer sparseness"
 
 
 def test_a_study_without_zeros_has_no_panel_for_them(drawn):

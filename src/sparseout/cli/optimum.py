@@ -35,7 +35,8 @@ def optimum(
     Args:
         folders: one or two folders of studies whose runs have a fixed q; the difference is the second minus the first
         conditions: use only runs with these settings; commas separate several values of a setting
-        score: result to optimise, NAME being a score of your own study; by default NAME, else the first of these in the records
+        score: result to optimise, NAME being a score of your own study; by default the score that a tuned sweep fixed, else
+            NAME, else the first of these in the records
         figure: draw the scores, the optimum and its interval into this PNG file
     """
     console = terminal()
@@ -46,12 +47,13 @@ def optimum(
     for folder in folders:
         records, _, left_out = read(location(folder))
         print_left_out(left_out)
-        tuned = tuned_settings(read_choice(location(folder)))
+        choice = read_choice(location(folder))
+        tuned = tuned_settings(choice)
         kept = filtered(records, conditions)
         used = [run for run in kept if run["regularizer"] == "sparseout" and "target_sparsity" not in run]
         if not used:
             raise UserError(f"{folder} has no complete run of Sparseout with a fixed q" + (" and --filter" if conditions else ""))
-        name = score if score is not None else statistics.score_of(used)
+        name = score if score is not None else statistics.score_of(used, choice)
         scores, q = scores_by_seed(used, name, folder)
         try:
             best = optimum_of(scores, q, "high" if scores_of(used)[name] == "higher" else "low")

@@ -54,7 +54,8 @@ def results(
     Args:
         folder: folder of a study or a sweep, or any folder with a results.jsonl
         conditions: use only runs with these settings; commas separate several values of a setting
-        score: result to compare, NAME being a score of your own study; by default NAME, else the first of these in the records
+        score: result to compare, NAME being a score of your own study; by default the score that a tuned sweep fixed, else
+            NAME, else the first of these in the records
         runs: list each run instead
         csv: write a row per run to this file
         parquet: write a row per run to this file, in Parquet
@@ -81,7 +82,7 @@ def results(
         _print(header, rows)
         return
     groups = group_by_setting(records, tuned_settings(choice))
-    score = score if score is not None else statistics.score_of(records)
+    score = score if score is not None else statistics.score_of(records, choice)
     if score not in (have := statistics.recorded_scores(records)):
         raise UserError(f"score must be one of {', '.join(map(repr, have))} here, got {score!r}")
     curves = curves_of(groups)

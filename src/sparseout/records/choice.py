@@ -78,6 +78,18 @@ def better_of(choice: Mapping[str, Any]) -> Better:
     return choice.get("better") or VALIDATION_SCORES[choice["score"]]
 
 
+def fixed_score(choice: Mapping[str, Any]) -> str:
+    """Return the score on test data that a sweep fixed beforehand: that of its gate, or the one that belongs to its tune stage.
+
+    >>> fixed_score({"score": "valid_loss"}), fixed_score({"score": "valid_accuracy", "gate": None})
+    ('test_loss', 'accuracy')
+    """
+    if choice.get("gate"):
+        return str(choice["gate"]["score"])
+    name = choice["score"].removeprefix("valid_")
+    return "test_loss" if name == "loss" else name
+
+
 def tuned_settings(choice: Mapping[str, Any] | None) -> frozenset[str]:
     """Return the names of the settings that the tune stage chose; an empty set for a study that was not tuned."""
     contenders = choice["contenders"] if choice else []

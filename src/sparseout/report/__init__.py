@@ -8,7 +8,6 @@ from typing import Any
 from sparseout.extras import needed_for
 
 with needed_for("sparseout.report", "report"):
-    from sparseout.records.choice import tuned_settings
     from sparseout.records.files import Location, as_location
     from sparseout.report.figure import write_figure
     from sparseout.report.methods import methods_of
@@ -43,11 +42,11 @@ def write(
     """
     out = as_location(out)
     if any("control" in record for record in records):
-        write_targets(records, histories, out / "sparsity.png", tuned_settings(choice))
+        write_targets(records, histories, out / "sparsity.png", choice)
     else:
-        write_figure(records, out / "sparsity.png", tuned_settings(choice))
+        write_figure(records, out / "sparsity.png", choice)
     if methods_of(records):
-        write_methods(records, out / "methods.png")
+        write_methods(records, out / "methods.png", choice)
     if choice:
         write_tuning(choice, out / "tuning.png")
     write_page(records, histories, out / "report.html", left_out, choice)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparseout.records.choice import tuned_settings
 from sparseout.records.files import Location, write_atomic
 from sparseout.records.scores import title_of
 from sparseout.report import statistics
@@ -19,12 +20,12 @@ STYLES = ("--", ":", "-.")  # line styles of settings without q
 MAX_CURVES = 12  # more cannot be distinguished
 
 
-def write_figure(records: Sequence[Mapping[str, Any]], path: str | Location, tuned: frozenset[str] = frozenset()) -> None:
+def write_figure(records: Sequence[Mapping[str, Any]], path: str | Location, choice: Mapping[str, Any] | None = None) -> None:
     """Draw a dot for each run, the mean over seeds with a band of one standard deviation, and the profiles of the first curve."""
     from matplotlib.figure import Figure
 
-    score = statistics.score_of(records)
-    curves = curves_of(group_by_setting(records, tuned))
+    score = statistics.score_of(records, choice)
+    curves = curves_of(group_by_setting(records, tuned_settings(choice)))
     left_out = f"the first {MAX_CURVES} of {len(curves)} curves" if len(curves) > MAX_CURVES else None
     curves = curves[:MAX_CURVES]
     figure = Figure(figsize=(13, 4.2), layout="constrained")

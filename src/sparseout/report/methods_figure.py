@@ -86,7 +86,7 @@ def plotted(records: Sequence[Run], score: str) -> dict[str, Any] | None:
                 "dash": "solid" if style["linestyle"] == "-" else "dash",
                 "names": [level.name for level in levels],
                 "means": {name: [value.mean for value in values] for name, values in estimates.items()},
-                "halves": {name: [_half(value) for value in values] for name, values in estimates.items()},
+                "bars": {name: bars(name, values) for name, values in estimates.items()},
                 "seconds": seconds.get(method.label, []),
             }
         )
@@ -98,11 +98,11 @@ def machines_of(methods: Sequence[Method]) -> int:
     return len({run["provenance"]["cpu"] for method in methods for run in method.runs})
 
 
-def write_methods(records: Sequence[Run], path: Location) -> None:
+def write_methods(records: Sequence[Run], path: Location, choice: Mapping[str, Any] | None = None) -> None:
     """Draw a line through the levels of each method, with 95 % intervals of sparsity and score, and the time of a run."""
     from matplotlib.figure import Figure
 
-    score = statistics.score_of(records)
+    score = statistics.score_of(records, choice)
     methods = methods_of(records)
     title = title_of(score).capitalize()
     left_out = f"The first {MAX_METHODS} of {len(methods)} methods" if len(methods) > MAX_METHODS else None
@@ -119,6 +119,8 @@ def write_methods(records: Sequence[Run], path: Location) -> None:
         axes.set_title(f"{title} against {MEASURE_TITLES[measure]}", loc="left", weight="bold", fontsize=FONT + 1)
         axes.set_xlabel(f"{MEASURE_TITLES[measure]} on the test data", fontsize=FONT)
         low, high = axes.get_xlim()
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
         axes.set_xlim(low - 0.06 * (high - low), high + 0.5 * (high - low))  # room for the names
     if seconds:
         _draw_seconds(panels[-1], drawn, seconds, machines_of(methods))
@@ -145,11 +147,18 @@ def _draw(axes: Any, levels: Sequence[Level], measure: str, score: str, style: M
     known = [level for level in levels if math.isfinite(level.values[measure].mean) and math.isfinite(level.values[score].mean)]
     if not known:
         return
-    (x, half_x), (y, half_y) = (
-        zip(*((found.mean, _half(found)) for found in (level.values[name] for level in known)), strict=True)
-        for name in (measure, score)
+    x, y = ([level.values[name] for level in known] for name in (measure, score))
+    axes.errorbar(
+        [value.mean for value in x],
+        [value.mean for value in y],
+        xerr=bars(measure, x),
+        yerr=bars(score, y),
+        linewidth=2,
+        elinewidth=1,
+        markersize=6.5,
+        capsize=2,
+        **style,
     )
-    axes.errorbar(x, y, xerr=half_x, yerr=half_y, linewidth=2, elinewidth=1, markersize=6.5, capsize=2, **style)
 
 
 def _label(axes: Any, drawn: Sequence[tuple[Method, Sequence[Level], dict[str, Any]]], measure: str, score: str) -> None:
@@ -158,7 +167,7 @@ def _label(axes: Any, drawn: Sequence[tuple[Method, Sequence[Level], dict[str, A
 
     common = {"textcoords": "offset points", "fontsize": FONT, "color": "#222222"}
     outline = [withStroke(linewidth=3, foreground="white")]
-    ends = []
+    ends, right = [], []
     for method, levels, style in drawn:
         points = [(level.values[measure].mean, level.values[score].mean) for level in levels]
         known = [point for point in points if all(map(math.isfinite, point))]
@@ -166,9 +175,12 @@ def _label(axes: Any, drawn: Sequence[tuple[Method, Sequence[Level], dict[str, A
             x, y = axes.transData.transform(max(known)) * 72 / axes.figure.dpi
             ends.append((y, x, method.label, style["color"], max(known)))
         elif known:
-            axes.annotate(method.label, known[0], xytext=(0, -16), ha="center", path_effects=outline, **common)
+            text = axes.annotate(method.label, known[0], xytext=(0, -16), ha="center", path_effects=outline, **common)
+            if text.get_window_extent().x0 < axes.bbox.x0:  # over the numbers of the axis
+                text.set(ha="left", position=(6, -16))
+            right.append(text.get_window_extent().x1 * 72 / axes.figure.dpi)
     ends.sort()
-    column = max((x for _, x, *_ in ends), default=0) + 22
+    column = max([x + 22 for _, x, *_ in ends] + [x + 8 for x in right], default=0)
     for at, (y, x, label, colour, point) in zip(spread([y for y, *_ in ends], 1.25 * FONT), ends, strict=True):
         arrow = {"arrowstyle": "-", "color": colour, "linewidth": 1, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)}
         text = axes.annotate(label, point, xytext=(column - x, at - y), va="center", arrowprops=arrow, **common)
@@ -211,9 +223,13 @@ def _draw_seconds(
     axes.set_xlabel(f"seconds relative to no noise{note}", fontsize=FONT)
 
 
-def _half(found: Estimate) -> float:
-    """Return half the width of an interval; 0 without one."""
-    return 0.0 if math.isnan(found.low) else found.high - found.mean
+def bars(name: str, values: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    """Return how far each interval goes below and above its mean: 0 without an interval, and within 0 and 1 for a sparsity."""
+    least, greatest = (0.0, 1.0) if name in MEASURES else (-math.inf, math.inf)
+    known = [(value, not math.isnan(value.low)) for value in values]
+    below = [value.mean - max(value.low, least) if has else 0.0 for value, has in known]
+    above = [min(value.high, greatest) - value.mean if has else 0.0 for value, has in known]
+    return below, above
 
 
 def _number(value: float | None) -> float:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sparseout.records.choice import fixed_score
 from sparseout.records.identity import TARGET_FIELDS
 from sparseout.records.methods import METHOD_SETTINGS, METHODS
 from sparseout.records.scores import Better, scores_of, title_of
@@ -92,9 +93,16 @@ class PairedComparison:
         return f"{found}: inconclusive, because the corrected test does not reject zero, although the interval excludes it."
 
 
-def score_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the score by which a study is compared: its own first one, else the first of `SCORES` that its records have."""
-    return next(iter(recorded_scores(records)), "test_loss")
+def score_of(records: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None = None) -> str:
+    """Return the score by which a study is compared.
+
+    It is the score that the sweep fixed beforehand. A study that was not tuned has its own first one, else the first of `SCORES`
+    that its records have.
+    """
+    recorded = recorded_scores(records)
+    if choice and (fixed := fixed_score(choice)) in recorded:
+        return fixed
+    return next(iter(recorded), "test_loss")
 
 
 def recorded_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, Better]:

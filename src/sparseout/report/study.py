@@ -57,7 +57,7 @@ def write_page(
     shown = [run for setting in groups for run in setting.runs]
     rows_of = [run for setting in groups for run in setting.runs[: max(1, MAX_RUNS // len(groups))]]
     curves = curves_of(groups)
-    score = statistics.score_of(records)
+    score = statistics.score_of(records, choice)
     dials = dials_of(shown)
     targets = ["target"] if any(curve.axis == "target_sparsity" for curve in curves) else []
     sentences = [comparison.sentence() for comparison in statistics.compare_with_dropout(everything, score)]

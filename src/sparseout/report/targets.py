@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparseout.metrics import TOLERANCE
+from sparseout.records.choice import tuned_settings
 from sparseout.records.files import Location
 from sparseout.records.layer_record import MEASURE_TITLES
 from sparseout.records.methods import METHODS
@@ -24,7 +25,7 @@ def write_targets(
     records: Sequence[Mapping[str, Any]],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     path: str | Location,
-    tuned: frozenset[str] = frozenset(),
+    choice: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw a dot and a line for each run. Runs with a fixed `q` show the range that `q` can reach.
 
@@ -33,13 +34,13 @@ def write_targets(
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    curves = curves_of(group_by_setting(records, tuned))
+    curves = curves_of(group_by_setting(records, tuned_settings(choice)))
     targeted = [setting for curve in curves if curve.axis == "target_sparsity" for setting in curve.settings]
     fixed = [curve for curve in curves if curve.axis == "q"]
     targets = sorted({setting.x for setting in targeted})
     colours = {x: colormaps["viridis"](0.9 * i / max(1, len(targets) - 1)) for i, x in enumerate(targets)}
     measure = targeted[0].values["target_measure"]
-    score = statistics.score_of(records)
+    score = statistics.score_of(records, choice)
     figure = Figure(figsize=(13, 7.6), layout="constrained")
     axes = figure.subplots(2, 3).flatten()
     _draw_achieved(axes[0], targeted, [setting for curve in fixed for setting in curve.settings], measure, colours)

@@ -169,6 +169,10 @@ function heat() {
   });
 }
 
+function errorBars([below, above]) {
+  return { type: "data", symmetric: false, arrayminus: below, array: above, thickness: 1 };
+}
+
 // The levels of each method with their intervals, and the time of each run.
 function methods() {
   const { methods, machines } = data.comparison;
@@ -177,11 +181,11 @@ function methods() {
       document.getElementById(`methods-${measure}`).closest("figure").hidden = true;
       continue;
     }
-    const traces = methods.map(({ label, colour, dash, names, means, halves }) => ({
+    const traces = methods.map(({ label, colour, dash, names, means, bars }) => ({
       x: means[measure],
       y: means[data.score],
-      error_x: { type: "data", array: halves[measure], thickness: 1 },
-      error_y: { type: "data", array: halves[data.score], thickness: 1 },
+      error_x: errorBars(bars[measure]),
+      error_y: errorBars(bars[data.score]),
       text: names,
       name: plain(label),
       mode: "lines+markers",
