@@ -1,9 +1,11 @@
 """The benchmark of the op: timing in turns, and the contenders. No test asserts a time."""
 
 import functools
+import itertools
 import math
 import os
 import shutil
+import types
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from clock import Time
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparseout
 from sparseout.bench import op
 from sparseout.bench.timing import Spread, alternate
-from sparseout.op import reference
+from sparseout.op import backends, reference
 from sparseout.op.settings import Settings
 
 CPU = torch.device("cpu")
@@ -185,6 +188,33 @@ def test_the_special_inputs_and_layers_of_sparseout(monkeypatch):
     assert (layer.q, layer.scale) == (1.5, "rms")
 
 
+@pytest.mark.parametrize("q", [1.5, 2.0])
+def test_the_kernel_alone_computes_what_the_op_does(q):
+    x, grad = torch.randn(1000, requires_grad=True), torch.randn(1000)
+    torch.manual_seed(0)
+    forward, backward = op.kernel_passes(q, x, grad)
+    torch.manual_seed(0)
+    y = sparseout.sparseout(x, op.P, q)
+    with torch.no_grad():
+        assert torch.equal(forward(), y)
+        assert torch.equal(backward(), torch.autograd.grad(y, x, grad)[0])
+    assert not forward().requires_grad
+
+
+def test_the_kernel_alone_is_timed_without_the_first_call_of_each_pass():
+    ticks = itertools.count()
+    clock = types.SimpleNamespace(mark=lambda: next(ticks), seconds=lambda start, end: end - start)
+    found = op.kernel_sample(lambda: next(ticks), lambda: [next(ticks), next(ticks)], 3, clock)
+    assert found == {"forward": 4, "backward": 7, "both": 11}
+
+
+def test_an_input_without_a_kernel_is_noted(monkeypatch):
+    monkeypatch.setattr(backends, "ASKED", "reference")
+    monkeypatch.setattr(op, "contenders", lambda *_: [op.DROPOUT, op.Contender(op.KERNEL, 1.5)])
+    rows = {row["contender"]: row for row in op.measure("float32", 64, [1.5], CPU, 0.0)}
+    assert rows[op.KERNEL]["note"] == "skipped: no kernel reads this input"
+
+
 def test_bytes_kept_for_backward():
     x = torch.randn(1000, dtype=torch.float32, requires_grad=True)
 
@@ -209,11 +239,11 @@ def test_the_default_grid_is_thinned_and_others_are_whole():
     assert qs("compiled", torch.float32, 2**20) == op.QS
     assert qs("compiled", torch.float32, 2**24) == (1.7,)
     assert qs("authors", torch.float64, 2**12) == (1.7,)
-    for name in (op.RMS, op.CHANNELS_LAST):
+    for name in (op.RMS, op.CHANNELS_LAST, op.KERNEL):
         assert qs(name, torch.float32, 2**12) == (1.5, 2.0)
         assert qs(name, torch.float16, 2**12) == ()
     assert qs(op.CHANNELS_LAST, torch.float32, 1000, asked=(2.0,)) == ()
-    for name in ("sparseout", op.RMS, op.CHANNELS_LAST, "authors", "expression", "compiled"):
+    for name in ("sparseout", op.RMS, op.CHANNELS_LAST, op.KERNEL, "authors", "expression", "compiled"):
         assert qs(name, torch.float64, 2**26, asked=(0.5, 3.0, 0.5)) == (0.5, 3.0)
     assert qs("F.dropout", torch.float32, 2**12) == (None,)
 

@@ -31,6 +31,7 @@ _TITLES = {
     "sparseout": "Sparseout",
     op.RMS: "Sparseout, scale rms",
     op.CHANNELS_LAST: "Sparseout, channels_last",
+    op.KERNEL: "Sparseout, kernel alone",
 }
 
 
@@ -114,7 +115,7 @@ def _draw_op(axes: Any, rows: Sequence[Row]) -> None:
     ours = [q for name, q in lines if name == "sparseout" and q is not None]
     shown = min(ours, key=lambda q: abs(q - _SHOWN_Q), default=None)
     for (name, q), line in lines.items():
-        if name in (op.RMS, op.CHANNELS_LAST):
+        if name in (op.RMS, op.CHANNELS_LAST, op.KERNEL):
             continue
         # The time of a plain expression hardly depends on q, so only its longest line is drawn.
         if line is not max((lines[key] for key in lines if key[0] == name and name != "sparseout"), key=len, default=line):

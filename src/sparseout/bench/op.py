@@ -16,7 +16,9 @@ from torch import Tensor
 
 from sparseout.bench.timing import Clock, Spread, alternate, load, spread_columns
 from sparseout.layers import Sparseout
-from sparseout.op.functional import sparseout
+from sparseout.op import backends
+from sparseout.op.functional import check_call, draw_seed, sparseout
+from sparseout.op.reference import is_multiplicative
 
 P = 0.5
 EPS = 1e-6
@@ -44,7 +46,7 @@ class Contender:
 
 
 DROPOUT = Contender("F.dropout")
-CHANNELS_LAST, RMS = "sparseout, channels_last", "sparseout, rms"
+CHANNELS_LAST, RMS, KERNEL = "sparseout, channels_last", "sparseout, rms", "sparseout, kernel alone"
 IMAGE = (16, 8, 8)  # channels, height and width of the input of `CHANNELS_LAST`
 WITHOUT_Q: dict[str, Op] = {
     "F.dropout": lambda x: F.dropout(x, P),
@@ -100,6 +102,7 @@ def contenders(dtype: torch.dtype, elements: int, qs: Sequence[float]) -> list[C
     result = [Contender(name) for name in WITHOUT_Q]
     result += [Contender("sparseout", q) for q in ours]
     result += [Contender(RMS, q) for q in special]
+    result += [Contender(KERNEL, q) for q in special]
     result += [Contender(CHANNELS_LAST, q) for q in special if elements % math.prod(IMAGE) == 0]
     result += [Contender(name, q) for name in ("authors", "expression", "compiled") for q in plain]
     return list(dict.fromkeys(result))
@@ -135,6 +138,13 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
     samples, kept, notes = {}, {}, {}
     torch.compiler.reset()
     for contender in competing:
+        if contender.name == KERNEL:
+            passes = kernel_passes(contender.q, x, grad)
+            if passes is None:
+                notes[contender] = "skipped: no kernel reads this input"
+            else:
+                samples[contender] = functools.partial(kernel_sample, *passes, repeats, clock)
+            continue
         try:
             function = op(contender)
             sample(function, *inputs[contender], 1, clock)
@@ -151,7 +161,7 @@ def measure(dtype: str, elements: int, qs: Sequence[float], device: torch.device
         if contender in notes:
             rows += _rows(contender, common, note=notes[contender])
         else:
-            measured = {**common, "bytes_kept": kept[contender], "rounds": len(times[contender]), "load": load()}
+            measured = {**common, "bytes_kept": kept.get(contender), "rounds": len(times[contender]), "load": load()}
             rows += _rows(contender, measured, times[contender], times[DROPOUT], repeats)
     return rows
 
@@ -179,6 +189,33 @@ def sample(function: Op, x: Tensor, grad: Tensor, repeats: int, clock: Clock) ->
     backward = sum(clock.seconds(middle, end) for _, middle, end in marks)
     both = sum(clock.seconds(start, end) for start, _, end in marks)
     return {"forward": forward, "backward": backward, "both": both}
+
+
+def kernel_passes(q: float | None, x: Tensor, grad: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]] | None:
+    """Return the two passes of a call without its checks, its seed and autograd; None if the reference computes the call."""
+    assert q is not None
+    settings, kernel = check_call(x, P, q, 1.0, "detached", EPS, (), None)
+    if kernel is None:
+        return None
+    seed, values = draw_seed(x, None, kernel), x.detach()
+    kept = None if is_multiplicative(P, q) else values
+    return (
+        lambda: backends.forward(values, seed, settings, kernel),
+        lambda: backends.backward(grad, kept, seed, settings, kernel),
+    )
+
+
+@torch.no_grad()
+def kernel_sample(forward: Callable[[], Tensor], backward: Callable[[], Tensor], repeats: int, clock: Clock) -> dict[str, float]:
+    """Return the seconds of `repeats` calls of each pass, after a call that is not timed, as in `sample`."""
+    seconds = {}
+    for name, function in (("forward", forward), ("backward", backward)):
+        function()
+        start = clock.mark()
+        for _ in range(repeats):
+            function()
+        seconds[name] = clock.seconds(start, clock.mark())
+    return {**seconds, "both": seconds["forward"] + seconds["backward"]}
 
 
 def bytes_kept(function: Op, x: Tensor) -> int:
