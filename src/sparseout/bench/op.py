@@ -23,7 +23,7 @@ from sparseout.op.reference import is_multiplicative
 P = 0.5
 EPS = 1e-6
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-SIZES = tuple(2**power for power in (12, 15, 18, 20, 24, 26))
+SIZES = tuple(2**power for power in (12, 16, 18, 20, 24, 26))
 QS = (1.0, 1.5, 1.7, 2.0, 2.5, 3.0)
 # Tensors that any implementation reads and writes: x and y forward, their gradients backward.
 TENSORS_MOVED = {"forward": 2, "backward": 2, "both": 4}
