@@ -226,10 +226,14 @@ def test_a_side_ends_where_the_sparsity_turns_back():
     assert found.bounds == (1.5, 3)
 
 
-def test_the_html_and_the_figure_have_the_points(found):
+def test_the_html_has_the_points(found):
     html = found._repr_html_()
     assert html.count("<tr>") == 1 + len(found.points)
     assert repr(found).splitlines()[0] in html
+
+
+def test_the_figure_has_the_points(found):
+    pytest.importorskip("matplotlib")
     axes, losses = found.plot().axes
     assert list(axes.lines[0].get_ydata()) == [point.mean for point in found.points]
     assert list(losses.lines[0].get_ydata()) == [point.loss for point in found.points]
