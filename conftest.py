@@ -18,6 +18,6 @@ if not importlib.util.find_spec("sklearn"):
 if not importlib.util.find_spec("transformers"):
     collect_ignore += ["src/sparseout/control/transformers_callback.py"]
 if not importlib.util.find_spec("msgspec"):
-    collect_ignore += [f"src/sparseout/records/{name}.py" for name in ("provenance", "schema", "strict_json")]
+    collect_ignore += [f"src/sparseout/records/{name}.py" for name in ("choice", "provenance", "schema", "strict_json")]
 if not importlib.util.find_spec("upath"):
     collect_ignore += ["src/sparseout/records/files.py"]

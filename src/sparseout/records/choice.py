@@ -81,7 +81,8 @@ def better_of(choice: Mapping[str, Any]) -> Better:
 def fixed_score(choice: Mapping[str, Any]) -> str:
     """Return the score on test data that a sweep fixed beforehand: that of its gate, or the one that belongs to its tune stage.
 
-    That of `valid_loss` is `test_loss`, that of `valid_accuracy` is `accuracy`, and so on.
+    >>> fixed_score({"score": "valid_loss"}), fixed_score({"score": "valid_accuracy", "gate": None})
+    ('test_loss', 'accuracy')
     """
     if choice.get("gate"):
         return str(choice["gate"]["score"])
