@@ -68,6 +68,14 @@ def test_the_page_has_the_best_q(study, score, capsys):
 
 
 @pytest.mark.parametrize("study", STUDIES)
+def test_the_commands_use_the_score_that_the_sweep_fixed(study, capsys):
+    assert main(["optimum", str(FOLDER / study)]) == 0
+    assert ": test loss is best at q = " in capsys.readouterr().out
+    assert main(["results", str(FOLDER / study)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[2:4] == ["test", "loss"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
 def test_five_seeds_of_each_contender_and_every_choice_inside_its_grid(study):
     seeds = {}
     for record in records_of(study):
