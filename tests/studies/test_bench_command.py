@@ -127,9 +127,11 @@ def test_the_command(tmp_path, capsys):
     ]
     rows = pandas.read_csv(out / "op.csv")
     assert tuple(rows.columns) == op.COLUMNS
-    assert len(rows) == 3 * (3 + 6 * 2)
+    assert len(rows) == 3 * (3 + 7 * 2)
     assert set(rows["pass"]) == {"forward", "backward", "both"}
-    assert (rows[rows["note"].isna()].drop(columns=["q", "note"]).notna()).all(axis=None)
+    measured = rows[rows["note"].isna()].drop(columns=["q", "note"])
+    assert (measured["bytes_kept"].isna() == (measured["contender"] == op.KERNEL)).all()
+    assert measured.drop(columns="bytes_kept").notna().all(axis=None)
     assert (rows["ns_iqr_low"] <= rows["ns_per_element"]).all()
     trained = pandas.read_csv(out / "steps.csv")
     assert tuple(trained.columns) == steps.COLUMNS
