@@ -20,12 +20,12 @@ def runs(*methods, **changes):
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draw records and return the panels."""
+    """Draw records, and what a tune stage chose, and return the panels."""
 
-    def drawn(records):
+    def drawn(records, choice=None):
         figures = []
         monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-        write_methods(records, tmp_path / "methods.png")
+        write_methods(records, tmp_path / "methods.png", choice)
         return figures[0].axes
 
     return drawn
@@ -59,18 +59,15 @@ def test_the_names_of_methods_without_a_target_cover_no_other_name(drawn):
     assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
 
 
-def test_the_score_is_the_one_that_the_sweep_fixed(drawn, monkeypatch, tmp_path):
+def test_the_score_is_the_one_that_the_sweep_fixed(drawn):
     records = runs("sparseout", "l1", accuracy=0.5)
-    assert drawn(records)[0].get_title(loc="left") == "Accuracy against Hoyer sparseness"
     for choice, title in (
+        (None, "Accuracy"),
         ({"score": "valid_loss"}, "Test loss"),
         ({"score": "valid_loss", "gate": {"score": "accuracy", "pairs": []}}, "Accuracy"),
         ({"score": "valid_perplexity"}, "Accuracy"),
     ):
-        figures = []
-        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, to=figures, **__: to.append(figure))
-        write_methods(records, tmp_path / "methods.png", choice)
-        assert figures[0].axes[0].get_title(loc="left") == f"{title} against Hoyer sparseness"
+        assert drawn(records, choice)[0].get_title(loc="left") == f"{title} against Hoyer sparseness"
 
 
 def test_a_study_without_zeros_has_no_panel_for_them(drawn):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sparseout.errors import UserError
 
 Better = Literal["higher", "lower"]
-# On test data. A study is compared by the first of these that its records have, after the scores of its own.
+# On test data. Unless a sweep fixed a score, a study is compared by the first of these that it has, after the scores of its own.
 SCORES: dict[str, Better] = {"accuracy": "higher", "perplexity": "lower", "test_loss": "lower"}
 VALIDATION_SCORES: dict[str, Better] = {"valid_loss": "lower", "valid_perplexity": "lower", "valid_accuracy": "higher"}
 

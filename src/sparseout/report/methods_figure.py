@@ -86,7 +86,7 @@ def plotted(records: Sequence[Run], score: str) -> dict[str, Any] | None:
                 "dash": "solid" if style["linestyle"] == "-" else "dash",
                 "names": [level.name for level in levels],
                 "means": {name: [value.mean for value in values] for name, values in estimates.items()},
-                "bars": {name: bars(name, values) for name, values in estimates.items()},
+                "bars": {name: _bars(name, values) for name, values in estimates.items()},
                 "seconds": seconds.get(method.label, []),
             }
         )
@@ -151,8 +151,8 @@ def _draw(axes: Any, levels: Sequence[Level], measure: str, score: str, style: M
     axes.errorbar(
         [value.mean for value in x],
         [value.mean for value in y],
-        xerr=bars(measure, x),
-        yerr=bars(score, y),
+        xerr=_bars(measure, x),
+        yerr=_bars(score, y),
         linewidth=2,
         elinewidth=1,
         markersize=6.5,
@@ -223,13 +223,11 @@ def _draw_seconds(
     axes.set_xlabel(f"seconds relative to no noise{note}", fontsize=FONT)
 
 
-def bars(name: str, values: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+def _bars(name: str, values: Sequence[Estimate]) -> tuple[list[float], list[float]]:
     """Return how far each interval goes below and above its mean: 0 without an interval, and within 0 and 1 for a sparsity."""
     least, greatest = (0.0, 1.0) if name in MEASURES else (-math.inf, math.inf)
-    known = [(value, not math.isnan(value.low)) for value in values]
-    below = [value.mean - max(value.low, least) if has else 0.0 for value, has in known]
-    above = [min(value.high, greatest) - value.mean if has else 0.0 for value, has in known]
-    return below, above
+    known = [dataclasses.replace(value, low=value.mean, high=value.mean) if math.isnan(value.low) else value for value in values]
+    return [value.mean - max(value.low, least) for value in known], [min(value.high, greatest) - value.mean for value in known]
 
 
 def _number(value: float | None) -> float:
