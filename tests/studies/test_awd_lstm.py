@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparseout.layers import Sparseout
 from sparseout.structured import LockedSparseout
 from sparseout.studies import language
 from sparseout.studies.language import LanguageConfig
@@ -179,6 +180,24 @@ def test_the_noise_is_where_it_is_asked_for(noise, noise_layers, hidden, output)
     network = language.model(config, dataclasses.make_dataclass("Corpus", ["vocabulary"])("ab"))
     assert network.regularised_layers == ["layers.0.noise", "layers.1.noise", "layers.2.noise"]
     assert network.input_dropout.p == 0.2
+
+
+@pytest.mark.parametrize(("regularizer", "layer"), [("sparseout", Sparseout), ("dropout", nn.Dropout)])
+def test_noise_per_word_draws_for_each_time_step(regularizer, layer):
+    config = LanguageConfig(regularizer=regularizer, noise_per="word", noise_layers="output", q=1.5, p=0.4, p_hidden=0.3)
+    *between, last = config.noises()
+    assert (type(last), last.p) == (layer, 0.4)
+    assert all((type(other), other.p) == (LockedDropout, 0.3) for other in between)
+    torch.manual_seed(0)
+    kept = last(torch.ones(2, 3, 500)) > 1
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_noise_per_sequence_is_not_in_older_records():
+    assert "noise_per" not in LanguageConfig().to_dict()
+    assert LanguageConfig(noise_per="word").to_dict()["noise_per"] == "word"
+    assert LanguageConfig(noise_per="word").run != LanguageConfig().run
+    assert LanguageConfig(noise_per="word", regularizer="l1").run == LanguageConfig(regularizer="l1").run
 
 
 def test_what_the_noise_ignores_is_not_in_the_runs_name():

@@ -58,9 +58,30 @@ def test_the_noise_is_on_the_rectified_units():
     assert network.regularised_layers == ("noise",)
 
 
+def test_the_noise_is_on_the_last_convolution_if_asked():
+    """The network computes the logits of this input of the hidden layer, and a unit is one of the 64 channels."""
+    network = learner(hidden_size=48, noise_layer="convolution", q=1.5, scale="rms").network
+    x, seen = torch.randn(5, 1, 8, 8), []
+    network.noise.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    logits = network(x)
+    (clean, noisy) = seen[0]
+    assert clean.shape == (5, 64, 1, 1)
+    torch.testing.assert_close(clean, network.features(x))
+    assert not torch.equal(clean, noisy)
+    torch.testing.assert_close(logits, network.linear(network.hidden(noisy.flatten(1))))
+    k_winners = learner(noise_layer="convolution", regularizer="k_winners", k=0.25).network.noise
+    assert (k_winners.dim, k_winners.units) == (1, 64)
+
+
 @pytest.mark.parametrize(
     ("network", "settings"),
-    [("cnn", {"depth": 16}), ("cnn", {"width": 4}), ("cnn", {"placement": "after-conv1"}), ("wide_resnet", {"hidden_size": 64})],
+    [
+        ("cnn", {"depth": 16}),
+        ("cnn", {"width": 4}),
+        ("cnn", {"placement": "after-conv1"}),
+        ("wide_resnet", {"hidden_size": 64}),
+        ("wide_resnet", {"noise_layer": "convolution"}),
+    ],
 )
 def test_a_setting_without_effect_for_the_network_is_not_in_the_name(network, settings):
     other = {"cnn": "wide_resnet", "wide_resnet": "cnn"}[network]
@@ -69,7 +90,7 @@ def test_a_setting_without_effect_for_the_network_is_not_in_the_name(network, se
 
 
 def test_what_older_records_lack_is_left_out_at_its_default():
-    assert not {"network", "hidden_size", "augmentation", "keep"} & set(ImageConfig().to_dict())
+    assert not {"network", "hidden_size", "noise_layer", "augmentation", "keep"} & set(ImageConfig().to_dict())
     assert ImageConfig().run == "15ce645eb81a"
     assert ImageConfig(network="cnn").to_dict()["network"] == "cnn"
 

@@ -21,7 +21,8 @@ OMITTED_DEFAULTS = {"scale": "1", "target_warmup": 0, "target_ramp": 0}  # value
 # The same for settings of one study.
 STUDY_OMITTED_DEFAULTS: dict[str, dict[str, Any]] = {
     "autoencoder": {"valid_images": 0, "keep": "last"},
-    "image": {"network": "wide_resnet", "hidden_size": 512, "augmentation": "standard", "keep": "last"},
+    "image": {"network": "wide_resnet", "hidden_size": 512, "augmentation": "standard", "keep": "last", "noise_layer": "linear"},
+    "language": {"noise_per": "sequence"},
 }
 
 

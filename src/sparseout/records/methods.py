@@ -35,8 +35,10 @@ class Method(NamedTuple):
 
 
 METHODS: dict[str, Method] = {
-    "sparseout": Method("Sparseout", ("q", "p", "p_hidden", "gradient", "scale", "target_q_min", "target_q_max"), dial="q"),
-    "dropout": Method("nn.Dropout", ("p", "p_hidden")),
+    "sparseout": Method(
+        "Sparseout", ("q", "p", "p_hidden", "noise_per", "gradient", "scale", "target_q_min", "target_q_max"), dial="q"
+    ),
+    "dropout": Method("nn.Dropout", ("p", "p_hidden", "noise_per")),
     "none": Method("no noise"),
     "l1": Method("L1", ("strength",), dial="strength"),
     "transformed_l1": Method("transformed L1", ("strength", "transformed_l1_a"), dial="strength"),

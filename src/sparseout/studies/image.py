@@ -18,7 +18,7 @@ from sparseout.records.schema import Record
 from sparseout.studies.data import classification
 from sparseout.studies.data.augmentation import crop_and_flip
 from sparseout.studies.data.classification import LabelledImages, Part
-from sparseout.studies.models.cnn import ConvNet
+from sparseout.studies.models.cnn import WIDTHS, ConvNet, NoiseLayer
 from sparseout.studies.models.wide_resnet import Placement, WideResNet, check_depth
 from sparseout.training.best_epoch import Keep, check_keep
 from sparseout.training.config import Config
@@ -30,7 +30,10 @@ from sparseout.training.supervised import Scores, SupervisedLearner, named_resul
 
 Network = Literal["wide_resnet", "cnn"]
 Augmentation = Literal["standard", "none"]
-UNUSED = {"wide_resnet": ("hidden_size",), "cnn": ("depth", "width", "placement")}  # settings without effect, by network
+UNUSED = {
+    "wide_resnet": ("hidden_size", "noise_layer"),
+    "cnn": ("depth", "width", "placement"),
+}  # settings without effect, by network
 BATCH = 500  # images per forward pass of an evaluation
 DECAYS = (3, 6, 8)  # tenths of the epochs after which the learning rate is divided by 5
 
@@ -54,8 +57,9 @@ class ImageConfig(Config):
         batch_size: number of images per step; an incomplete last batch is skipped, as in the authors' code
         lr: initial learning rate
         weight_decay: L2 penalty on all parameters
-        network: 'wide_resnet', with noise in each block, or 'cnn', three convolutions with noise on one linear layer after them
-        hidden_size: of the CNN, number of units of the layer with noise
+        network: 'wide_resnet', with noise in each block, or 'cnn', three convolutions and a hidden linear layer, one with noise
+        hidden_size: of the CNN, number of units of the hidden linear layer
+        noise_layer: of the CNN, the layer with noise: the hidden 'linear' layer, or the last 'convolution'
         augmentation: 'standard' shifts images by up to an eighth of their size, with reflected borders, and mirrors them with
             probability 1/2 unless they are digits; 'none' does not
         keep: weights to test and save: of the 'last' epoch, or of the 'best' by validation loss
@@ -76,6 +80,7 @@ class ImageConfig(Config):
     weight_decay: float = 5e-4
     network: Network = "wide_resnet"
     hidden_size: int = 512
+    noise_layer: NoiseLayer = "linear"
     augmentation: Augmentation = "standard"
     keep: Keep = "last"
 
@@ -121,8 +126,9 @@ def model(config: ImageConfig, data: LabelledImages) -> WideResNet | ConvNet:
     """Build the network of `config` for the size, channels and classes of `data`."""
     channels, classes = data.channels, data.classes
     if config.network == "cnn":
-        layer = regularizer_layer(config, config.hidden_size)
-        return ConvNet(data.train.images.shape[1], channels, classes, config.hidden_size, layer)
+        units, dim = (config.hidden_size, -1) if config.noise_layer == "linear" else (WIDTHS[-1], 1)
+        layer = regularizer_layer(config, units, dim)
+        return ConvNet(data.train.images.shape[1], channels, classes, config.hidden_size, layer, config.noise_layer)
     layers = functools.partial(regularizer_layer, config, dim=1)
     return WideResNet(config.depth, config.width, channels, classes, layers, config.placement)
 

@@ -27,6 +27,7 @@ from sparseout.training.regularizer import regularizer_layer
 from sparseout.training.study import Study
 
 NoiseLayers = Literal["hidden", "output", "both"]
+NoisePer = Literal["sequence", "word"]
 COLUMNS = 20  # of the validation text, read in parallel
 MAX_LAYERS = 1000
 PATIENCE = 5  # epochs: the n of NT-ASGD
@@ -42,6 +43,8 @@ class LanguageConfig(Config):
         train_tokens: number of tokens to train on, from the start of the training text; 0 for all
         noise_layers: layers with the regularizer: 'hidden' (all but the last), 'output' (the last) or 'both'; others have locked
             dropout
+        noise_per: what has a draw of its own for each unit, in Sparseout and Dropout: a 'sequence', as in locked dropout, or a
+            'word'
         p_hidden: drop probability on the output of all layers but the last, of Sparseout and Dropout
         p_input: drop probability of the locked dropout on the first layer's input
         p_embedding: probability of dropping a word of the embedding
@@ -65,6 +68,7 @@ class LanguageConfig(Config):
     dataset: text.Name = "english"
     train_tokens: int = 0
     noise_layers: NoiseLayers = "both"
+    noise_per: NoisePer = "sequence"
     p_hidden: float = 0.3
     p_input: float = 0.4
     p_embedding: float = 0.1
@@ -113,6 +117,8 @@ class LanguageConfig(Config):
     def _noise(self, layer: str, units: int, p: float) -> nn.Module:
         if self.noise_layers not in (layer, "both"):
             return LockedDropout(p)
+        if self.noise_per == "word":
+            return regularizer_layer(self, units, p=p)
         return regularizer_layer(self, units, p=p, sparseout=LockedSparseout, dropout=LockedDropout)
 
 
