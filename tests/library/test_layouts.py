@@ -109,6 +109,35 @@ def test_many_channels_that_are_last_in_memory(used, dtype, monkeypatch):
             torch.testing.assert_close(ours, contiguous, rtol=RTOL[dtype], atol=50 * RTOL[dtype])
 
 
+@kernel_alone
+@pytest.mark.parametrize("used", range(len(library.AVAILABLE)))
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 3, 32, 32),
+        (2, 16, 8, 8),
+        (1, 17, 33, 40),
+        (2, 64, 7, 7),
+        (1, 100, 1, 5),
+        (1, 128, 130, 131),
+        (3, 257, 3, 3),
+        (2, 512, 10, 10),
+        (1, 600, 8, 16),
+    ],
+)
+def test_the_mask_of_any_number_of_channels_and_positions(shape, p, used, monkeypatch):
+    """Tiles are cut by rows, by columns or not at all, and their words start anywhere in a block."""
+    monkeypatch.setattr(cpu, "used", used)
+    x = torch.full(shape, 4.0)
+    laid = x.to(memory_format=torch.channels_last)
+    for dims in ((), (2,), (0, 3)):
+        kept = reference.keep_mask(shape, p, 11, dims).expand(shape)
+        y = cpu.forward(laid, 11, Settings(p, 1.5, shared_dims=dims))
+        assert torch.equal(y > 2, kept), dims
+        assert torch.equal(y, cpu.forward(x, 11, Settings(p, 1.5, shared_dims=dims))), dims
+
+
 def test_an_output_has_the_layout_of_its_input():
     x = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
     y = sparseout.sparseout(x, 0.5, 1.5)

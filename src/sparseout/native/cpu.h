@@ -3,7 +3,7 @@
 
 enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum { GENERAL = 100, MAX_DIMS = 64 };
-enum { CHUNK = 256, TILE = 1024, WORDS = 16384 };  // elements per batch of words and powers, per copied tile, and per tile at most
+enum { CHUNK = 256, TILE = 1024, WORDS = 16384 };  // elements per batch of words and powers, per tile, per tile of dense columns
 
 // The tables of power.h for x^a. AVX-512 looks up one of 16 entries, and AVX2 one of 8, which are written twice.
 typedef struct {

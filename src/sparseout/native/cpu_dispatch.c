@@ -11,7 +11,6 @@
 #endif
 
 enum { GRAIN = 16384 };  // fewer elements are not worth another thread; a multiple of CHUNK
-enum { RUN = 256 };      // elements along the dense dimension of a tile whose words are transposed
 
 INSTRUCTION_SETS(range_function, sparseout)
 
@@ -141,8 +140,10 @@ static void lay_out(tensors* t, const int64_t* layout) {
   t->dims[n - 2] = rows, t->ndim = n;
   t->dense_columns = columns.output != 1 && rows.output == 1 && (!t->grad || rows.grad == 1) && (!t->input || rows.input == 1);
   if (t->dense_columns) {  // long runs of words, and of elements
-    t->rows = rows.size < RUN ? rows.size : RUN;
+    t->rows = rows.size < CHUNK ? rows.size : CHUNK;
     t->columns = columns.size < WORDS / t->rows ? columns.size : WORDS / t->rows;
+    int64_t fewer = WORDS / columns.size / 16 * 16;  // rows of a tile with all columns, whose words are made without a gap
+    if (columns.size % 64 && fewer >= 64 && fewer < t->rows) t->rows = fewer, t->columns = columns.size;
     return;
   }
   int64_t wide = columns.output == 1 ? TILE : TILE / 16;

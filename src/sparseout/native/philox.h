@@ -34,9 +34,10 @@ INLINE broadcast_keys broadcast(const settings* s) {
   return keys;
 }
 
-// Blocks first to first + AT_ONCE - 1, of 32 words each; first is a multiple of AT_ONCE. The upper half of the counter is 0, and
-// the upper word of its lower half is the same in all lanes, so the first two rounds need half as many multiplications.
-INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, const settings* s, uint32_t* out) {
+// Blocks first to first + AT_ONCE - 1, of 32 words each; first is a multiple of AT_ONCE. Vector `word` of a pair has the words
+// 8 word + 2 LANES pair and following of each block. The upper half of the counter is 0, and the upper word of its lower half is the
+// same in all lanes, so the first two rounds need half as many multiplications.
+INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, const settings* s, lanes out[PAIRS][4]) {
   uint32_t high = (uint32_t)(8 * first >> 32) ^ s->key[0][0];
   lanes same = (lanes){0} + (uint64_t)high * 0xD2511F53u;
   for (int pair = 0; pair < PAIRS; ++pair) {
@@ -54,11 +55,7 @@ INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, const settin
         c[odd][2] = (product0 >> 32) ^ c[odd][3] ^ keys->of[round][1];
         c[odd][1] = product1, c[odd][3] = product0;
       }
-    for (int word = 0; word < 4; ++word) {
-      lanes merged = (c[0][word] & 0xffffffffu) | (c[1][word] << 32);
-      for (int part = 0; part < AT_ONCE; ++part)
-        memcpy(out + 32 * part + 8 * word + 2 * LANES * pair, (char*)&merged + 32 * part, sizeof merged / AT_ONCE);
-    }
+    for (int word = 0; word < 4; ++word) out[pair][word] = (c[0][word] & 0xffffffffu) | (c[1][word] << 32);
   }
 }
 
@@ -66,5 +63,46 @@ INLINE void some_blocks(uint64_t first, const broadcast_keys* keys, const settin
 // further blocks.
 static void random_blocks(uint64_t first, int count, const settings* s, uint32_t* out) {
   broadcast_keys keys = broadcast(s);
-  for (int block = 0; block < count; block += AT_ONCE) some_blocks(first + (uint64_t)block, &keys, s, out + 32 * block);
+  for (int block = 0; block < count; block += AT_ONCE) {
+    lanes words[PAIRS][4];
+    some_blocks(first + (uint64_t)block, &keys, s, words);
+    for (int pair = 0; pair < PAIRS; ++pair)
+      for (int word = 0; word < 4; ++word)
+        for (int part = 0; part < AT_ONCE; ++part)
+          memcpy(out + 32 * (block + part) + 8 * word + 2 * LANES * pair, (char*)&words[pair][word] + 32 * part,
+                 sizeof(lanes) / AT_ONCE);
+  }
+}
+
+// Whether each word is at least the threshold: one bit each.
+INLINE uint32_t at_least(lanes words, uint32_t threshold) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epu32_mask((__m512i)words, _mm512_set1_epi32((int)threshold));
+#elif defined(__AVX2__)
+  __m256i larger = _mm256_max_epu32((__m256i)words, _mm256_set1_epi32((int)threshold));
+  return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(larger, (__m256i)words)));
+#else
+  uint32_t each[2 * LANES], bits = 0;
+  memcpy(each, &words, sizeof each);
+  for (int i = 0; i < 2 * LANES; ++i) bits |= (uint32_t)(each[i] >= threshold) << i;
+  return bits;
+#endif
+}
+
+// Whether each word of `random_blocks` is at least the threshold: 32 bits for each block.
+static void random_bits(uint64_t first, int count, const settings* s, uint32_t* out) {
+  enum { OF_PART = 2 * LANES / AT_ONCE };
+  broadcast_keys keys = broadcast(s);
+  for (int block = 0; block < count; block += AT_ONCE) {
+    lanes words[PAIRS][4];
+    uint32_t bits[AT_ONCE] = {0};
+    some_blocks(first + (uint64_t)block, &keys, s, words);
+    for (int pair = 0; pair < PAIRS; ++pair)
+      for (int word = 0; word < 4; ++word) {
+        uint32_t some = at_least(words[pair][word], s->threshold);
+        for (int part = 0; part < AT_ONCE; ++part)
+          bits[part] |= (some >> OF_PART * part & ((1u << OF_PART) - 1)) << (8 * word + 2 * LANES * pair);
+      }
+    memcpy(out + block, bits, sizeof bits);
+  }
 }

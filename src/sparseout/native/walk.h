@@ -1,12 +1,19 @@
 // Visits the elements in a cache-friendly order: by chunks if all tensors are contiguous, else by tiles. The rows of a tile lie
 // along the innermost dimension of the index, so words come in runs, and their number makes full use of each cache line.
-// If the columns of a tile are dense in memory instead, the words are transposed, not the elements.
+// If the columns of a tile are dense in memory instead, columns.h visits it.
 
 static const int64_t BYTES[] = {4, 8, 2, 2};
 
 INLINE const void* at(const void* tensor, int64_t element, int dtype) {
   return tensor ? (const char*)tensor + element * BYTES[dtype] : 0;
 }
+
+static void chunks(int dtype, const void* g, const void* x, void* y, const uint32_t* words, int count, const settings* s) {
+  for (int i = 0; i < count; i += CHUNK)
+    chunk(dtype, at(g, i, dtype), at(x, i, dtype), (void*)at(y, i, dtype), words + i, count - i < CHUNK ? count - i : CHUNK, s);
+}
+
+#include "columns.h"
 
 static void walk_contiguous(const tensors* t, int64_t begin, int64_t end, const settings* s) {
   uint32_t words[CHUNK + BLOCK * AT_ONCE] ALIGNED;
@@ -35,7 +42,7 @@ INLINE uint32_t word_of(uint64_t index, recent_blocks* recent, const settings* s
 
 // The words index to index + count - 1.
 INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t* out) {
-  uint32_t blocks[WORDS + BLOCK * 2 * AT_ONCE] ALIGNED;
+  uint32_t blocks[TILE + BLOCK * 2 * AT_ONCE] ALIGNED;
   uint64_t first = index / BLOCK / AT_ONCE * AT_ONCE, last = (index + (uint64_t)count - 1) / BLOCK;
   random_blocks(first, (int)(last - first) + 1, s, blocks);
   memcpy(out, blocks + (index - first * BLOCK), (size_t)count * 4);
@@ -44,7 +51,7 @@ INLINE void run_of_words(uint64_t index, int count, const settings* s, uint32_t*
 static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, int columns, recent_blocks* recent, const settings* s,
                        uint32_t* out) {
   if (s->all_dropped)
-    memset(out, 0, WORDS * sizeof *out);
+    memset(out, 0, TILE * sizeof *out);
   else if (column == 1 && (row == columns || rows == 1))
     run_of_words(index, rows * columns, s, out);
   else
@@ -57,11 +64,6 @@ static void tile_words(uint64_t index, int64_t row, int64_t column, int rows, in
         for (int c = 0; c < columns; ++c) out[r * columns + c] = word;
       }
     }
-}
-
-static void chunks(int dtype, const void* g, const void* x, void* y, const uint32_t* words, int count, const settings* s) {
-  for (int i = 0; i < count; i += CHUNK)
-    chunk(dtype, at(g, i, dtype), at(x, i, dtype), (void*)at(y, i, dtype), words + i, count - i < CHUNK ? count - i : CHUNK, s);
 }
 
 #define COPIES(T)                                                                                                     \
@@ -85,31 +87,11 @@ COPIES(uint16_t)
 COPIES(uint32_t)
 COPIES(uint64_t)
 
-static void transpose(const uint32_t* from, int rows, int columns, uint32_t* to) {
-  int r = 0, whole = 0;
-#if defined(__SSE2__)
-  whole = columns / 4 * 4;
-  for (; r < rows / 4 * 4; r += 4)
-    for (int c = 0; c < whole; c += 4) {
-      __m128i row[4], low[2], high[2];
-      for (int i = 0; i < 4; ++i) row[i] = _mm_loadu_si128((const __m128i*)(from + (r + i) * columns + c));
-      for (int i = 0; i < 2; ++i) {
-        low[i] = _mm_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
-        high[i] = _mm_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
-      }
-      _mm_storeu_si128((__m128i*)(to + c * rows + r), _mm_unpacklo_epi64(low[0], low[1]));
-      _mm_storeu_si128((__m128i*)(to + (c + 1) * rows + r), _mm_unpackhi_epi64(low[0], low[1]));
-      _mm_storeu_si128((__m128i*)(to + (c + 2) * rows + r), _mm_unpacklo_epi64(high[0], high[1]));
-      _mm_storeu_si128((__m128i*)(to + (c + 3) * rows + r), _mm_unpackhi_epi64(high[0], high[1]));
-    }
-#endif
-  for (int i = 0; i < rows; ++i)
-    for (int c = i < r ? whole : 0; c < columns; ++c) to[c * rows + i] = from[i * columns + c];
-}
-
 static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const settings* s) {
-  uint32_t words[WORDS] ALIGNED, transposed[WORDS] ALIGNED;
+  uint32_t words[TILE] ALIGNED;
   recent_blocks recent = {.count = 0};
+  settings of_bits = *s;
+  of_bits.threshold = 1u << 31;
   const dimension *u = &t->dims[t->ndim - 2], *v = &t->dims[t->ndim - 1];
   int64_t across = (v->size + t->columns - 1) / t->columns, down = (u->size + t->rows - 1) / t->rows;
   int runs = (!t->grad || v->grad == 1) && (!t->input || v->input == 1) && v->output == 1 && t->columns >= 2 * BLOCK;
@@ -124,17 +106,14 @@ static void walk_tiles(const tensors* t, int64_t begin, int64_t end, const setti
     }
     int rows = (int)(u->size - r0 < t->rows ? u->size - r0 : t->rows);
     int columns = (int)(v->size - c0 < t->columns ? v->size - c0 : t->columns);
-    tile_words((uint64_t)index, u->index, v->index, rows, columns, &recent, s, words);
     const void *from_g = at(t->grad, g, t->dtype), *from_x = at(t->input, x, t->dtype);
     void* to = (void*)at(t->output, y, t->dtype);
     if (t->dense_columns) {
-      transpose(words, rows, columns, transposed);
-      int joined = (!t->grad || v->grad == rows) && (!t->input || v->input == rows) && v->output == rows;
-      int at_once = joined ? columns : 1;
-      for (int c = 0; c < columns; c += at_once)
-        chunks(t->dtype, at(from_g, c * v->grad, t->dtype), at(from_x, c * v->input, t->dtype),
-               (void*)at(to, c * v->output, t->dtype), transposed + c * rows, rows * at_once, s);
-    } else if (runs)
+      dense_columns(t->dtype, from_g, from_x, to, u, v, rows, columns, (uint64_t)index, s, &of_bits);
+      continue;
+    }
+    tile_words((uint64_t)index, u->index, v->index, rows, columns, &recent, s, words);
+    if (runs)
       for (int r = 0; r < rows; ++r)
         chunks(t->dtype, at(from_g, r * u->grad, t->dtype), at(from_x, r * u->input, t->dtype),
                (void*)at(to, r * u->output, t->dtype), words + r * columns, columns, s);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from sparseout.checks import Gradient
 from sparseout.native.library import AVAILABLE, LIBRARY
 from sparseout.op import reference
 from sparseout.op.settings import Settings
+
+_Strides: TypeAlias = tuple[int, ...]
+_Numbers: TypeAlias = "ctypes.Array[ctypes.c_int64]"
 
 _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -47,7 +51,7 @@ def _run(grad: Tensor | None, input: Tensor | None, output: Tensor, seed: int, s
         None if input is None else input.data_ptr(),
         output.data_ptr(),
         output.numel(),
-        None if contiguous else _layout(grad, input, output, shared_dims),
+        None if contiguous else _layout(output.shape, _strides(grad), _strides(input), output.stride(), shared_dims),
         seed & 0xFFFFFFFFFFFFFFFF,
         float(scale),
         eps,
@@ -65,14 +69,19 @@ def _prepared(dtype: torch.dtype, p: float, q: float, gradient: Gradient, instru
     return prepared
 
 
+def _strides(tensor: Tensor | None) -> _Strides | None:
+    return None if tensor is None else tensor.stride()
+
+
+@functools.lru_cache(maxsize=256)
 def _layout(
-    grad: Tensor | None, input: Tensor | None, output: Tensor, shared_dims: tuple[int, ...]
-) -> ctypes.Array[ctypes.c_int64]:
+    shape: torch.Size, grad: _Strides | None, input: _Strides | None, output: _Strides, shared_dims: tuple[int, ...]
+) -> _Numbers:
     """Return the sizes, the strides of each tensor, and the steps of the mask's row-major index, which are 0 in `shared_dims`."""
-    shape, dims = output.shape, output.dim()
+    dims = len(shape)
     steps, step = [0] * dims, 1
     for dim in reversed(range(dims)):
         if dim not in shared_dims:
             steps[dim], step = step, step * shape[dim]
-    strides = [(0,) * dims if tensor is None else tensor.stride() for tensor in (grad, input)]
-    return (ctypes.c_int64 * (1 + 5 * dims))(dims, *shape, *strides[0], *strides[1], *output.stride(), *steps)
+    absent = (0,) * dims
+    return (ctypes.c_int64 * (1 + 5 * dims))(dims, *shape, *(grad or absent), *(input or absent), *output, *steps)
