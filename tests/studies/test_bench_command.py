@@ -28,7 +28,7 @@ TINY = ["bench", "--sizes", "4096", "--dtypes", "float32", *NONE]
 def test_models_differ_in_their_noise_alone(name):
     models = [steps.Step(MODELS[name], contender.layer, CPU).model for contender in steps.CONTENDERS]
     places = {"autoencoder": 1, "mlp": 2, "lstm": 3, "wide_resnet": 3, "awd_lstm": 3}[name]
-    for model, dropouts, sparseouts in zip(models, (0, places, 0, 0), (0, 0, places, places), strict=True):
+    for model, dropouts, sparseouts in zip(models, (0, places, 0, 0, 0), (0, 0, 0, places, places), strict=True):
         assert sum(isinstance(layer, nn.Dropout) for layer in model.modules()) == dropouts
         assert sum(isinstance(layer, Sparseout) for layer in model.modules()) == sparseouts
     for parameters in zip(*(model.parameters() for model in models), strict=True):
@@ -36,7 +36,7 @@ def test_models_differ_in_their_noise_alone(name):
 
 
 def test_a_step_trains():
-    step = steps.Step(MODELS["autoencoder"], steps.CONTENDERS[2].layer, CPU)
+    step = steps.Step(MODELS["autoencoder"], steps.Contender("sparseout", 1.5).layer, CPU)
 
     def loss():
         return step.loss(step.model(step.inputs), step.targets).item()
@@ -48,14 +48,22 @@ def test_a_step_trains():
 
 
 def test_step_rows_from_made_up_times(monkeypatch):
-    made_up = dict(zip(steps.CONTENDERS, ([1.0, 2.0, 4.0], [2.0, 4.0, 8.0], [3.0, 6.0, 12.0], [4.0, 8.0, 16.0]), strict=True))
+    made_up = {each: [n * 1.0, n * 2.0, n * 4.0] for n, each in enumerate(steps.CONTENDERS, 1)}
     monkeypatch.setattr(steps, "alternate", lambda samples, seconds: made_up)
     rows = steps.measure("autoencoder", CPU, 1.0)
     assert [(row["noise"], row["q"]) for row in rows] == [(each.noise, each.q) for each in steps.CONTENDERS]
-    assert [row["milliseconds"] for row in rows] == [2000.0, 4000.0, 6000.0, 8000.0]
-    assert [row["ratio_to_none"] for row in rows] == [1.0, 2.0, 3.0, 4.0]
-    assert [row["ratio_to_dropout"] for row in rows] == [0.5, 1.0, 1.5, 2.0]
+    assert [row["milliseconds"] for row in rows] == [2000.0, 4000.0, 6000.0, 8000.0, 10000.0]
+    assert [row["ratio_to_none"] for row in rows] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [row["ratio_to_dropout"] for row in rows] == [0.5, 1.0, 1.5, 2.0, 2.5]
     assert rows[3]["dropout_iqr_high"] == 2.0
+
+
+def test_a_constant_factor_changes_no_value_and_no_gradient():
+    layer, x = steps.ConstantFactor(), torch.randn(3, 4, requires_grad=True)
+    for input in (x, x[:2]):
+        y = layer(input)
+        assert torch.equal(y, input)
+        assert torch.equal(torch.autograd.grad(y.sum(), input)[0], torch.ones_like(input))
 
 
 def test_a_probe_is_timed_over_as_many_passes_as_it_takes_one_of(monkeypatch):
@@ -135,7 +143,7 @@ def test_the_command(tmp_path, capsys):
     assert (rows["ns_iqr_low"] <= rows["ns_per_element"]).all()
     trained = pandas.read_csv(out / "steps.csv")
     assert tuple(trained.columns) == steps.COLUMNS
-    assert list(trained["noise"]) == ["none", "dropout", "sparseout", "sparseout"]
+    assert list(trained["noise"]) == ["none", "dropout", steps.CONSTANT, "sparseout", "sparseout"]
     assert (trained["peak_mib"] > 0.1).all()
     found = json.loads((out / "provenance.json").read_text())
     for name in ("cpu", "torch", "commit", "date", "threads", "instruction_set", "load_before"):
@@ -294,7 +302,7 @@ def test_the_figure_of_either_half(parts, tmp_path, monkeypatch):
     left, right = (axes.get_legend_handles_labels()[1] for axes in drawn[0].axes)
     shown = ["F.dropout", "relu", "copy_", "Sparseout, q = 1", "Sparseout, other q", "authors' code, q = 1"]
     assert left == (shown if "op" in parts else [])
-    assert right == (["nn.Dropout", "Sparseout, q = 1.5", "Sparseout, q = 2"] if "steps" in parts else [])
+    assert right == (["nn.Dropout", "constant factor", "Sparseout, q = 1.5", "Sparseout, q = 2"] if "steps" in parts else [])
 
 
 @pytest.mark.parametrize(("qs", "bold"), [((1.0, 2.0), 1.0), ((3.5, 5.0), 3.5), ((), None)])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "results" / "bench"
 PAGE = ROOT / "docs" / "results-bench.md"
 TITLES = {"autoencoder": "autoencoder", "mlp": "MLP", "lstm": "LSTM", "wide_resnet": "Wide ResNet", "awd_lstm": "AWD-LSTM"}
-NOISES = (("dropout", ""), ("sparseout", "1.5"), ("sparseout", "2"))
+NOISES = (("dropout", ""), ("constant factor", ""), ("sparseout", "1.5"), ("sparseout", "2"))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparseout.bench import op
 from sparseout.bench.op import Row
+from sparseout.bench.steps import CONSTANT
 from sparseout.report.figure import COLOURS, GREY, save
 
 # Markers and dashes distinguish the lines without colour too. The claim is about three lines; the others are faint.
@@ -15,6 +16,7 @@ _FAINT = {"linewidth": 1, "alpha": 0.45, "markersize": 4}
 _STYLES: dict[str, dict[str, Any]] = {
     "F.dropout": {"color": "black", "marker": "o", "linewidth": 2.5},
     "dropout": {"color": "black", "marker": "o"},
+    CONSTANT: {"color": GREY, "marker": "|"},
     "authors": {"color": COLOURS[1], "marker": "s", "linestyle": "--", **_FAINT},
     "expression": {"color": COLOURS[4], "marker": "^", "linestyle": "--", **_FAINT},
     "compiled": {"color": COLOURS[3], "marker": "v", "linestyle": "--", **_FAINT},
@@ -152,7 +154,7 @@ def _draw_steps(axes: Any, rows: Sequence[Row]) -> None:
         above = [row["none_iqr_high"] - row["ratio_to_none"] for row in of_noise]
         at = [models.index(row["model"]) + 0.2 * (index - (len(noises) - 1) / 2) for row in of_noise]
         style = {**_STYLES.get(noise, {"color": COLOURS[0], "marker": "D"}), "linestyle": "none", "markersize": 7}
-        style |= {"markerfacecolor": "white"} if index > 1 else {}
+        style |= {"markerfacecolor": "white"} if q == 2 else {}
         axes.errorbar(ratios, at, xerr=(below, above), elinewidth=2, label=label(noise, q), **style)
     axes.axvline(1, color=GREY, linewidth=1)
     axes.set_yticks(range(len(models)), [model.replace("_", "\n") for model in models])

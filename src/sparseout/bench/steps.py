@@ -1,4 +1,4 @@
-"""Training steps of models without noise, with Dropout and with Sparseout."""
+"""Training steps of models without noise, with a constant factor instead of it, with Dropout and with Sparseout."""
 
 from __future__ import annotations
 
@@ -30,10 +30,29 @@ class Contender:
         """Return a new layer of the noise."""
         if self.noise == "none":
             return nn.Identity()
+        if self.noise == CONSTANT:
+            return ConstantFactor()
         return nn.Dropout(P) if self.q is None else Sparseout(P, self.q)
 
 
-CONTENDERS = (Contender("none"), Contender("dropout"), Contender("sparseout", 1.5), Contender("sparseout", 2.0))
+class ConstantFactor(nn.Module):
+    """`y = x c` with a tensor `c` that is made once: the part of a step's time that any multiplicative noise takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.ones(())
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.factor.shape != input.shape:
+            self.factor = torch.ones_like(input)
+        return input * self.factor
+
+
+CONSTANT = "constant factor"
+CONTENDERS = (
+    *(Contender("none"), Contender("dropout"), Contender(CONSTANT)),
+    *(Contender("sparseout", 1.5), Contender("sparseout", 2.0)),
+)
 
 
 class Step:
