@@ -15,7 +15,7 @@ ABOVE_THE_LIBRARY := $(foreach part,report training studies runs bench cli,--ign
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-library test-slow test-oldest test-newest sdist wheels wheels-portable docs \
 	release-check constraints format clean \
-	study-mnist study-paper study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
+	study-mnist study-paper study-factors study-targets study-warmup study-scale study-wide-resnet study-methods study-inference \
 	study-glm bench bench-op bench-awd-lstm bench-target bench-probe bench-methods bench-glm bench-inference
 
 help:  ## list the targets
@@ -53,13 +53,19 @@ endef
 study-mnist: $(VENV)/.studies $(VENV)/.data  ## run the README's study, a few minutes; DATA=folder with mnist/, by default from the Hugging Face hub
 	$(call study,autoencoder-mnist)
 
+# The same for one of the paper's questions, with the figure of its best q: $(call question,NAME)
+define question
+	$(call study,questions/$(1))
+	$(SPARSEOUT) optimum results/questions/$(1) --score test_loss --figure results/questions/$(1)/best-q.png
+endef
+
 study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, six hours; DATA=folder with cifar10/ and ptb/
-	$(call study,questions/image)
-	$(call study,questions/image-plain)
-	$(call study,questions/language)
-	for task in image image-plain language; do \
-		$(SPARSEOUT) optimum results/questions/$$task --score test_loss --figure results/questions/$$task/best-q.png \
-			|| exit 1; done
+	$(call question,image)
+	$(call question,image-plain)
+	$(call question,language)
+
+study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with another gradient, an hour; DATA=folder with cifar10/
+	$(call question,image-exact)
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)

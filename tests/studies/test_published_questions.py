@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "results-paper.md"
 FOLDER = ROOT / "results" / "questions"
 STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/results.jsonl"))
 UP_TO_3 = {1.0, 1.5, 2.0, 2.5, 3.0}
-Q = {"image": UP_TO_3 | {4.0}, "image-plain": UP_TO_3, "language": UP_TO_3 | {4.0}}
+Q = {"image": UP_TO_3 | {4.0}, "image-plain": UP_TO_3, "image-exact": UP_TO_3, "language": UP_TO_3 | {4.0}}
 
 
 def records_of(study):

@@ -68,4 +68,4 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.axhline(value, color=COLOURS[5], linewidth=1, linestyle=style, label=name)
     axes.set_title(panel.title, loc="left", weight="bold")
     axes.set(xlabel="q: sparser than Dropout below 2, denser above", ylabel=panel.score)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(facecolor="white", edgecolor="none", framealpha=1, fontsize=8)
