@@ -30,10 +30,8 @@ from sparseout.training.supervised import Scores, SupervisedLearner, named_resul
 
 Network = Literal["wide_resnet", "cnn"]
 Augmentation = Literal["standard", "none"]
-UNUSED = {
-    "wide_resnet": ("hidden_size", "noise_layer"),
-    "cnn": ("depth", "width", "placement"),
-}  # settings without effect, by network
+# Settings without effect, by network.
+UNUSED = {"wide_resnet": ("hidden_size", "noise_layer"), "cnn": ("depth", "width", "placement")}
 BATCH = 500  # images per forward pass of an evaluation
 DECAYS = (3, 6, 8)  # tenths of the epochs after which the learning rate is divided by 5
 
