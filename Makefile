@@ -64,8 +64,9 @@ study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and langua
 	$(call question,image-plain)
 	$(call question,language)
 
-study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with another gradient, an hour; DATA=folder with cifar10/
+study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, two hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image-exact)
+	$(call question,language-ar)
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
 	$(call study,targets/digits)
