@@ -145,6 +145,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(alone, tmp_path, capsys):
         ('study = "autoencoder"\njobs = 2', "jobs does not belong in the file: pass --jobs to the command"),
         ('study = "autoencoder"\nq = "two"', "q must be a number, got 'two'"),
         ('study = "autoencoder"\nq = [1, true]', "q must be a number, got True"),
+        ('study = "autoencoder"\nscale = 1', "scale must be one of '1', 'rms', 'matched', got 1"),
         ('study = "autoencoder"\nepochs = 1.5', "epochs must be an integer, got 1.5"),
         ('study = "autoencoder"\nq = -1', "q must be a finite norm of at least 0, got -1.0"),
         ('study = "autoencoder"\nq = []', "q needs at least one value"),

@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sparseout.errors import UserError
 from sparseout.records.choice import REGULARIZER
@@ -182,7 +182,8 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{name} must be {TYPE_NAMES[kind]}, got {_shown(value)}")
+        wanted = f"one of {', '.join(map(repr, choices))}" if (choices := get_args(hint)) else TYPE_NAMES[kind]
+        raise UserError(f"{name} must be {wanted}, got {_shown(value)}")
     return value
 
 
