@@ -29,6 +29,12 @@ Q = {
     "language-ar": {1.0, 2.0, 4.0},
 }
 WITHOUT_NN_DROPOUT = {"language-ar"}  # Sparseout with q = 2 is the Dropout of their gate
+# The contenders that the page names because the best epoch is the last one, with the number of these runs.
+LAST_EPOCH = {
+    "image": {"sparseout, q 1": 2, "sparseout, q 1.5": 1},
+    "image-plain": {"sparseout, q 3": 1},
+    "language": {"sparseout, q 1": 1},
+}
 
 
 def records_of(study):
@@ -92,6 +98,15 @@ def test_five_seeds_of_each_contender_and_every_choice_inside_its_grid(study):
     assert seeds.keys() == {*others, *(("sparseout", q) for q in Q[study])}
     assert set(map(frozenset, seeds.values())) == {frozenset(range(5))}
     assert not any(contender["edges"] for contender in choice_of(study)["contenders"])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_best_epoch_is_the_last_one_only_where_the_page_says_so(study):
+    at_end = {record["run"]: record["best_epoch"] == record["epochs"] for record in records_of(study)}
+    last = {}
+    for contender in choice_of(study)["contenders"]:
+        last[contender["name"]] = contender["last_epoch"] + sum(at_end[run] for run in contender["runs"])
+    assert {name: count for name, count in last.items() if count} == LAST_EPOCH.get(study, {})
 
 
 if __name__ == "__main__":
