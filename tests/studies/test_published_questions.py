@@ -10,8 +10,10 @@ import pytest
 from page_tables import markdown, split
 
 from sparseout.cli.main import main
+from sparseout.cli.optimum import scores_by_seed
 from sparseout.records.choice import tuned_settings
 from sparseout.records.methods import METHODS
+from sparseout.report.optimum import optimum
 from sparseout.report.settings import group_by_setting
 from sparseout.report.statistics import compare_with_dropout, estimate
 from sparseout.training.folders import read_lines
@@ -34,6 +36,16 @@ LAST_EPOCH = {
     "image": {"sparseout, q 1": 2, "sparseout, q 1.5": 1},
     "image-plain": {"sparseout, q 3": 1},
     "language": {"sparseout, q 1": 1},
+}
+CHANGED = {
+    "image": "",
+    "image-plain": "scale 1",
+    "image-exact": "scale 1, exact gradient",
+    "image-convolution": "noise on the last convolution",
+    "image-5000": "5,000 images",
+    "language": "",
+    "language-ar": "activation regularisation",
+    "language-word": "noise per word",
 }
 
 
@@ -58,12 +70,37 @@ def table(study):
         yield [f"`{label}`" if group.axis else label, str(group.values.get("p", "")), *cells, difference]
 
 
+def overview():
+    """A row for each study: what it changes, its best q, and the difference from Dropout at its smallest and its largest q."""
+    yield [
+        "study",
+        "changed",
+        "values of `q`",
+        "best `q` by test loss",
+        "difference from Dropout at `q = 1`",
+        "at the largest `q`",
+    ]
+    for study in (name for name in CHANGED if name in STUDIES):
+        groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
+        compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
+        scores, q = scores_by_seed([run for run in records_of(study) if run["regularizer"] == "sparseout"], "test_loss", study)
+        best = optimum(scores, q, "low")
+        ends = [interval(compared[f"q = {x:g}"].difference, "+") for x in (q[0], q[-1])]
+        found = f"{best.value:.3g} ({best.low:.3g} to {best.high:.3g})"
+        yield [f"`{study}`", CHANGED[study] or "the main study", ", ".join(f"{x:g}" for x in q), found, *ends]
+
+
 def interval(found, sign=""):
     return f"{found.mean:{sign}.4g} ({found.low:{sign}.3g} to {found.high:{sign}.3g})"
 
 
 def parts(study):
     return split(PAGE, f"results/questions/{study}", "end")
+
+
+def test_the_page_has_the_overview():
+    assert set(CHANGED) >= set(STUDIES)
+    assert parts("")[1] == markdown([*overview()])
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -110,6 +147,6 @@ def test_the_best_epoch_is_the_last_one_only_where_the_page_says_so(study):
 
 
 if __name__ == "__main__":
-    for study in STUDIES:
-        before, _, after = parts(study)
-        PAGE.write_text(before + markdown([*table(study)]) + after)
+    for name, rows in {"": overview(), **{study: table(study) for study in STUDIES}}.items():
+        before, _, after = parts(name)
+        PAGE.write_text(before + markdown([*rows]) + after)

@@ -14,6 +14,7 @@ from page_tables import markdown, split
 
 from sparseout.bench import op
 from sparseout.bench.figure import label, size
+from sparseout.bench.steps import CONSTANT
 from sparseout.bench.whole_runs import differences
 from sparseout.cli.bench import PARTS
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "results" / "bench"
 PAGE = ROOT / "docs" / "results-bench.md"
 TITLES = {"autoencoder": "autoencoder", "mlp": "MLP", "lstm": "LSTM", "wide_resnet": "Wide ResNet", "awd_lstm": "AWD-LSTM"}
-NOISES = (("dropout", ""), ("constant factor", ""), ("sparseout", "1.5"), ("sparseout", "2"))
+NOISES = (("dropout", ""), (CONSTANT, ""), ("sparseout", "1.5"), ("sparseout", "2"))
 
 
 @functools.cache
