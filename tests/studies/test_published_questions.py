@@ -72,14 +72,7 @@ def table(study):
 
 def overview():
     """A row for each study: what it changes, its best q, and the difference from Dropout at its smallest and its largest q."""
-    yield [
-        "study",
-        "changed",
-        "values of `q`",
-        "best `q` by test loss",
-        "difference from Dropout at `q = 1`",
-        "at the largest `q`",
-    ]
+    yield ["study", "changed", "values of `q`", "best `q`, test loss", "`q = 1`, difference from Dropout", "largest `q`"]
     for study in (name for name in CHANGED if name in STUDIES):
         groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
         compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
