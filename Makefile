@@ -66,6 +66,7 @@ study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and langua
 
 study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, two hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image-exact)
+	$(call question,image-convolution)
 	$(call question,language-ar)
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/

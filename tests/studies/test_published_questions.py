@@ -27,14 +27,16 @@ Q = {
     "image": UP_TO_3 | {4.0},
     "image-plain": UP_TO_3,
     "image-exact": UP_TO_3,
+    "image-convolution": {1.0, 2.0, 4.0},
     "language": UP_TO_3 | {4.0},
     "language-ar": {1.0, 2.0, 4.0},
 }
-WITHOUT_NN_DROPOUT = {"language-ar"}  # Sparseout with q = 2 is the Dropout of their gate
+WITHOUT_NN_DROPOUT = {"image-convolution", "language-ar"}  # Sparseout with q = 2 is the Dropout of their gate
 # The contenders that the page names because the best epoch is the last one, with the number of these runs.
 LAST_EPOCH = {
     "image": {"sparseout, q 1": 2, "sparseout, q 1.5": 1},
     "image-plain": {"sparseout, q 3": 1},
+    "image-convolution": {"sparseout, q 2": 1},
     "language": {"sparseout, q 1": 1},
 }
 CHANGED = {
