@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sparseout.errors import UserError
 from sparseout.studies import language
 from sparseout.studies.data import text
 from sparseout.studies.language import LanguageConfig
+from sparseout.studies.models.awd_lstm import runs_in_bfloat16
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
 
@@ -201,17 +203,14 @@ def test_two_processes_train_as_one(tmp_path):
     torch.testing.assert_close(model, model_2, rtol=1e-3, atol=1e-5)
 
 
-def has_a_bfloat16_lstm():
-    """Whether PyTorch has one for this CPU."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.nn.LSTM(8, 8)(torch.zeros(2, 3, 8))
-    except RuntimeError:
-        return False
-    return True
+def test_bf16_is_refused_where_it_cannot_run(corpus, monkeypatch):
+    monkeypatch.setattr(torch.nn.LSTM, "forward", Mock(side_effect=RuntimeError("could not create a primitive descriptor")))
+    with pytest.raises(UserError, match="precision must be 'fp32' on this processor, got 'bf16': PyTorch has no LSTM"):
+        learner(corpus, precision="bf16")
+    learner(corpus, precision="fp32")
 
 
-@pytest.mark.skipif(not has_a_bfloat16_lstm(), reason="PyTorch has no bfloat16 LSTM for this CPU")
+@pytest.mark.skipif(not runs_in_bfloat16(torch.device("cpu")), reason="PyTorch has no LSTM in bfloat16 for this CPU")
 def test_bf16_trains(corpus):
     run = learner(corpus, precision="bf16", lr=5)
     steps = run.start_epoch(1)
