@@ -61,10 +61,10 @@ endef
 
 study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, six hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image)
-	$(call question,image-plain)
 	$(call question,language)
 
 study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, two hours; DATA=folder with cifar10/ and ptb/
+	$(call question,image-plain)
 	$(call question,image-exact)
 	$(call question,image-convolution)
 	$(call question,language-ar)
