@@ -59,11 +59,11 @@ define question
 	$(SPARSEOUT) optimum results/questions/$(1) --score test_loss --figure results/questions/$(1)/best-q.png
 endef
 
-study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, six hours; DATA=folder with cifar10/ and ptb/
+study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and language studies, four hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image)
 	$(call question,language)
 
-study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, two hours; DATA=folder with cifar10/ and ptb/
+study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, four hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image-plain)
 	$(call question,image-exact)
 	$(call question,image-convolution)
