@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from sparseout.errors import UserError
 from sparseout.studies import language
 from sparseout.studies.data import text
 from sparseout.studies.language import LanguageConfig
-from sparseout.studies.models.awd_lstm import runs_in_bfloat16
+from sparseout.training import precision
 from sparseout.training.engine import Engine
 from sparseout.training.folders import RunFolder
 
@@ -203,14 +202,7 @@ def test_two_processes_train_as_one(tmp_path):
     torch.testing.assert_close(model, model_2, rtol=1e-3, atol=1e-5)
 
 
-def test_bf16_is_refused_where_it_cannot_run(corpus, monkeypatch):
-    monkeypatch.setattr(torch.nn.LSTM, "forward", Mock(side_effect=RuntimeError("could not create a primitive descriptor")))
-    with pytest.raises(UserError, match="precision must be 'fp32' on this processor, got 'bf16': PyTorch has no LSTM"):
-        learner(corpus, precision="bf16")
-    learner(corpus, precision="fp32")
-
-
-@pytest.mark.skipif(not runs_in_bfloat16(torch.device("cpu")), reason="PyTorch has no LSTM in bfloat16 for this CPU")
+@pytest.mark.skipif(not precision._has_bfloat16_lstm(torch.device("cpu")), reason="PyTorch has no bfloat16 LSTM for this CPU")
 def test_bf16_trains(corpus):
     run = learner(corpus, precision="bf16", lr=5)
     steps = run.start_epoch(1)
@@ -248,7 +240,7 @@ def test_bptt_longer_than_the_data(tmp_path):
 def test_more_processes_than_columns(corpus):
     config = LanguageConfig(**SMALL)
     accelerator = Accelerator(cpu=True)
-    three = type("Three", (), {"num_processes": 3, "prepare": lambda self, *all: all})()
+    three = type("Three", (), {"device": torch.device("cpu"), "num_processes": 3, "prepare": lambda self, *all: all})()
     with pytest.raises(UserError, match="batch_size must be a multiple of the 3 processes, got 4"):
         language.LanguageLearner(config, corpus, language.model(config, corpus), three)
     assert accelerator.num_processes == 1

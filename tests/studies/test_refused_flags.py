@@ -1,14 +1,17 @@
 """Invalid flags: one line names the flag, its value and the allowed values; the exit code is 2 and nothing is written."""
 
+import re
+
 import pytest
 import torch
+from small_language import learner
 
 from sparseout.cli.main import main
 from sparseout.errors import UserError
 from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.language import LanguageConfig
 from sparseout.studies.registry import STUDIES
-from sparseout.training import memory
+from sparseout.training import network_check
 
 
 def refused(capsys, *arguments):
@@ -92,18 +95,48 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_made(study, f
 def test_a_language_model_that_does_not_fit(corpus):
     sizes = "num_layers=3, hidden_size=1000000, embedding_size=400 needs about "
     with pytest.raises(UserError, match=f"^a network with {sizes}"):
-        memory.check_memory(STUDIES["language"], LanguageConfig(hidden_size=10**6), corpus, torch.device("cpu"))
+        network_check.check_network(STUDIES["language"], LanguageConfig(hidden_size=10**6), corpus, torch.device("cpu"))
 
 
 def test_a_network_fits_up_to_the_memory_that_there_is(monkeypatch):
     study, config = STUDIES["autoencoder"], AutoencoderConfig(hidden_size=16)
     data = study.load(config, None)
     needed = 8 * (64 * 16 + 16 + 16 * 64 + 64)
-    monkeypatch.setattr(memory, "_memory", lambda _: needed)
-    memory.check_memory(study, config, data, torch.device("cpu"))
-    monkeypatch.setattr(memory, "_memory", lambda _: needed - 1)
+    monkeypatch.setattr(network_check, "_memory", lambda _: needed)
+    network_check.check_network(study, config, data, torch.device("cpu"))
+    monkeypatch.setattr(network_check, "_memory", lambda _: needed - 1)
     with pytest.raises(UserError, match="hidden_size=16 needs about 0 GB"):
-        memory.check_memory(study, config, data, torch.device("cpu"))
+        network_check.check_network(study, config, data, torch.device("cpu"))
+
+
+@pytest.fixture
+def no_bfloat16_lstm(monkeypatch):
+    """A CPU without AVX-512."""
+    run = torch.nn.LSTM.forward
+
+    def forward(self, *arguments):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive.")
+        return run(self, *arguments)
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", forward)
+
+
+@pytest.mark.usefixtures("no_bfloat16_lstm")
+def test_an_lstm_in_bfloat16_is_refused_before_anything_is_made_where_it_cannot_run(corpus, tmp_path, capsys):
+    message = (
+        "precision must be 'fp32' here, got 'bf16': PyTorch has no LSTM in bfloat16 for this processor (an x86 CPU needs AVX-512)"
+    )
+    assert refused(capsys, "study", "language", "--precision", "bf16", "--out", str(tmp_path / "out")) == message
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=re.escape(message)):  # as in a worker of a cluster
+        learner(corpus, precision="bf16")
+    learner(corpus, precision="fp32")
+
+
+@pytest.mark.usefixtures("no_bfloat16_lstm")
+def test_a_network_without_an_lstm_trains_in_bfloat16_all_the_same(tmp_path):
+    assert main(["study", "autoencoder", "--precision", "bf16", "--q", "2", "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sparseout.runs.progress import RunBars, SweepBar, duration, print_left_out,
 from sparseout.runs.run import Failure, SweepEvent, failure_of
 from sparseout.training.config import Config
 from sparseout.training.folders import CHECKPOINT, StudyFolder
-from sparseout.training.memory import check_memory
+from sparseout.training.network_check import check_network
 from sparseout.training.run_progress import RunProgress
 from sparseout.training.study import Study
 
@@ -98,10 +98,10 @@ def train(
     open_ = [config for config in configs if config.folder not in complete and config.folder not in faults]
     incomplete = [config for config in open_ if config.run not in known]
     wait()
-    for config in incomplete:  # missing data or a network that is too large ends the sweep before it begins
+    for config in incomplete:  # missing data or a network that the device cannot train ends the sweep before it begins
         if device:
             with in_turn():
-                check_memory(study, config, study.load(config, options.data_dir), device)
+                check_network(study, config, study.load(config, options.data_dir), device)
     with in_turn():
         folder.open()
     if first and spec is not None:

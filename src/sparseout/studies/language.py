@@ -18,7 +18,7 @@ from sparseout.errors import UserError
 from sparseout.records.schema import LARGEST, Record
 from sparseout.structured import LockedSparseout
 from sparseout.studies.data import sequences, text
-from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output, runs_in_bfloat16
+from sparseout.studies.models.awd_lstm import AWDLSTM, Hidden, LockedDropout, Output
 from sparseout.training.best_epoch import BestEpoch
 from sparseout.training.config import Config
 from sparseout.training.evaluation import measuring
@@ -139,11 +139,6 @@ class LanguageLearner(Learner):
         if config.batch_size % accelerator.num_processes:
             raise UserError(
                 f"batch_size must be a multiple of the {accelerator.num_processes} processes, got {config.batch_size}"
-            )
-        if config.precision == "bf16" and not runs_in_bfloat16(self.device):
-            raise UserError(
-                "precision must be 'fp32' on this processor, got 'bf16': PyTorch has no LSTM in bfloat16 for it "
-                "(an x86 CPU needs AVX-512)"
             )
         self.max_norm = config.clip
         self.corpus = corpus.to(self.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseout.records.schema import Record
 from sparseout.regularizers import Penalty, penalty
+from sparseout.training.precision import check_precision
 from sparseout.training.target_run import TargetRun
 
 
@@ -50,6 +51,7 @@ class Learner(abc.ABC):
     max_norm: float | None = None
 
     def __init__(self, config: Any, network: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+        check_precision(config, network, accelerator.device)
         self.config = config
         self.network = network
         self.accelerator = accelerator

@@ -172,13 +172,3 @@ class AWDLSTM(nn.Module):
             return embedded
         kept = F.dropout(self.bias.new_ones(len(self.bias), 1), self.p_embedding)
         return embedded * F.embedding(words, kept)
-
-
-def runs_in_bfloat16(device: torch.device) -> bool:
-    """Return whether PyTorch has an LSTM in bfloat16 for `device`. On an x86 CPU, it needs AVX-512."""
-    try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
-    except RuntimeError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""A check that a run's network fits into memory, before the run creates or writes anything."""
+"""A check that a device can train a run's network, before the run creates or writes anything."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 
 from sparseout.errors import UserError
 from sparseout.training.config import Config
+from sparseout.training.precision import check_precision
 from sparseout.training.study import Study
 
 SIZES = ("num_layers", "depth", "width", "hidden_size", "embedding_size")  # settings that determine a network's size
 
 
-def check_memory(study: Study, config: Config, data: Any, device: torch.device) -> None:
+def check_network(study: Study, config: Config, data: Any, device: torch.device) -> None:
     """Raise `UserError` if a run's weights and gradients, `2 * bytes of the parameters`, exceed the memory of `device`.
 
-    A network that cannot be built without memory, for example because it loads its weights, is not checked.
+    Raise it too if the device cannot train the network in the run's precision. A network that cannot be built without memory,
+    for example because it loads its weights, is not checked.
 
     Args:
         study: the experiment.
@@ -31,7 +33,8 @@ def check_memory(study: Study, config: Config, data: Any, device: torch.device) 
     network = f"a network with {sizes}" if sizes else "the network"
     try:
         with torch.device("meta"):
-            needed = 2 * sum(parameter.nbytes for parameter in study.model(config, data).parameters())
+            built = study.model(config, data)
+            needed = 2 * sum(parameter.nbytes for parameter in built.parameters())
     except (RuntimeError, OverflowError) as error:  # the size does not fit into 64 bits
         if config.source and "overflow" not in str(error).lower():
             return
@@ -40,6 +43,7 @@ def check_memory(study: Study, config: Config, data: Any, device: torch.device) 
         raise UserError(
             f"{network} needs about {needed / 1e9:,.0f} GB for weights and gradients: {device} has {available / 1e9:,.0f} GB"
         )
+    check_precision(config, built, device)
 
 
 def _memory(device: torch.device) -> int | None:
