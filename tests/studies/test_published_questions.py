@@ -3,6 +3,7 @@
 `python tests/studies/test_published_questions.py` writes the tables into the pages again after new runs.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,33 +22,31 @@ from sparseout.training.folders import read_lines
 ROOT = Path(__file__).parents[2]
 MAIN, FACTORS = ROOT / "docs" / "results-paper.md", ROOT / "docs" / "results-factors.md"
 FOLDER = ROOT / "results" / "questions"
-STUDIES = sorted(path.parent.name for path in FOLDER.glob("*/results.jsonl"))
-UP_TO_3 = {1.0, 1.5, 2.0, 2.5, 3.0}
-Q = {
-    "image": UP_TO_3 | {4.0},
-    "image-plain": UP_TO_3,
-    "image-exact": UP_TO_3,
-    "image-convolution": {1.0, 2.0, 4.0},
-    "language": UP_TO_3 | {4.0},
-    "language-ar": {1.0, 2.0, 4.0},
-}
-WITHOUT_NN_DROPOUT = {"image-convolution", "language-ar"}  # Sparseout with q = 2 is the Dropout of their gate
-# The contenders that the page names because the best epoch is the last one, with the number of these runs.
-LAST_EPOCH = {
-    "image": {"sparseout, q 1": 2, "sparseout, q 1.5": 1},
-    "image-plain": {"sparseout, q 3": 1},
-    "image-convolution": {"sparseout, q 2": 1},
-    "language": {"sparseout, q 1": 1},
-}
-CHANGED = {
-    "image": "",
-    "image-plain": "scale 1",
-    "image-exact": "scale 1, exact gradient",
-    "image-convolution": "noise on the last convolution",
-    "image-5000": "5,000 images",
-    "language": "",
-    "language-ar": "activation regularisation",
-    "language-word": "noise per word",
+UP_TO_3, UP_TO_4, FEW = {1.0, 1.5, 2.0, 2.5, 3.0}, {1.0, 1.5, 2.0, 2.5, 3.0, 4.0}, {1.0, 2.0, 4.0}
+
+
+@dataclasses.dataclass
+class Asked:
+    """A study: what it changes in one of the two on the main page, its values of q and its test seeds.
+
+    `nn_dropout` is False if Sparseout with q = 2 is the Dropout of its gate. `at_end` are the contenders that the page names
+    because the best epoch is the last one, with the number of these runs.
+    """
+
+    changed: str
+    q: set[float]
+    nn_dropout: bool = True
+    at_end: dict[str, int] = dataclasses.field(default_factory=dict)
+    seeds: range = range(5)
+
+
+STUDIES = {
+    "image": Asked("the main study", UP_TO_4, at_end={"sparseout, q 1": 2, "sparseout, q 1.5": 1}),
+    "image-plain": Asked("scale 1", UP_TO_3, at_end={"sparseout, q 3": 1}),
+    "image-exact": Asked("scale 1, exact gradient", UP_TO_3),
+    "image-convolution": Asked("noise on the last convolution", FEW, nn_dropout=False, at_end={"sparseout, q 2": 1}),
+    "language": Asked("the main study", UP_TO_4, at_end={"sparseout, q 1": 1}),
+    "language-ar": Asked("activation regularisation", FEW, nn_dropout=False),
 }
 
 
@@ -75,14 +74,14 @@ def table(study):
 def overview():
     """A row for each study: what it changes, its best q, and the difference from Dropout at its smallest and its largest q."""
     yield ["study", "changed", "values of `q`", "best `q`, test loss", "`q = 1`, difference from Dropout", "largest `q`"]
-    for study in (name for name in CHANGED if name in STUDIES):
+    for study, asked in STUDIES.items():
         groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
         compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
         scores, q = scores_by_seed([run for run in records_of(study) if run["regularizer"] == "sparseout"], "test_loss", study)
         best = optimum(scores, q, "low")
         ends = [interval(compared[f"q = {x:g}"].difference, "+") for x in (q[0], q[-1])]
         found = f"{best.value:.3g} ({best.low:.3g} to {best.high:.3g})"
-        yield [f"`{study}`", CHANGED[study] or "the main study", ", ".join(f"{x:g}" for x in q), found, *ends]
+        yield [f"`{study}`", asked.changed, ", ".join(f"{x:g}" for x in q), found, *ends]
 
 
 def interval(found, sign=""):
@@ -97,8 +96,11 @@ def parts(study):
     return split(page_of(study), f"results/questions/{study}", "end")
 
 
+def test_every_study_is_on_a_page():
+    assert set(STUDIES) == {path.parent.name for path in FOLDER.glob("*/results.jsonl")}
+
+
 def test_the_page_has_the_overview():
-    assert set(CHANGED) >= set(STUDIES)
     assert parts("")[1] == markdown([*overview()])
 
 
@@ -130,9 +132,9 @@ def test_five_seeds_of_each_contender_and_every_choice_inside_its_grid(study):
     seeds = {}
     for record in records_of(study):
         seeds.setdefault((record["regularizer"], record.get("q")), set()).add(record["seed"])
-    others = {("none", None)} if study in WITHOUT_NN_DROPOUT else {("dropout", None), ("none", None)}
-    assert seeds.keys() == {*others, *(("sparseout", q) for q in Q[study])}
-    assert set(map(frozenset, seeds.values())) == {frozenset(range(5))}
+    others = {("dropout", None), ("none", None)} if STUDIES[study].nn_dropout else {("none", None)}
+    assert seeds.keys() == {*others, *(("sparseout", q) for q in STUDIES[study].q)}
+    assert set(map(frozenset, seeds.values())) == {frozenset(STUDIES[study].seeds)}
     assert not any(contender["edges"] for contender in choice_of(study)["contenders"])
 
 
@@ -142,7 +144,7 @@ def test_the_best_epoch_is_the_last_one_only_where_the_page_says_so(study):
     last = {}
     for contender in choice_of(study)["contenders"]:
         last[contender["name"]] = contender["last_epoch"] + sum(at_end[run] for run in contender["runs"])
-    assert {name: count for name, count in last.items() if count} == LAST_EPOCH.get(study, {})
+    assert {name: count for name, count in last.items() if count} == STUDIES[study].at_end
 
 
 if __name__ == "__main__":
