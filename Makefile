@@ -63,10 +63,11 @@ study-paper: $(VENV)/.studies $(VENV)/.data  ## run the paper's image and langua
 	$(call question,image)
 	$(call question,language)
 
-study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, four hours; DATA=folder with cifar10/ and ptb/
+study-factors: $(VENV)/.studies $(VENV)/.data  ## ask the paper's questions with one thing changed, five hours; DATA=folder with cifar10/ and ptb/
 	$(call question,image-plain)
 	$(call question,image-exact)
 	$(call question,image-convolution)
+	$(call question,image-5000)
 	$(call question,language-ar)
 
 study-targets: $(VENV)/.studies $(VENV)/.data  ## run the study of target sparsities in four networks, an hour; DATA=folder with mnist/ and cifar10/
