@@ -1,6 +1,9 @@
 """Fixtures of the studies' tests."""
 
+import sys
+
 import pytest
+import stranger
 import torch
 
 from sparseout import report
@@ -14,6 +17,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A current folder with the stranger's package, which no other test imports."""
+    stranger.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import sys
 import time
 
 import pytest
-import stranger
 from made import published_numbers
 from rich.console import Console
 
@@ -114,19 +112,12 @@ def test_a_run_that_no_machine_has_room_for(cluster, tmp_path):
         execute(STUDY, configs, RunOptions(tmp_path, device="cpu"), SweepOptions(ray="auto"), Console(quiet=True))
 
 
-def test_a_study_of_the_user_runs_on_the_cluster(cluster, tmp_path, monkeypatch, capsys):
-    stranger.write(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_a_study_of_the_user_runs_on_the_cluster(cluster, here, capsys):
     flags = ["study", "lab.rings:STUDY", "--seed", "0", "1", "--device", "cpu"]
-    try:
-        assert main([*flags, "--ray", "auto", "--out", "ray"]) == 0
-        assert "4 of 4 done, 0 running, 0 failed" in capsys.readouterr().out
-        assert main([*flags, "--out", "alone"]) == 0
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-            del sys.modules[name]
-    assert len(published_numbers(tmp_path / "ray")) == 4
-    assert published_numbers(tmp_path / "ray") == published_numbers(tmp_path / "alone")
-    machine = json.loads(next(tmp_path.glob("ray/*/summary.json")).read_text())["provenance"]
+    assert main([*flags, "--ray", "auto", "--out", "ray"]) == 0
+    assert "4 of 4 done, 0 running, 0 failed" in capsys.readouterr().out
+    assert main([*flags, "--out", "alone"]) == 0
+    assert len(published_numbers(here / "ray")) == 4
+    assert published_numbers(here / "ray") == published_numbers(here / "alone")
+    machine = json.loads(next(here.glob("ray/*/summary.json")).read_text())["provenance"]
     assert machine["command"].startswith("sparseout study lab.rings:STUDY ")

@@ -1,7 +1,6 @@
 """Typos on the command line: one line names the closest flag or command, and the usage is that of the command alone."""
 
 import pytest
-import stranger
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,10 +54,8 @@ def test_a_typo(command, message, usage, capsys):
     assert second.startswith(f"usage: sparseout {usage}")
 
 
-def test_a_typo_in_a_study_of_the_user(tmp_path, monkeypatch, capsys):
-    stranger.write(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.mark.usefixtures("here")
+def test_a_typo_in_a_study_of_the_user(capsys):
     first, second = printed(capsys, "study", "lab.rings:STUDY", "--hiden-size", "3")
     assert first == "sparseout: unknown option --hiden-size: did you mean --hidden-size?"
     assert second.startswith("usage: sparseout study lab.rings:STUDY [-h] [")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import stranger
 from made import summary
-from test_own_study import NAME, here, refused, run, summaries  # noqa: F401
+from test_own_study import NAME, refused, run, summaries
 
 from sparseout.cli.main import main
 from sparseout.errors import UserError
@@ -41,7 +41,7 @@ def optimizer(""",
 
 
 @pytest.fixture
-def scored(here):  # noqa: F811
+def scored(here):
     """The stranger's study with scores of its own: F1 and a count from all batches, and a mean from the loss function."""
     write()
     return here

@@ -22,18 +22,6 @@ from sparseout.studies.registry import RESERVED, STUDIES, find_study
 NAME = "lab.rings:STUDY"
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A current folder with the stranger's package, which no other test imports."""
-    stranger.write(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path])
-        yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
-        del sys.modules[name]
-
-
 def run(*arguments):
     return main([*map(str, arguments), "--device", "cpu"])
 
