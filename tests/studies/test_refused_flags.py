@@ -1,5 +1,6 @@
 """Invalid flags: one line names the flag, its value and the allowed values; the exit code is 2 and nothing is written."""
 
+import contextlib
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from sparseout.studies.autoencoder import AutoencoderConfig
 from sparseout.studies.language import LanguageConfig
 from sparseout.studies.registry import STUDIES
 from sparseout.training import network_check
+from sparseout.training.precision import check_precision
 
 
 def refused(capsys, *arguments):
@@ -132,6 +134,13 @@ def test_an_lstm_in_bfloat16_is_refused_before_anything_is_made_where_it_cannot_
     with pytest.raises(UserError, match=re.escape(message)):  # as in a worker of a cluster
         learner(corpus, precision="bf16")
     learner(corpus, precision="fp32")
+
+
+def test_the_check_of_the_precision_draws_no_random_number(corpus):
+    network, state = learner(corpus).network, torch.get_rng_state()
+    with contextlib.suppress(UserError):
+        check_precision(LanguageConfig(precision="bf16"), network, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.usefixtures("no_bfloat16_lstm")

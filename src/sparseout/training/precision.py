@@ -20,10 +20,12 @@ def check_precision(config: Config, network: nn.Module, device: torch.device) ->
 
 
 def _has_bfloat16_lstm(device: torch.device) -> bool:
-    """Return whether an LSTM runs; PyTorch has no public function that tells."""
+    """Return whether an LSTM runs; PyTorch has no public function that tells. No random number is drawn."""
+    with torch.random.fork_rng(devices=[]):
+        lstm = nn.LSTM(1, 1).to(device)
     try:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
+            lstm(torch.zeros(1, 1, 1, device=device))
     except RuntimeError:
         return False
     return True
