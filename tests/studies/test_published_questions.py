@@ -21,7 +21,7 @@ from sparseout.training.folders import read_lines
 
 ROOT = Path(__file__).parents[2]
 MAIN, FACTORS = ROOT / "docs" / "results-paper.md", ROOT / "docs" / "results-factors.md"
-FOLDER, LONGER = ROOT / "results" / "questions", ROOT / "results" / "longer"
+FOLDER = ROOT / "results" / "questions"
 UP_TO_3, UP_TO_4, FEW = {1.0, 1.5, 2.0, 2.5, 3.0}, {1.0, 1.5, 2.0, 2.5, 3.0, 4.0}, {1.0, 2.0, 4.0}
 
 
@@ -44,7 +44,7 @@ STUDIES = {
     "image": Asked("the main study", UP_TO_4, at_end={"sparseout, q 1": 2, "sparseout, q 1.5": 1}),
     "image-plain": Asked("scale 1", UP_TO_3, at_end={"sparseout, q 3": 1}),
     "image-exact": Asked("scale 1, exact gradient", UP_TO_3),
-    "image-convolution": Asked("noise on the last convolution", FEW, nn_dropout=False, at_end={"sparseout, q 2": 1}),
+    "image-convolution": Asked("noise on the last convolution", FEW, nn_dropout=False, seeds=range(5, 10)),
     "image-5000": Asked("5,000 images", FEW, nn_dropout=False),
     "language": Asked("the main study", UP_TO_4, at_end={"sparseout, q 1": 1}),
     "language-ar": Asked("activation regularisation", FEW, nn_dropout=False),
@@ -83,20 +83,6 @@ def overview():
         ends = [interval(compared[f"q = {x:g}"].difference, "+") for x in (q[0], q[-1])]
         found = f"{best.value:.3g} ({best.low:.3g} to {best.high:.3g})"
         yield [f"`{study}`", asked.changed, ", ".join(f"{x:g}" for x in q), found, *ends]
-
-
-def longer(study):
-    """A row for each q of a study's longer runs, beside the same q in the study."""
-    yield ["", "epochs", "`p`", "runs whose best epoch is the last", "test loss"]
-    runs = read_lines(LONGER / study / "results.jsonl")
-    asked, at_q = {run["q"] for run in runs}, {}
-    for run in (*records_of(study), *runs):
-        if run.get("q") in asked:
-            at_q.setdefault((run["q"], run["epochs"]), []).append(run)
-    for (q, epochs), found in sorted(at_q.items()):
-        last = sum(run["best_epoch"] == epochs for run in found)
-        loss = interval(estimate([run["test_loss"] for run in found]))
-        yield [f"`q = {q:g}`", str(epochs), str(found[0]["p"]), f"{last} of {len(found)}", loss]
 
 
 def interval(found, sign=""):
