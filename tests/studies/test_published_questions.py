@@ -74,7 +74,7 @@ def table(study):
 
 def overview():
     """A row for each study: what it changes, its best q, and the difference from Dropout at its smallest and its largest q."""
-    yield ["study", "changed", "values of `q`", "best `q`, test loss", "`q = 1`, difference from Dropout", "largest `q`"]
+    yield ["study", "changed", "values of `q`", "best `q`, test loss", "`q = 1` minus Dropout", "largest `q` minus Dropout"]
     for study, asked in STUDIES.items():
         groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
         compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
