@@ -59,10 +59,15 @@ def choice_of(study):
     return json.loads((FOLDER / study / "choice.json").read_text())
 
 
+def compared_with_dropout(study):
+    """The contenders of a study, and the comparison of each with Sparseout with q = 2, by its label."""
+    groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
+    return groups, {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
+
+
 def table(study):
     """A row for each contender: the chosen p, means with 95 % intervals, and the difference from Sparseout with q = 2."""
-    groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
-    compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
+    groups, compared = compared_with_dropout(study)
     other = "perplexity" if study.startswith("language") else "accuracy"
     yield ["", "`p`", "test loss", other, "Hoyer sparseness", "test loss, difference from Dropout"]
     for group in groups:
@@ -76,8 +81,7 @@ def overview():
     """A row for each study: what it changes, its best q, and the difference from Dropout at its smallest and its largest q."""
     yield ["study", "changed", "values of `q`", "best `q`, test loss", "`q = 1` minus Dropout", "largest `q` minus Dropout"]
     for study, asked in STUDIES.items():
-        groups = group_by_setting(records_of(study), tuned_settings(choice_of(study)))
-        compared = {comparison.label: comparison for comparison in compare_with_dropout(groups, "test_loss")}
+        _, compared = compared_with_dropout(study)
         scores, q = scores_by_seed([run for run in records_of(study) if run["regularizer"] == "sparseout"], "test_loss", study)
         best = optimum(scores, q, "low")
         ends = [interval(compared[f"q = {x:g}"].difference, "+") for x in (q[0], q[-1])]
