@@ -21,7 +21,7 @@ def one_thread():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A current folder with the stranger's package, which no other test imports."""
+    """A current folder with the stranger's package, which is forgotten after the test."""
     stranger.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
